@@ -1,0 +1,96 @@
+# The stages of the pipeline by name. `make` alone explains them.
+
+RECIPE ?= tiny
+SEED   ?=
+ARGS   ?=
+RUN    ?= runs/$(basename $(notdir $(RECIPE)))$(if $(SEED),-seed$(SEED))
+PYTHON ?= python3
+VENV   ?= .venv
+
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/ready
+STAGE   = $(PY) -m stages.$(1) --recipe $(RECIPE) --run $(RUN) $(if $(SEED),--seed $(SEED))
+# what a stage was asked for on the command line stays with its result: see stages/settings.py
+MADE    = @eval "$(call STAGE,$(1)) $$(cat $(RUN)/.settings/$(1).args)"
+
+export ARGS
+
+.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate test lint clean settings
+
+help:
+	@echo "make ppo          the whole pipeline: data, pretraining, SFT, comparisons, reward model, PPO"
+	@echo
+	@echo "make setup        the environment in $(VENV), with pinned versions"
+	@echo "make data         text, demonstrations and prompts"
+	@echo "make pretrain     a small GPT-2 from scratch, or the model that the recipe names"
+	@echo "make sft          fine-tuned on demonstrations"
+	@echo "make comparisons  completions of the SFT model, ranked"
+	@echo "make reward       the reward model, trained on the rankings"
+	@echo "make samples      the same prompts answered by all models"
+	@echo "make evaluate     numbers for all models, with intervals"
+	@echo "make test         the tests        make lint  style        make clean  removes runs/"
+	@echo
+	@echo "Each makes what it needs and is missing or out of date, and nothing else."
+	@echo "RECIPE=$(RECIPE)       a name in stages/recipes, or the path of a YAML file; results in $(RUN)"
+	@echo "ARGS=\"--kl_coef 0.1\"  options of the stage you name; $(PY) -m stages.ppo --help lists them"
+	@echo "SEED=1            another seed for every stage, in a folder of its own"
+
+# --- the environment --------------------------------------------------------------------------------------------------
+
+setup: $(READY)
+
+# torch comes first and by its pin, so that no other package brings in another one
+$(READY): pyproject.toml .constraints.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --constraint .constraints.txt torch
+	$(PY) -m pip install --constraint .constraints.txt --editable ".[dev]"
+	@touch $@
+
+# --- the stages -------------------------------------------------------------------------------------------------------
+
+data pretrain sft comparisons reward ppo: %: $(RUN)/%/stage.json
+	@true
+
+settings: $(READY)
+	@$(PY) -m stages.settings --recipe "$(RECIPE)" --run "$(RUN)" $(MAKECMDGOALS)
+
+# written by `settings`, and touched only when they change
+$(RUN)/.settings/%.json: settings
+	@true
+
+$(RUN)/data/stage.json: $(RUN)/.settings/data.json
+	$(call MADE,data)
+
+$(RUN)/pretrain/stage.json: $(RUN)/.settings/pretrain.json $(RUN)/data/stage.json
+	$(call MADE,pretrain)
+
+$(RUN)/sft/stage.json: $(RUN)/.settings/sft.json $(RUN)/pretrain/stage.json
+	$(call MADE,sft)
+
+$(RUN)/comparisons/stage.json: $(RUN)/.settings/comparisons.json $(RUN)/sft/stage.json
+	$(call MADE,comparisons)
+
+$(RUN)/reward/stage.json: $(RUN)/.settings/reward.json $(RUN)/comparisons/stage.json
+	$(call MADE,reward)
+
+$(RUN)/ppo/stage.json: $(RUN)/.settings/ppo.json $(RUN)/reward/stage.json
+	$(call MADE,ppo)
+	@$(call STAGE,samples)
+
+samples: settings
+	@$(call STAGE,samples) $(ARGS)
+
+evaluate: $(RUN)/ppo/stage.json
+	@$(call STAGE,evaluate) $(ARGS)
+
+# --- the project itself -----------------------------------------------------------------------------------------------
+
+test: $(READY)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf runs
