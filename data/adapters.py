@@ -1,0 +1,124 @@
+"""Rows of public data sets, in the shapes their publishers chose, as rows of this project (see rlhf/data.py).
+
+Recognised by their columns:
+
+    a bare string                                    a user's words: a prompt
+    {instruction, input, output, history}            Alpaca: a demonstration; output may be a list, best first: a ranking
+    {instruction, instances: [{input, output}]}      Self-Instruct: a demonstration for each instance
+    {messages} or {conversations: [{from, value}]}   a chat: its last reply is the completion
+    {chosen, rejected}                               two whole transcripts, as text (Anthropic HH) or messages: the
+                                                     prompt is what they share, up to the last reply
+
+Everything else passes unchanged, and is checked there.
+"""
+
+import os.path
+import re
+from typing import Any
+
+from rlhf.data import Row, Tally
+
+Messages = list[dict[str, str]]
+
+
+def adapt(raw: Any, kind: str, tally: Tally) -> list[Row]:
+    """The rows of `kind` that a raw row makes; none, counted in `tally`, if it is not what its shape promises."""
+    if isinstance(raw, str):
+        raw = {"prompt": [_user(raw)]} if kind != "text" else {"text": raw}
+    if not isinstance(raw, dict):
+        return [raw]  # for the check to complain of
+    if kind == "text":
+        return [_chat(raw)]
+    if "instruction" in raw:
+        rows = _from_instruction(raw, kind)
+    elif {"messages", "conversations"} & raw.keys() and "prompt" not in raw:
+        rows = _from_chat(_chat(raw)["messages"], kind, tally)
+    elif {"chosen", "rejected"} <= raw.keys():
+        rows = _from_pair(raw, tally)
+    else:
+        rows = [raw]
+    return rows
+
+
+def _user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+# --- Alpaca and Self-Instruct -----------------------------------------------------------------------------------------
+
+
+def _from_instruction(raw: Row, kind: str) -> list[Row]:
+    before = [m for q, a in raw.get("history") or [] for m in (_user(q), {"role": "assistant", "content": a})]
+    rows = []
+    for instance in raw.get("instances") or [raw]:
+        question = "\n\n".join(part for part in (raw["instruction"], instance.get("input")) if part)
+        prompt, output = [*before, _user(question)], instance.get("output")
+        if isinstance(output, list):
+            rows.append({"prompt": prompt, "completions": output, "ranks": list(range(len(output)))})
+        else:
+            rows.append({"prompt": prompt, "completion": output})
+    return rows
+
+
+# --- chats ------------------------------------------------------------------------------------------------------------
+
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+
+
+def _chat(raw: Row) -> Row:
+    """ShareGPT's {conversations: [{from, value}]} as {messages: [{role, content}]}; other rows as they are."""
+    if "conversations" not in raw:
+        return raw
+    turns = [
+        {"role": _ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
+        for turn in raw["conversations"]
+    ]
+    return {**{k: v for k, v in raw.items() if k != "conversations"}, "messages": turns}
+
+
+def _from_chat(messages: Messages, kind: str, tally: Tally) -> list[Row]:
+    if not messages or messages[-1].get("role") != "assistant":
+        tally.dropped["chat that does not end with a reply"] += 1
+        return []
+    return [{"prompt": messages[:-1], "completion": [messages[-1]]}]
+
+
+# --- pairs of transcripts ---------------------------------------------------------------------------------------------
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def _from_pair(raw: Row, tally: Tally) -> list[Row]:
+    chosen, rejected = raw["chosen"], raw["rejected"]
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        if "prompt" in raw:
+            return [raw]
+        if not (_TURN.match(chosen) and _TURN.match(rejected)):
+            return _from_common_prefix(chosen, rejected, raw)
+        chosen, rejected = _transcript(chosen), _transcript(rejected)
+    if not all(isinstance(m, list) and len(m) > 1 and isinstance(m[0], dict) for m in (chosen, rejected)):
+        return [raw]
+    if chosen[-1].get("role") != "assistant" or rejected[-1].get("role") != "assistant":
+        tally.dropped["transcript that does not end with a reply"] += 1
+        return []
+    if chosen[:-1] != rejected[:-1]:
+        tally.dropped["transcripts of different conversations"] += 1
+        return []
+    others = {key: value for key, value in raw.items() if key not in ("prompt", "chosen", "rejected")}
+    replies = [chosen[-1]["content"], rejected[-1]["content"]]
+    return [{**others, "prompt": chosen[:-1], "completions": replies, "ranks": [0, 1]}]
+
+
+def _transcript(text: str) -> Messages:
+    """The messages of "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
+    _, *turns = _TURN.split(text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": said.strip()} for who, said in zip(turns[::2], turns[1::2], strict=True)]
+
+
+def _from_common_prefix(chosen: str, rejected: str, raw: Row) -> list[Row]:
+    """Texts that begin alike: the prompt is what they share, back to the last space or line break."""
+    shared = os.path.commonprefix([chosen, rejected])
+    border = max(shared.rfind(" "), shared.rfind("\n"), 0)
+    others = {key: value for key, value in raw.items() if key not in ("chosen", "rejected")}
+    return [{**others, "prompt": shared[:border], "completions": [chosen[border:], rejected[border:]], "ranks": [0, 1]}]
