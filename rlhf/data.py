@@ -1,0 +1,343 @@
+"""The four kinds of rows: reading them, checking them, turning them into tokens, and putting tokens into batches.
+
+    text            {"text"}                                           pretraining, and the pretraining mix of PPO
+    demonstrations  {"prompt", "completion"}                           SFT
+    comparisons     {"prompt", "completions", "ranks"}                 reward model; rank 0 is best, equal ranks tie
+                    {"prompt", "chosen", "rejected"}                   the same with K = 2
+                    ... "ended", a list: False for a completion that was cut off, and has no eos
+    prompts         {"prompt"}                                         PPO, samples, evaluation
+
+The columns are TRL's where TRL has the format. A text is a string or a list of chat messages, `{"role", "content"}`,
+which the tokenizer's chat template renders. Other columns are kept and ignored.
+
+What is wrong with a file stops the reader at once (`InputError`, with file and line). What is wrong with a single
+row's content, so that a person would have left the row out, drops the row, and a `Tally` counts it with its reason.
+"""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.errors import InputError
+
+Row = dict[str, Any]
+Text = str | list[dict[str, str]]  # words, or chat messages
+
+
+@dataclass
+class Tally:
+    """How many rows were used, and why the others were not."""
+
+    used: int = 0
+    dropped: Counter = field(default_factory=Counter)
+
+    def keep(self, good: bool, otherwise: str) -> bool:
+        """Whether a row that counted as used is still good; if not, it is counted as dropped."""
+        if not good:
+            self.used -= 1
+            self.dropped[otherwise] += 1
+        return good
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common())
+        return f"{self.used:,} rows" + (f" ({self.dropped.total():,} dropped: {reasons})" if reasons else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"used": self.used, "dropped": dict(self.dropped)}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(`file:line`, line) for every line that is not blank of a UTF-8 file, gzipped if its name ends in .gz."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}:{number}: not UTF-8 ({error.reason}); convert the file, for instance with iconv") from error
+    except FileNotFoundError as error:
+        raise InputError(f"no file at {path}") from error
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: can't be read ({error})") from error
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    """(`file:line`, value) for every line of a JSON Lines file."""
+    for where, line in read_lines(path):
+        try:
+            yield where, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno}); one JSON value a line") from error
+
+
+def read_rows(path: Path, kind: str, tally: Tally | None = None) -> list[Row]:
+    """The checked rows of a JSON Lines file. Raises InputError if a row is wrong, or if none is left."""
+    tally = Tally() if tally is None else tally
+    rows = list(checked(read_jsonl(Path(path)), kind, tally))
+    if not rows:
+        raise InputError(f"{path}: no usable {kind} ({tally})")
+    return rows
+
+
+def checked(rows: Iterable[tuple[str, Any]], kind: str, tally: Tally) -> Iterator[Row]:
+    """The rows that can be used, in the form above (comparisons with completions and ranks); `tally` counts them."""
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: a row is an object with columns, not {type(row).__name__}")
+        row, fault = _CHECKS[kind](row, where)
+        if fault:
+            tally.dropped[fault] += 1
+        else:
+            tally.used += 1
+            yield row
+
+
+# --- checking: each returns the row, or why it is left out ------------------------------------------------------------
+
+
+def _check_text(row: Row, where: str) -> tuple[Row, str]:
+    column = "messages" if "messages" in row else "text"
+    return row, _fault_of(_column(row, column, where), column, where)
+
+
+def _check_demonstration(row: Row, where: str) -> tuple[Row, str]:
+    faults = [_fault_of(_column(row, column, where), column, where) for column in ("prompt", "completion")]
+    return row, next(filter(None, faults), "")
+
+
+def _check_prompt(row: Row, where: str) -> tuple[Row, str]:
+    return row, _fault_of(_column(row, "prompt", where), "prompt", where)
+
+
+def _check_comparison(row: Row, where: str) -> tuple[Row, str]:
+    if "completions" not in row and "chosen" in row:
+        completions = [_column(row, "chosen", where), _column(row, "rejected", where)]
+        others = {key: value for key, value in row.items() if key not in ("chosen", "rejected")}
+        row = {**others, "completions": completions, "ranks": [0, 1]}
+    prompt, completions, ranks = (_column(row, column, where) for column in ("prompt", "completions", "ranks"))
+    if not isinstance(completions, list) or not isinstance(ranks, list):
+        raise InputError(f'{where}: "completions" and "ranks" are lists, one entry for each completion')
+    if len(ranks) != len(completions):
+        raise InputError(f'{where}: "ranks" has {len(ranks)} entries for {len(completions)} completions')
+    if not all(isinstance(rank, int | float) and not isinstance(rank, bool) for rank in ranks):
+        raise InputError(f'{where}: "ranks" are numbers, 0 for the best, equal for a tie')
+    if fault := _fault_of(prompt, "prompt", where):
+        return row, fault
+    faults = [_fault_of(completion, "completion", where) for completion in completions]
+    if len(completions) < 2:
+        return row, "fewer than two completions"
+    # an empty completion is left out, and of equal ones all but the best; the row stays if two are left
+    kept: dict[str, int] = {}
+    for i in sorted(range(len(ranks)), key=ranks.__getitem__):
+        if not faults[i]:
+            kept.setdefault(json.dumps(completions[i], sort_keys=True), i)
+    if len(kept) < 2:
+        return row, next(filter(None, faults), "completions all the same")
+    if len({ranks[i] for i in kept.values()}) == 1:
+        return row, "all completions tied"
+    order = sorted(kept.values())
+    each = [c for c, value in row.items() if c != "prompt" and isinstance(value, list) and len(value) == len(ranks)]
+    return {**row, **{column: [row[column][i] for i in order] for column in each}}, ""
+
+
+_CHECKS: dict[str, Callable[[Row, str], tuple[Row, str]]] = {
+    "text": _check_text,
+    "demonstrations": _check_demonstration,
+    "comparisons": _check_comparison,
+    "prompts": _check_prompt,
+}
+
+
+def _column(row: Row, column: str, where: str) -> Any:
+    if row.get(column) is None:
+        raise InputError(f'{where}: no "{column}"; the row has {", ".join(row) or "nothing"}')
+    return row[column]
+
+
+def _fault_of(text: Any, column: str, where: str) -> str:
+    """Why a text can't be used, or "" if it can. Raises InputError if it is no text at all."""
+    if isinstance(text, str):
+        return "" if text.strip() else f"empty {column}"
+    if not isinstance(text, list) or not all(_is_message(message) for message in text):
+        raise InputError(f'{where}: "{column}" is {type(text).__name__}; it must be text, or messages with role and content')
+    return "" if text and all(message["content"].strip() for message in text) else f"empty {column}"
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
+    """The tokens of a prompt, up to where the response begins."""
+    if isinstance(prompt, str):
+        return _beginning(tokenizer) + _plain_ids(tokenizer, prompt)
+    return _plain_ids(tokenizer, render(tokenizer, prompt, generation=True))
+
+
+def completion_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text, ended: bool = True
+) -> list[int]:
+    """The tokens of a completion as they follow `prompt_ids`, with the eos that ends it unless it was cut off.
+
+    They are cut from prompt and completion tokenised together. Where that does not begin with the prompt's tokens (a
+    merge across the border), the completion is tokenised alone, so that training sees the states that sampling visits.
+    """
+    before = prompt_ids(tokenizer, prompt)
+    if isinstance(prompt, str):
+        words = completion if isinstance(completion, str) else completion[-1]["content"]
+        together = _beginning(tokenizer) + _plain_ids(tokenizer, prompt + words)
+    else:
+        reply = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        words = render(tokenizer, [*prompt, *reply]).removeprefix(render(tokenizer, prompt, generation=True))
+        together = _plain_ids(tokenizer, render(tokenizer, [*prompt, *reply]))
+    ids = together[len(before) :] if together[: len(before)] == before else _plain_ids(tokenizer, words)
+    ids = _ended(ids, tokenizer)
+    return ids if ended else ids[:-1]
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: Text) -> list[int]:
+    """The tokens of a document, with the eos that ends it."""
+    if isinstance(text, str):
+        ids = _beginning(tokenizer) + _plain_ids(tokenizer, text)
+    else:
+        ids = _plain_ids(tokenizer, render(tokenizer, text))
+    return ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], generation: bool = False) -> str:
+    """Chat messages as the text that the tokenizer's chat template makes of them."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+@lru_cache(maxsize=8)
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens the tokenizer puts before a text: Llama's bos, BERT's [CLS], nothing for GPT-2."""
+    plain, special = (tokenizer("a", add_special_tokens=flag).input_ids for flag in (False, True))
+    start = next((i for i in range(len(special)) if special[i : i + len(plain)] == plain), 0)
+    return special[:start]
+
+
+def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens up to the eos, which is added where there is none; a chat template may write more after it."""
+    eos = tokenizer.eos_token_id
+    if eos not in ids:
+        return [*ids, eos]
+    return ids[: len(ids) - ids[::-1].index(eos)]
+
+
+# --- datasets of tokens -----------------------------------------------------------------------------------------------
+
+
+def text_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Documents as `input_ids`, `labels` and `length`; a longer one is cut into consecutive pieces of `max_length` tokens."""
+    documents = (text_ids(tokenizer, row["messages"] if "messages" in row else row["text"]) for row in rows)
+    pieces = [ids[i : i + max_length] for ids in documents for i in range(0, len(ids), max_length)]
+    # a piece of one token predicts nothing
+    pieces = [ids for ids in pieces if len(ids) > 1]
+    return Dataset.from_dict({"input_ids": pieces, "labels": pieces, "length": list(map(len, pieces))})
+
+
+def demonstration_dataset(
+    rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally
+) -> Dataset:
+    """Prompts with completions as `input_ids`, `length`, and `labels` that are -100 on the prompt: it is not learned."""
+    examples = []
+    for row in rows:
+        prompt = prompt_ids(tokenizer, row["prompt"])
+        completion = completion_ids(tokenizer, row["prompt"], row["completion"])
+        if tally.keep(len(prompt) + len(completion) <= max_length, f"longer than {max_length} tokens"):
+            labels = [-100] * len(prompt) + completion
+            examples.append({"input_ids": prompt + completion, "labels": labels, "length": len(labels)})
+    return _dataset(examples, tally)
+
+
+def comparison_dataset(
+    rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally
+) -> Dataset:
+    """Rankings as `sequences`, each prompt with each of its completions, `ranks`, the `length` of the longest, and `row`."""
+    examples = []
+    for number, row in enumerate(rows):
+        prompt = prompt_ids(tokenizer, row["prompt"])
+        ended = row.get("ended", [True] * len(row["completions"]))
+        sequences = [
+            prompt + completion_ids(tokenizer, row["prompt"], *completion)
+            for completion in zip(row["completions"], ended, strict=True)
+        ]
+        if tally.keep(max(map(len, sequences)) <= max_length, f"longer than {max_length} tokens"):
+            ranks = [float(rank) for rank in row["ranks"]]
+            examples.append({"sequences": sequences, "ranks": ranks, "length": max(map(len, sequences)), "row": number})
+    return _dataset(examples, tally)
+
+
+def prompt_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally) -> Dataset:
+    """Prompts of at most `max_length` tokens as `input_ids`, and `row`, where each stands in `rows`."""
+    examples = []
+    for number, row in enumerate(rows):
+        ids = prompt_ids(tokenizer, row["prompt"])
+        if tally.keep(len(ids) <= max_length, f"longer than {max_length} tokens"):
+            examples.append({"input_ids": ids, "row": number})
+    return _dataset(examples, tally)
+
+
+def _dataset(examples: list[dict[str, Any]], tally: Tally) -> Dataset:
+    if not examples:
+        raise InputError(f"no usable rows are left: {tally}; a longer context or max_length keeps more")
+    return Dataset.from_list(examples)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def pad(sequences: list[list[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
+    """Token ids (B, L) padded to the longest on the `side` "left" or "right", and their attention mask (B, L)."""
+    longest = max(map(len, sequences))
+    gaps = [longest - len(ids) for ids in sequences]
+    if side == "left":
+        ids = [[pad_id] * gap + ids for ids, gap in zip(sequences, gaps, strict=True)]
+        mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
+    else:
+        ids = [ids + [pad_id] * gap for ids, gap in zip(sequences, gaps, strict=True)]
+        mask = [[1] * (longest - gap) + [0] * gap for gap in gaps]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[int]:
+    """The rows of `epochs` epochs in order, so that each batch holds rows of similar length, and batches come mixed.
+
+    transformers' own grouping by length leaves the batches of each fifty sorted from long to short. With documents of
+    several kinds that is a stream of one kind after another, and a small model learns much worse from it.
+    """
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < round(epochs * len(lengths)):
+        shuffled = rng.permutation(len(lengths)).tolist()
+        # sorted in stretches of fifty batches, so that rows meet other rows of their length in every epoch
+        stretch = 50 * batch_size
+        groups = [sorted(shuffled[i : i + stretch], key=lengths.__getitem__) for i in range(0, len(shuffled), stretch)]
+        batches = [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
+        full = [batch for batch in batches if len(batch) == batch_size]
+        rng.shuffle(full)
+        # a short batch in the middle would shift all that follow
+        order += [row for batch in full for row in batch] + [row for b in batches if len(b) < batch_size for row in b]
+    return order[: round(epochs * len(lengths))]

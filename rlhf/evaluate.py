@@ -1,0 +1,80 @@
+"""Honest numbers: what they are of, with the interval they may be wrong by."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from rlhf.data import pad
+from rlhf.logprobs import text_logprobs
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def named(self, name: str) -> dict[str, float]:
+        """As `name`, `name_low`, `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def ratio_estimate(parts: Sequence[float], wholes: Sequence[float] | None = None, draws: int = 2000) -> Estimate:
+    """sum(parts) / sum(wholes), a mean where there are no wholes, with its percentile-bootstrap interval.
+
+    Prompts are what is drawn anew, each with all its pairs or its one comparison, since they are what is independent.
+    """
+    parts = np.asarray(parts, dtype=float)
+    wholes = np.ones_like(parts) if wholes is None else np.asarray(wholes, dtype=float)
+    rows = np.random.default_rng(0).integers(len(parts), size=(draws, len(parts)))
+    low, high = np.percentile(parts[rows].sum(axis=1) / wholes[rows].sum(axis=1), (2.5, 97.5))
+    return Estimate(float(parts.sum() / wholes.sum()), float(low), float(high))
+
+
+def win_rate(scores: Sequence[float], others: Sequence[float]) -> Estimate:
+    """How often the first of two answers to the same prompt scores higher; a tie is half a win."""
+    difference = np.asarray(scores, dtype=float) - np.asarray(others, dtype=float)
+    return ratio_estimate((difference > 0) + 0.5 * (difference == 0))
+
+
+def best_of_n_kl(n: int) -> float:
+    """The KL, in nats, between the best of n samples and one: ln n - (n - 1) / n (arXiv 2009.01325, appendix G.3)."""
+    return math.log(n) - (n - 1) / n
+
+
+def perplexity(model: nn.Module, documents: Sequence[list[int]], pad_id: int) -> float:
+    """exp of the mean negative log-likelihood, in nats, of the documents' tokens after their first, eos included."""
+    logprobs = sequence_logprobs(model, documents, [1] * len(documents), pad_id)
+    return math.exp(-logprobs.sum() / sum(len(ids) - 1 for ids in documents))
+
+
+@torch.no_grad()
+def sequence_logprobs(
+    model: nn.Module,
+    sequences: Sequence[list[int]],
+    starts: Sequence[int],
+    pad_id: int,
+    temperature: float = 1.0,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """For each sequence the log-probability, in nats, of its tokens from position `starts` (at least 1) on."""
+    total = np.zeros(len(sequences))
+    device = next(model.parameters()).device
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
+        input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
+        logprobs, mask = text_logprobs(model, input_ids, attention_mask, temperature)
+        first = torch.tensor([starts[i] for i in rows], device=device)
+        mask &= torch.arange(1, input_ids.shape[1], device=device) >= first[:, None]
+        total[rows] = logprobs.where(mask, 0.0).double().sum(dim=1).cpu().numpy()
+    return total

@@ -1,0 +1,128 @@
+"""The mathematics of PPO on language: rewards, advantages and losses as functions of tensors.
+
+Source: InstructGPT (arXiv 2203.02155), equation 2, which is PPO (arXiv 1707.06347) on the reward
+
+    r(x, y) - kl_coef * log(pi(y | x) / pi_SFT(y | x)),    plus    ptx_coef * E[log pi(x)]  on pretraining text.
+
+Shapes: B responses, T the length of the longest. Everywhere `mask` (B, T) is True on the tokens of the response, its
+eos among them, and False after; what the other tensors hold where it is False never reaches a result.
+
+State and action: `values[:, t]` is the value of the prompt and the first t tokens, before token t is chosen;
+`rewards[:, t]` and `logprobs[:, t]` belong to the choice of token t.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of `values` where `mask` is True: every token counts the same, however long its response. Scalar."""
+    return values.where(mask, 0.0).sum() / mask.sum()
+
+
+def kl_penalised_rewards(
+    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
+) -> Tensor:
+    """The reward of each token, (B, T): a KL penalty on every one, and the score on the last of the response.
+
+    `scores` (B,) is the reward model's opinion of the whole response. Summed over a response this is the reward of
+    InstructGPT's equation 2, whose log-ratio of sequences is the sum of the log-ratios of tokens.
+    """
+    rewards = (-kl_coef * (logprobs - ref_logprobs)).where(mask, 0.0)
+    last = mask.sum(dim=1, keepdim=True) - 1
+    return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates and the returns the value model learns, both (B, T), zero after the end.
+
+    delta_t = r_t + gamma V_{t+1} - V_t;  A_t = delta_t + gamma lam A_{t+1};  return_t = A_t + V_t, with V = 0 after the
+    last token. Source: arXiv 1506.02438, equation 16.
+    """
+    rewards, values = rewards.where(mask, 0.0), values.where(mask, 0.0)
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        # after the end delta is 0, and so is everything that is carried from there
+        advantages[:, t] = next_advantage = delta + gamma * lam * next_advantage
+        next_value = values[:, t]
+    return advantages, advantages + values
+
+
+def whiten(
+    values: Tensor, mask: Tensor, shift_mean: bool = True, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> Tensor:
+    """`values` (B, T) scaled to unit variance over the mask, and shifted to mean 0 unless `shift_mean` is False.
+
+    The variance is the population's (division by n). `total` sums a scalar over all processes, where each holds a part
+    of the batch. Zero outside the mask.
+    """
+    count = total(mask.sum())
+    mean = total(values.where(mask, 0.0).sum()) / count
+    variance = total(((values - mean) ** 2).where(mask, 0.0).sum()) / count
+    whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
+    return (whitened if shift_mean else whitened + mean).where(mask, 0.0)
+
+
+def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float) -> Tensor:
+    """PPO's clipped surrogate, negated, as the mean over tokens. Scalar. Source: arXiv 1707.06347, equation 7."""
+    ratio = _log_ratio(logprobs, old_logprobs, mask).exp()
+    clipped = ratio.clamp(1 - cliprange, 1 + cliprange)
+    return masked_mean(-torch.min(ratio * advantages, clipped * advantages), mask)
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, cliprange_value: float) -> Tensor:
+    """Half the squared error of the value, pessimistic about steps beyond the clip range; mean over tokens. Scalar.
+
+    Source: the PPO of openai/baselines, which InstructGPT's lineage uses (arXiv 1909.08593).
+    """
+    clipped = torch.clamp(values, old_values - cliprange_value, old_values + cliprange_value)
+    return 0.5 * masked_mean(torch.max((values - returns) ** 2, (clipped - returns) ** 2), mask)
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: float) -> float:
+    """The coefficient after `episodes` responses whose mean KL was `kl` nats: up if above target, down if below.
+
+    Source: arXiv 1909.08593, section 2.2: proportional control, the relative error clipped to 20 %.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * episodes / horizon)
+
+
+def approx_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """KL(old || new) in nats a token, estimated from tokens sampled by the old policy; never negative. Scalar.
+
+    The estimator is (ratio - 1) - log ratio, unbiased and of low variance: http://joschu.net/blog/kl-approx.html (k3).
+    """
+    log_ratio = _log_ratio(logprobs, old_logprobs, mask)
+    return masked_mean(torch.expm1(log_ratio) - log_ratio, mask)
+
+
+def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, cliprange: float) -> Tensor:
+    """The share of tokens whose probability ratio has left the clip range. Scalar."""
+    ratio = _log_ratio(logprobs, old_logprobs, mask).exp()
+    return masked_mean(((ratio - 1).abs() > cliprange).float(), mask)
+
+
+def explained_variance(
+    values: Tensor, returns: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the mask: 1 is a perfect value model, 0 a constant one. Scalar.
+
+    `total` sums a scalar over all processes.
+    """
+    count = total(mask.sum())
+
+    def variance(x: Tensor) -> Tensor:
+        mean = total(x.where(mask, 0.0).sum()) / count
+        return total(((x - mean) ** 2).where(mask, 0.0).sum()) / count
+
+    return 1 - variance(returns - values) / variance(returns).clamp(min=1e-8)
+
+
+def _log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    # masked before it is exponentiated: an overflow outside the mask would make the gradient 0 * inf
+    return (logprobs - old_logprobs).where(mask, 0.0)

@@ -1,0 +1,55 @@
+"""Pictures of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+# metric -> what its panel is called
+PANELS = {
+    "score": "reward model's score",
+    "gold": "gold (true quality)",
+    "kl": "KL to the SFT model, nats a response",
+    "ptx_loss": "loss on pretraining text, nats a token",
+    "entropy": "entropy, nats a token",
+    "length": "length, tokens",
+}
+
+
+def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
+    """How the numbers of PPO moved, step by step: one panel for each that the run has."""
+    shown = [name for name in PANELS if any(name in step for step in history)]
+    columns = 3
+    rows = -(-len(shown) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False, layout="constrained")
+    for axis, name in zip(axes.flat, shown, strict=False):
+        points = [(step["step"], step[name]) for step in history if name in step]
+        axis.plot(*zip(*points, strict=True), linewidth=1.6)
+        axis.set_title(PANELS[name], fontsize=10)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(shown) :]:
+        axis.remove()
+    for axis in axes[-1]:
+        axis.set_xlabel("step", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
+    """The numbers of the models as a Markdown table: one row a number, one column a model."""
+    models = [name for name in metrics if name not in ("reward", "seconds")]
+    names = dict.fromkeys(n for model in models for n in metrics[model] if not n.endswith(("_low", "_high")))
+    rows = [["", *models]] + [[name, *(_cell(metrics[model], name) for model in models)] for name in names]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _cell(numbers: dict[str, float], name: str) -> str:
+    if name not in numbers:
+        return ""
+    interval = f" [{numbers[f'{name}_low']:.2f}, {numbers[f'{name}_high']:.2f}]" if f"{name}_low" in numbers else ""
+    return f"{numbers[name]:.2f}{interval}"

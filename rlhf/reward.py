@@ -1,0 +1,130 @@
+"""Training a reward model on rankings of K completions of one prompt.
+
+    loss(theta) = -1 / C(K, 2) * E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]        InstructGPT (arXiv 2203.02155), equation 1
+
+All C(K, 2) pairs of a prompt are one batch element, and each completion goes through the model once: K forward passes,
+not K (K - 1), and no completion is seen more often than the others. Shapes: B prompts, K completions at most.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from trl import RewardTrainer
+
+from rlhf.data import pad
+from rlhf.models import Scorer
+
+
+def better_pairs(ranks: Tensor) -> Tensor:
+    """(B, K, K) bool: True at [b, i, j] where completion i of prompt b is ranked better than j.
+
+    `ranks` (B, K) has 0 for the best and NaN where a prompt has fewer than K completions. A tie gives no pair.
+    """
+    return ranks[:, :, None] < ranks[:, None, :]  # a comparison with NaN is False
+
+
+def ranking_loss(scores: Tensor, ranks: Tensor) -> Tensor:
+    """The mean over prompts of the mean over their pairs of -log sigmoid(better score - worse score). Scalar.
+
+    `scores` (B, K) may hold anything where `ranks` (B, K) is NaN. Where there are ties, the mean is over the pairs that
+    are left; every prompt must have one.
+    """
+    better = better_pairs(ranks)
+    losses = -logsigmoid(scores[:, :, None] - scores[:, None, :])
+    return (losses.where(better, 0.0).sum(dim=(1, 2)) / better.sum(dim=(1, 2))).mean()
+
+
+def pair_accuracy(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """For each prompt, how many of its pairs the scores order as the ranks do (equal scores count half), and of how many.
+
+    Two tensors (B,). Their sums over prompts make the accuracy; the prompts are what a confidence interval resamples.
+    """
+    better = better_pairs(ranks)
+    difference = scores[:, :, None] - scores[:, None, :]
+    right = (difference > 0).double() + 0.5 * (difference == 0).double()
+    return right.where(better, 0.0).sum(dim=(1, 2)), better.sum(dim=(1, 2))
+
+
+@dataclass
+class RankingCollator:
+    """Puts prompts with any number of completions into one batch.
+
+    >>> RankingCollator(pad_token_id=0)([{"sequences": [[5, 6], [5]], "ranks": [0, 1]},
+    ...                                  {"sequences": [[7, 8], [7], [9]], "ranks": [0, 1, 1]}])
+    {'input_ids': tensor([[5, 6], [5, 0], [7, 8], [7, 0], [9, 0]]),
+     'attention_mask': tensor([[1, 1], [1, 0], [1, 1], [1, 0], [1, 0]]),
+     'ranks': tensor([[0., 1., nan], [0., 1., 1.]])}
+    """
+
+    pad_token_id: int
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        sequences = [ids for example in examples for ids in example["sequences"]]
+        input_ids, attention_mask = pad(sequences, self.pad_token_id, "right")
+        ranks = pad_ranks([example["ranks"] for example in examples])
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "ranks": ranks}
+
+
+def pad_ranks(ranks: Sequence[Sequence[float]]) -> Tensor:
+    """Ranks of any number of completions a prompt as (B, K), NaN where there is none."""
+    rows = [torch.tensor(row, dtype=torch.float) for row in ranks]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=float("nan"))
+
+
+def by_prompt(scores: Tensor, ranks: Tensor) -> Tensor:
+    """The scores of all completions, one after the other, as (B, K): one row a prompt, 0 where `ranks` is NaN."""
+    return torch.zeros_like(ranks, dtype=scores.dtype).masked_scatter(~ranks.isnan(), scores)
+
+
+class RankingRewardTrainer(RewardTrainer):
+    """TRL's RewardTrainer for datasets with the columns `sequences` (K lists of token ids) and `ranks` (K numbers)."""
+
+    def __init__(self, *args, processing_class, **kwargs):
+        kwargs.setdefault("data_collator", RankingCollator(processing_class.pad_token_id))
+        super().__init__(*args, processing_class=processing_class, **kwargs)
+
+    def _prepare_dataset(self, dataset: Dataset, *args, **kwargs) -> Dataset:
+        return dataset  # tokenised by rlhf.data, so that the reward model sees the ids that PPO will show it
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["sequences", "ranks"]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        ranks = inputs["ranks"]
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        scores = by_prompt(outputs.logits.squeeze(-1).float(), ranks)
+        loss = ranking_loss(scores, ranks)
+        right, pairs = pair_accuracy(scores.detach(), ranks)
+        right, pairs = self.accelerator.gather_for_metrics((right.sum(), pairs.sum()))
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["accuracy"].append((right.sum() / pairs.sum()).item())
+        return (loss, outputs) if return_outputs else loss
+
+
+@torch.no_grad()
+def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:
+    """The score (N,) of each sequence of prompt and completion, read at its last token; batches of similar length."""
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    scores = torch.empty(len(sequences))
+    device = next(scorer.parameters()).device
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
+        last = attention_mask.sum(dim=1, keepdim=True) - 1
+        scores[rows] = scorer(input_ids, attention_mask).gather(1, last).squeeze(1).cpu()
+    return scores
+
+
+def set_normalisation(scorer: Scorer, mean: float, std: float) -> None:
+    """From now on, and wherever the model is loaded by `rlhf.models.load_scorer`, scores are (score - mean) / std.
+
+    InstructGPT shifts scores so that demonstrations have mean 0 (section 3.5); the division is for PPO's settings to
+    mean the same whatever the scale a reward model has arrived at.
+    """
+    old_mean, old_std = getattr(scorer.config, "score_mean", 0.0), getattr(scorer.config, "score_std", 1.0)
+    scorer.config.score_mean, scorer.config.score_std = old_mean + old_std * mean, old_std * std

@@ -1,0 +1,272 @@
+"""Sampling responses, and scoring them with the policy, the reference, the value model and the reward.
+
+Nothing is cut from the distribution at sampling: no top-k, no top-p, no minimum length. What is sampled is what the
+log-probabilities of `rlhf.logprobs` speak of.
+
+Shapes: B responses, P prompt length (padded on the left), T response length (padded on the right), V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+
+from rlhf.data import pad
+from rlhf.logprobs import before, forward, token_entropies, token_logprobs
+from rlhf.models import ValueHead, last_logits, stop_token_ids, with_positions
+
+
+@dataclass
+class Responses:
+    """What was sampled. Sequences are prompt and response in one row: `input_ids[:, P:]` is the response."""
+
+    input_ids: Tensor  # (B, P + T) token ids
+    attention_mask: Tensor  # (B, P + T) 1 on the tokens of prompt and response, 0 on padding at both ends
+    mask: Tensor  # (B, T) bool, True on the tokens of the response, its eos among them
+    ended: Tensor  # (B,) bool, whether the response ended itself (with an eos) or was cut off
+    source: Tensor  # (B,) which prompt of the data set it answers
+
+    @property
+    def tokens(self) -> Tensor:
+        """The token ids of the responses alone, (B, T)."""
+        return self.input_ids[:, -self.mask.shape[1] :]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens a response, (B,)."""
+        return self.mask.sum(dim=1)
+
+    def select(self, rows: Tensor | slice):
+        """Some of the rows, as the same dataclass."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def trimmed(self):
+        """The same without the columns that are padding in every row."""
+        length = self.mask.shape[1]
+        prompt = self.input_ids.shape[1] - length
+        left = prompt - int(self.attention_mask[:, :prompt].sum(dim=1).max())
+        right = length - int(self.lengths.max())
+
+        def trim(tensor: Tensor) -> Tensor:
+            if tensor.dim() < 2:
+                return tensor
+            return tensor[:, left if tensor.shape[1] > length else 0 : tensor.shape[1] - right]
+
+        return type(self)(*(trim(getattr(self, field.name)) for field in fields(self)))
+
+
+@dataclass
+class Rollout(Responses):
+    """Responses and all that PPO wants to know about them before the update."""
+
+    logprobs: Tensor  # (B, T) log-probability of each response token under the policy that sampled it, nats
+    ref_logprobs: Tensor  # (B, T) the same under the reference
+    entropies: Tensor  # (B, T) entropy of the distribution each token was drawn from, nats
+    values: Tensor  # (B, T) expected return before each token
+    scores: Tensor  # (B,) what the reward says of the whole response
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+class _PreallocatedLayer(DynamicLayer):
+    """transformers' DynamicLayer, but each token is written into a buffer allocated once instead of concatenated."""
+
+    def __init__(self, capacity: int):
+        super().__init__()
+        self.capacity, self.length = capacity, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self.buffers = [s.new_empty(*s.shape[:2], self.capacity, s.shape[-1]) for s in (key_states, value_states)]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, self.length = self.length, self.length + key_states.shape[-2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start : self.length] = states
+        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.buffers = [buffer[indices] for buffer in self.buffers]
+        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
+
+
+def _new_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
+    """The model's own kind of cache, its ordinary layers replaced by preallocated ones."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    response_length: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    generator: torch.Generator | None = None,
+) -> Responses:
+    """One response to each prompt (B, P), sampled token by token from softmax(logits / temperature).
+
+    Temperature 0 is greedy decoding. A response ends with one of `stop_ids`, or is cut off after `response_length`
+    tokens. The random numbers are drawn once for all, so that a row's response depends on neither the others' lengths
+    nor on which rows have finished.
+    """
+    batch, prompt_length = input_ids.shape
+    device = input_ids.device
+    # drawn on the CPU: a seed means the same on every device
+    uniforms = torch.rand(response_length, batch, generator=generator, dtype=torch.float64).to(device)
+    stop = torch.tensor(list(stop_ids), device=device)
+    tokens = torch.full((batch, response_length), pad_id, device=device)
+    mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)
+    ended = torch.zeros(batch, dtype=torch.bool, device=device)
+
+    cache = _new_cache(model, prompt_length + response_length)
+    can_drop = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+    rows = torch.arange(batch, device=device)  # the responses that still grow, as rows of the batch
+    new_ids, seen = input_ids, attention_mask.long()
+    for t in range(response_length):
+        inputs = with_positions(model, seen)
+        if "position_ids" in inputs:
+            inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
+        logits = model(
+            input_ids=new_ids, past_key_values=cache, use_cache=True, **inputs, **last_logits(model, 1)
+        ).logits[:, -1]
+        chosen = _sample(logits, temperature, uniforms[t, rows])
+        growing = ~ended[rows]
+        tokens[rows, t] = torch.where(growing, chosen, pad_id)
+        mask[rows, t] = growing
+        ended[rows] |= growing & torch.isin(chosen, stop)
+
+        still = (~ended[rows]).nonzero().squeeze(1)
+        if len(still) == 0:
+            break
+        new_ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+        # finished rows are dropped when they are many enough to pay for the copy of the cache
+        if can_drop and len(still) <= 0.85 * len(rows):
+            cache.batch_select_indices(still)
+            rows, new_ids, seen = rows[still], new_ids[still], seen[still]
+
+    length = int(mask.sum(dim=1).max())
+    tokens, mask = tokens[:, :length], mask[:, :length]
+    return Responses(
+        input_ids=torch.cat([input_ids, tokens], dim=1),
+        attention_mask=torch.cat([attention_mask.long(), mask.long()], dim=1),
+        mask=mask,
+        ended=ended,
+        source=torch.arange(batch, device=device),
+    )
+
+
+def _sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """A token for each row of logits (B, V), by inverting the cumulative distribution at `uniform` (B,)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
+    # scaled by the last sum, which rounding may leave a little off 1; a token of probability 0 is never chosen
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+@dataclass
+class Completion:
+    """A response as text."""
+
+    ids: list[int]  # its tokens, the eos among them
+    text: str  # the same without special tokens
+    ended: bool  # by an eos, not cut off
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    *,
+    response_length: int,
+    temperature: float,
+    seed: int,
+    batch_size: int = 256,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Completion]:
+    """A response to each prompt, given as token ids; in batches of similar length, in the order of the prompts."""
+    generator = torch.Generator().manual_seed(seed)
+    completions: list[Completion | None] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        input_ids, attention_mask = pad([prompts[i] for i in rows], tokenizer.pad_token_id, "left")
+        responses = generate(
+            model,
+            input_ids.to(model.device),
+            attention_mask.to(model.device),
+            response_length=response_length,
+            temperature=temperature,
+            stop_ids=stop_token_ids(model, tokenizer),
+            pad_id=tokenizer.pad_token_id,
+            generator=generator,
+        )
+        ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for i, *completion in zip(rows, ids, texts, responses.ended.tolist(), strict=True):
+            completions[i] = Completion(*completion)
+        progress(len(rows))
+    return completions
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def score(
+    responses: Responses,
+    *,
+    policy: nn.Module,
+    reference: nn.Module,
+    value_model: nn.Module,
+    reward: Callable[[Responses], Tensor],
+    temperature: float,
+    chunk: int,
+) -> Rollout:
+    """The responses with everything PPO needs to know of them, `chunk` rows at a time to bound memory."""
+    parts = []
+    for start in range(0, len(responses.mask), chunk):
+        part = responses.select(slice(start, start + chunk))
+        logits, values = logits_and_values(policy, value_model, part)
+        ref_logits, _ = logits_and_values(reference, None, part)
+        parts.append(
+            Rollout(
+                *(getattr(part, field.name) for field in fields(Responses)),
+                logprobs=token_logprobs(logits, part.tokens, temperature),
+                ref_logprobs=token_logprobs(ref_logits, part.tokens, temperature),
+                entropies=token_entropies(logits, temperature),
+                values=values,
+                scores=reward(part),
+            )
+        )
+    return Rollout(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Rollout)))
+
+
+def logits_and_values(
+    policy: nn.Module, value_model: nn.Module | None, responses: Responses
+) -> tuple[Tensor, Tensor | None]:
+    """The policy's logits (B, T, V) for each response token, and the value (B, T) of the state before it.
+
+    The value model is a `Scorer` of its own, or a `ValueHead` on the policy's trunk; without one there is no value.
+    """
+    inputs, length = (responses.input_ids, responses.attention_mask), responses.mask.shape[1]
+    on_trunk = isinstance(getattr(value_model, "module", value_model), ValueHead)
+    output = forward(policy, *inputs, length, output_hidden_states=on_trunk)
+    values = None
+    if value_model is not None:
+        values = before(value_model(output.hidden_states[-1]) if on_trunk else value_model(*inputs), length)
+    return before(output.logits, length), values

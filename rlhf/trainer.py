@@ -1,0 +1,337 @@
+"""PPO-ptx: the loop of InstructGPT's third stage, on Accelerate.
+
+Each step samples one response to each prompt of a batch, has it scored by policy, reference, value model and reward,
+and makes a few epochs of updates, into each of which flows the gradient of pretraining text. Every random number is a
+function of the seed, the step and the process.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
+
+from rlhf import ppo
+from rlhf.config import PPOConfig
+from rlhf.data import pad
+from rlhf.errors import InputError
+from rlhf.logprobs import text_logprobs, token_logprobs
+from rlhf.models import ValueHead, stop_token_ids
+from rlhf.rollout import Responses, Rollout, generate, logits_and_values, score
+
+# what the check at the start allows, in nats a token: rounding
+TOLERANCE = {"no": 1e-5, "bf16": 0.05, "fp16": 0.01}
+
+
+@dataclass
+class Experience(Rollout):
+    """A rollout and what PPO makes of it."""
+
+    advantages: Tensor  # (B, T) whitened
+    returns: Tensor  # (B, T) what the value model learns
+
+
+@dataclass
+class Step:
+    """What one step of training did."""
+
+    number: int  # from 1
+    metrics: dict[str, float]  # over all processes; what is a mean over tokens counts no padding
+    rollout: Rollout  # of this process
+
+
+class PPOTrainer:
+    """Trains `policy` and `value_model` in place.
+
+    `prompts` are the token ids of prompts, `text` those of pretraining documents (needed only where ptx_coef is not 0).
+    `reward` scores responses (B,); `judge`, if given, says their true quality (B,), which is logged as "gold" and used
+    for nothing else.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        *,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel,
+        value_model: nn.Module,
+        reward: Callable[[Responses], Tensor],
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[list[int]],
+        text: Sequence[list[int]] = (),
+        judge: Callable[[Responses], Tensor] | None = None,
+        accelerator: Accelerator | None = None,
+    ):
+        self.accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+        if config.ptx_coef and not text:
+            raise InputError("ptx_coef is above 0, but there is no pretraining text to mix in: name some, or set it to 0")
+        if config.batch_size % (config.num_mini_batches * self.accelerator.num_processes):
+            raise InputError(
+                f"batch_size {config.batch_size} can't be split into {config.num_mini_batches} minibatches "
+                f"on {self.accelerator.num_processes} processes"
+            )
+        self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
+        self.prompts, self.text, self.reward, self.judge = prompts, text, reward, judge
+        self.kl_coef = config.kl_coef
+
+        # dropout is off in all of them, always: log-probabilities must not depend on the pass that computes them
+        for model in (policy, reference, value_model):
+            model.eval()
+        self.reference = reference.requires_grad_(False).to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": list(policy.parameters()), "lr": config.learning_rate},
+                {"params": list(value_model.parameters()), "lr": config.value_learning_rate or config.learning_rate},
+            ],
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=0.0,
+        )
+        self.scheduler = get_scheduler(
+            config.lr_scheduler_type, optimizer, config.lr_warmup_steps, config.steps * config.updates_per_step
+        )
+        self.policy, self.value_model, self.optimizer = self.accelerator.prepare(policy, value_model, optimizer)
+        self.average = None
+        if config.ema_decay is not None:
+            self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def train(self) -> Iterator[Step]:
+        """Runs every step, handing over what it did."""
+        config = self.config
+        for step in range(config.steps):
+            # one response to each prompt, scored by policy, reference, value model and reward
+            rollout = self.collect(step)
+            if step == 0:
+                self.check(rollout)
+
+            # a KL penalty on every token, the score on the last one (InstructGPT, equation 2)
+            scores = rollout.scores - (config.missing_eos_penalty or 0.0) * ~rollout.ended
+            rewards = ppo.kl_penalised_rewards(
+                scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef
+            )
+            if config.whiten_rewards:
+                rewards = ppo.whiten(rewards, rollout.mask, shift_mean=False, total=self.total)
+            advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
+            advantages = ppo.whiten(advantages, rollout.mask, total=self.total)
+
+            # a few epochs over the batch, each optimizer step with pretraining text of its own
+            experience = Experience(*(getattr(rollout, f.name) for f in fields(Rollout)), advantages, returns)
+            meter = Meter(self.total)
+            for update, rows in enumerate(self.minibatches(step)):
+                text = self.pretraining_text(step * config.updates_per_step + update)
+                self.update(experience.select(rows), text, meter, train_policy=step >= config.value_warmup_steps)
+
+            kl = self.measure(experience, rewards, meter)
+            if config.kl_target is not None:
+                self.kl_coef = ppo.adapted_kl_coef(
+                    self.kl_coef, kl, config.kl_target, config.batch_size, config.kl_horizon
+                )
+            yield Step(step + 1, meter.means(), rollout)
+
+    def collect(self, step: int) -> Rollout:
+        """A rollout of this process's share of the step's prompts."""
+        config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
+        share = config.batch_size // processes
+        order = shuffled(len(self.prompts), step * config.batch_size + rank * share, share, (config.seed, 1))
+        input_ids, attention_mask = pad([self.prompts[i] for i in order], self.pad_id, "left")
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            responses = generate(
+                self.accelerator.unwrap_model(self.policy),
+                input_ids.to(device),
+                attention_mask.to(device),
+                response_length=config.response_length,
+                temperature=config.temperature,
+                stop_ids=self.stop_ids,
+                pad_id=self.pad_id,
+                generator=torch.Generator().manual_seed(_seed(config.seed, 2, step, rank)),
+            )
+            responses.source = torch.tensor(order, device=device)
+            return score(
+                responses,
+                policy=self.policy,
+                reference=self.reference,
+                value_model=self.value_model,
+                reward=self.reward,
+                temperature=config.temperature,
+                chunk=config.micro_batch_size or share,
+            )
+
+    def update(self, batch: Experience, text: list[list[int]], meter: "Meter", train_policy: bool) -> None:
+        """One optimizer step on a minibatch and on pretraining text.
+
+        Each loss is a mean over the tokens of the whole minibatch, on all processes; a micro-batch weighs as much of it
+        as it has tokens, so that the gradient does not depend on how the minibatch is split.
+        """
+        config, processes = self.config, self.accelerator.num_processes
+        pieces = -(-len(batch.mask) // (config.micro_batch_size or len(batch.mask)))
+        parts = [batch.select(rows).trimmed() for rows in torch.arange(len(batch.mask)).chunk(pieces)]
+        tokens = self.total(batch.mask.sum())
+        text_tokens = self.total(torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device))
+
+        for number, part in enumerate(parts):
+            with self.synchronised(last=number == len(parts) - 1):
+                logits, values = logits_and_values(self.policy, self.value_model, part)
+                logprobs = token_logprobs(logits, part.tokens, config.temperature)
+                pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, part.mask, config.cliprange)
+                vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
+                loss = (pg_loss + config.vf_coef * vf_loss) * part.mask.sum() / tokens
+
+                # keep what pretraining taught (PPO-ptx): text of its own, the same optimizer step
+                if documents := text[number :: len(parts)]:
+                    ptx_loss, count = self.text_loss(documents)
+                    loss = loss + config.ptx_coef * ptx_loss * count / text_tokens
+                    meter.add("ptx_loss", ptx_loss, count)
+                # Accelerate averages gradients over processes, where the losses above want a sum
+                self.accelerator.backward(loss * processes)
+
+            count = part.mask.sum()
+            meter.add("pg_loss", pg_loss, count)
+            meter.add("vf_loss", vf_loss, count)
+            meter.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, part.mask), count)
+            meter.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, part.mask, config.cliprange), count)
+
+        if not train_policy:
+            self.policy.zero_grad(set_to_none=True)
+        for model in (self.policy, self.value_model):
+            self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.accelerator.unwrap_model(self.policy))
+
+    def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """The mean cross-entropy of a token of the documents, each after its first, and how many these are."""
+        input_ids, attention_mask = (t.to(self.accelerator.device) for t in pad(documents, self.pad_id, "right"))
+        logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
+        return -ppo.masked_mean(logprobs, mask), mask.sum()
+
+    def measure(self, batch: Experience, rewards: Tensor, meter: "Meter") -> float:
+        """Adds to the meter what is known of a whole batch, and returns the KL to the reference, in nats a response."""
+        kls = (batch.logprobs - batch.ref_logprobs).where(batch.mask, 0.0).sum(dim=1)
+        responses = torch.tensor(len(kls), device=kls.device)
+        meter.add("score", batch.scores.mean(), responses)
+        if self.judge is not None:
+            meter.add("gold", self.judge(batch).mean(), responses)
+        meter.add("kl", kls.mean(), responses)
+        meter.add("reward", rewards.sum(dim=1).mean(), responses)
+        meter.add("entropy", ppo.masked_mean(batch.entropies, batch.mask), batch.mask.sum())
+        meter.add("length", batch.lengths.float().mean(), responses)
+        meter.add("ended", batch.ended.float().mean(), responses)
+        explained = ppo.explained_variance(batch.values, batch.returns, batch.mask, self.total)
+        meter.add("explained_variance", explained, responses)
+        meter.add("kl_coef", torch.tensor(self.kl_coef), responses)
+        meter.add("learning_rate", torch.tensor(self.scheduler.get_last_lr()[0]), responses)
+        return meter.means()["kl"]
+
+    # --- the check before the first step ------------------------------------------------------------------------------
+
+    def check(self, rollout: Rollout) -> None:
+        """Refuses to train unless the ratio is 1 and, where policy and reference are the same, their KL is 0.
+
+        Raises InputError that says what differs, by how much, and the usual cause; else leaves a line in `self.checked`.
+        """
+        part = rollout.select(slice(0, self.config.micro_batch_size)).trimmed()
+        logits, _ = logits_and_values(self.policy, self.value_model, part)
+        logprobs = token_logprobs(logits, part.tokens, self.config.temperature)
+        off_ratio = float(ppo.masked_mean((logprobs - part.logprobs).abs(), part.mask))
+        off_kl = float(ppo.masked_mean((part.logprobs - part.ref_logprobs).abs(), part.mask))
+        tolerance = TOLERANCE[self.accelerator.mixed_precision]
+        if not off_ratio <= tolerance:
+            raise InputError(
+                f"the policy disagrees with itself before the first step: rollout and update differ by {off_ratio:.1e} "
+                f"nats a token (allowed: {tolerance:.0e}). Usual causes: dropout that is on in one of the passes, or a "
+                "model that ignores attention_mask or position_ids"
+            )
+        self.checked = f"ratio = 1 (log ratio off by {off_ratio:.0e} nats a token)"
+        if _same_weights(self.accelerator.unwrap_model(self.policy), self.reference):
+            if not off_kl <= tolerance:
+                raise InputError(
+                    f"policy and reference are the same model, but their log-probabilities differ by {off_kl:.1e} nats "
+                    f"a token before the first step (allowed: {tolerance:.0e}). Usual cause: one of them has dropout on "
+                    "or runs in another precision"
+                )
+            self.checked += f", KL to the reference = 0 (off by {off_kl:.0e})"
+
+    # --- parts of the loop --------------------------------------------------------------------------------------------
+
+    def minibatches(self, step: int) -> Iterator[Tensor]:
+        """The rows of each optimizer step of this process: every epoch the whole batch in another order."""
+        config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
+        generator = torch.Generator().manual_seed(_seed(config.seed, 3, step, rank))
+        for _ in range(config.num_ppo_epochs):
+            yield from torch.randperm(config.batch_size // processes, generator=generator).chunk(config.num_mini_batches)
+
+    def pretraining_text(self, update: int) -> list[list[int]]:
+        """This process's documents for the optimizer step of that number."""
+        config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
+        if not config.ptx_coef:
+            return []
+        start = update * config.ptx_batch_size
+        order = shuffled(len(self.text), start, config.ptx_batch_size, (config.seed, 4))
+        return [self.text[i] for i in order[rank::processes]]
+
+    def synchronised(self, last: bool) -> ExitStack:
+        """Gradients are exchanged between processes at the last micro-batch only."""
+        stack = ExitStack()
+        if not last:
+            for model in (self.policy, self.value_model):
+                stack.enter_context(self.accelerator.no_sync(model))
+        return stack
+
+    def total(self, part: Tensor) -> Tensor:
+        """The sum of a scalar over all processes."""
+        return self.accelerator.reduce(part, "sum")
+
+    def save(self, folder: Path) -> None:
+        """Writes the policy (its average, where there is one) and, in `value_model`, the value model."""
+        policy, value_model = map(self.accelerator.unwrap_model, (self.policy, self.value_model))
+        (self.average.module if self.average is not None else policy).save_pretrained(folder)
+        trunk = {"policy": policy} if isinstance(value_model, ValueHead) else {}
+        value_model.save_pretrained(folder / "value_model", **trunk)
+
+
+class Meter:
+    """Weighted means of numbers that come in parts, over all processes."""
+
+    def __init__(self, total: Callable[[Tensor], Tensor]):
+        self.total = total
+        self.parts: dict[str, list[Tensor]] = {}
+
+    def add(self, name: str, mean: Tensor, weight: Tensor) -> None:
+        """A part with its mean and its weight: how many tokens or responses it is the mean of."""
+        part = torch.stack([mean.detach().double() * weight, weight.double()])
+        self.parts.setdefault(name, []).append(part)
+
+    def means(self) -> dict[str, float]:
+        sums = {name: self.total(torch.stack(parts).sum(dim=0)) for name, parts in self.parts.items()}
+        return {name: float(value / weight) for name, (value, weight) in sums.items()}
+
+
+def shuffled(size: int, start: int, count: int, seed: tuple[int, ...]) -> list[int]:
+    """`count` indices below `size` from position `start` of an endless row of permutations: epoch after epoch."""
+    return [int(_permutation(size, (*seed, i // size))[i % size]) for i in range(start, start + count)]
+
+
+@lru_cache(maxsize=8)
+def _permutation(size: int, seed: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(size)
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)

@@ -1,0 +1,65 @@
+"""Tiny models and tokenizers for the tests: made here, on the CPU, from a seed, without a network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig  # noqa: E402
+
+import stages  # noqa: E402, F401  its environment variables
+from rlhf.models import new_tokenizer  # noqa: E402
+
+SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[2] / "shared" / "data"))
+VOCABULARY = 400
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real input. The test is skipped where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real input at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE of up to 400 tokens; eos and pad are tokens of their own."""
+    text = "the quick brown fox jumps over the lazy dog . a story about a fox and a dog ? yes ! no , 1 2 3 4 5"
+    return new_tokenizer([text] * 20, VOCABULARY)
+
+
+def tiny_gpt2(vocab_size: int = VOCABULARY, dropout: float = 0.0, **kwargs) -> torch.nn.Module:
+    """GPT-2, with absolute positions: left padding shows."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=vocab_size, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2,
+        resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+        **kwargs,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config)
+
+
+def tiny_llama(vocab_size: int = VOCABULARY, dropout: float = 0.0) -> torch.nn.Module:
+    """Llama, with rotary positions and grouped heads; its attention dropout is no module."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2, attention_dropout=dropout,
+        bos_token_id=0, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.fixture(params=[tiny_gpt2, tiny_llama], ids=["gpt2", "llama"])
+def make_policy(request):
+    """A function that makes a tiny model: of GPT-2's kind, and of Llama's."""
+    return request.param
+
+
+@pytest.fixture
+def policy(make_policy):
+    return make_policy().eval()

@@ -1,0 +1,154 @@
+"""Loading and saving: what is written is plain Hugging Face, and what is missing is said."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
+
+from rlhf.errors import InputError
+from rlhf.models import (
+    ValueHead,
+    accepts,
+    load_policy,
+    load_scorer,
+    load_tokenizer,
+    new_policy,
+    new_scorer,
+    new_tokenizer,
+    position_ids,
+    room_for_prompt,
+    stop_token_ids,
+)
+from tests.conftest import tiny_gpt2, tiny_llama
+
+
+@pytest.fixture
+def folder(tmp_path, policy, tokenizer):
+    policy.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_new_tokenizer_gives_back_any_text_and_the_same_one_each_time():
+    text = ["Anna has a cat. Ünïcödé 你好 🦊\n\ttabs"] * 3
+    first, second = (new_tokenizer(text, 300) for _ in range(2))
+    assert first.decode(first(text[0]).input_ids) == text[0]
+    assert first.get_vocab() == second.get_vocab()
+    assert 256 + 2 < len(first) <= 300  # every byte, eos, pad and some merges
+
+
+def test_a_tokenizer_whose_pad_is_its_eos_gets_a_pad_of_its_own_and_the_model_grows(tmp_path, tokenizer):
+    model = tiny_gpt2(vocab_size=len(tokenizer))
+    tokenizer = AutoTokenizer.from_pretrained(_saved(tokenizer, tmp_path))
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    policy = load_policy(tmp_path, loaded)
+    assert loaded.pad_token_id != loaded.eos_token_id
+    assert policy.get_input_embeddings().num_embeddings >= len(loaded)
+    assert policy.config.pad_token_id == loaded.pad_token_id
+
+
+def _saved(tokenizer, path):
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_policy_and_tokenizer_load_and_generate_with_transformers_alone(folder):
+    loaded = load_policy(folder, load_tokenizer(folder))
+    loaded.save_pretrained(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(["a fox and", "the quick brown fox"], return_tensors="pt", padding=True)
+    assert model.generate(**inputs, max_new_tokens=4).shape[0] == 2
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_a_reward_model_loads_with_transformers_alone_and_scores_alike(folder, tmp_path):
+    tokenizer = load_tokenizer(folder)
+    scorer = new_scorer(folder, tokenizer)
+    scorer.save_pretrained(tmp_path / "reward")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+    ids = torch.tensor([[5, 6, 7]])
+    ours = load_scorer(tmp_path / "reward")(ids, torch.ones_like(ids))[0, -1]
+    torch.testing.assert_close(ours, plain(input_ids=ids).logits[0, 0])
+
+
+def test_the_head_of_a_new_scorer_has_the_published_spread(folder):
+    heads = [new_scorer(folder, load_tokenizer(folder)).model.score.weight for _ in range(200)]
+    assert float(torch.cat(heads).std()) == pytest.approx(33**-0.5, rel=0.05)
+
+
+def test_a_value_head_saved_with_its_trunk_gives_the_same_values(policy, tmp_path):
+    head = ValueHead(32)
+    torch.nn.init.normal_(head.score.weight)
+    head.save_pretrained(tmp_path, policy)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    hidden = policy(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(load_scorer(tmp_path)(ids, torch.ones_like(ids)), head(hidden), atol=1e-5, rtol=1e-5)
+
+
+def test_a_value_head_starts_from_zero():
+    assert ValueHead(8)(torch.randn(2, 3, 8)).eq(0).all()
+
+
+def test_positions_count_real_tokens_only():
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    assert position_ids(mask)[0, 2:].tolist() == [0, 1, 2]
+    assert position_ids(mask)[1, :3].tolist() == [0, 1, 2]
+
+
+def test_what_a_model_takes_is_read_from_its_forward_pass():
+    assert accepts(tiny_gpt2(), "position_ids")
+    assert accepts(tiny_llama(), "logits_to_keep")
+    assert not accepts(torch.nn.Linear(1, 1), "position_ids")
+
+
+def test_responses_stop_at_the_tokenizers_eos_and_at_what_the_model_adds(tokenizer):
+    model = tiny_gpt2()
+    model.generation_config.eos_token_id = [7, 9]
+    assert stop_token_ids(model, tokenizer) == [tokenizer.eos_token_id, 7, 9]
+
+
+def test_a_new_policy_has_the_size_asked_for_and_no_dropout(tokenizer):
+    model = new_policy(tokenizer, layers=2, width=16, heads=2, context=24, initializer_range=0.1)
+    assert (model.config.n_layer, model.config.n_embd, model.config.n_positions) == (2, 16, 24)
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
+    with pytest.raises(InputError, match="response_length 24 leaves no room"):
+        room_for_prompt(model, 24)
+
+
+def test_width_that_heads_can_not_share_is_refused(tokenizer):
+    with pytest.raises(InputError, match="width 20 can't be shared by 3 heads"):
+        new_policy(tokenizer, layers=1, width=20, heads=3, context=8, initializer_range=0.1)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "config.json"])
+def test_a_folder_that_lacks_a_file_is_refused_by_name(folder, file):
+    (folder / file).unlink()
+    if file == "tokenizer.json":
+        (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(InputError, match=str(folder)):
+        load_policy(folder, load_tokenizer(folder))
+
+
+def test_an_id_that_is_neither_a_folder_nor_on_the_hub_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no tokenizer"):
+        load_tokenizer(tmp_path / "nothing")
+
+
+def test_a_model_that_is_no_reward_model_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b"}}))
+    scorer = load_scorer(folder)
+    assert scorer.config.num_labels == 1  # two labels of a classifier would be no score
+
+
+def test_real_weights_of_another_family_load_and_generate(shared):
+    source = shared / "models" / "stories260K"
+    tokenizer = load_tokenizer(source)
+    policy = load_policy(source, tokenizer)
+    assert isinstance(policy.config, LlamaConfig)
+    ids = policy.generate(**tokenizer("Once upon a", return_tensors="pt"), max_new_tokens=2, do_sample=False)
+    assert tokenizer.decode(ids[0], skip_special_tokens=True).startswith("Once upon a time")

@@ -1,0 +1,241 @@
+"""The mathematics of PPO, held against hand-worked numbers, numpy, closed forms and brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf import ppo
+
+T = torch.tensor
+
+
+def masks(lengths: list[int], width: int) -> torch.Tensor:
+    return torch.arange(width) < T(lengths)[:, None]
+
+
+@st.composite
+def batches(draw, tensors: int = 1):
+    """A mask of responses of at least one token, and tensors of its shape with rubbish outside of it."""
+    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    width = max(lengths) + draw(st.integers(0, 2))
+    mask = masks(lengths, width)
+    number = st.floats(-4, 4, width=32)
+    made = [
+        T(draw(st.lists(number, min_size=mask.numel(), max_size=mask.numel()))).view(mask.shape).where(mask, 1e30)
+        for _ in range(tensors)
+    ]
+    return mask, *made
+
+
+# --- rewards ----------------------------------------------------------------------------------------------------------
+
+
+def test_score_falls_on_the_last_response_token_and_kl_on_every_one():
+    mask = masks([3, 1], 4)
+    logprobs = T([[-1.0, -2.0, -3.0, 9.0], [-0.5, 9.0, 9.0, 9.0]])
+    ref_logprobs = T([[-1.5, -2.0, -2.0, 7.0], [-1.0, 7.0, 7.0, 7.0]])
+    rewards = ppo.kl_penalised_rewards(T([10.0, 20.0]), logprobs, ref_logprobs, mask, kl_coef=0.1)
+    # -0.1 * (-1 + 1.5), -0.1 * 0, -0.1 * (-3 + 2) + 10; -0.1 * (-0.5 + 1) + 20
+    torch.testing.assert_close(rewards, T([[-0.05, 0.0, 10.1, 0.0], [19.95, 0.0, 0.0, 0.0]]))
+
+
+@given(batches(2))
+def test_rewards_of_a_response_sum_to_score_minus_kl(batch):
+    mask, logprobs, ref_logprobs = batch
+    scores = torch.arange(len(mask)) + 1.0
+    rewards = ppo.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=0.3)
+    for row, score in enumerate(scores):
+        log_ratio = sum(float(logprobs[row, t] - ref_logprobs[row, t]) for t in range(int(mask[row].sum())))
+        assert float(rewards[row].sum()) == pytest.approx(float(score) - 0.3 * log_ratio, abs=1e-4)
+
+
+# --- advantages -------------------------------------------------------------------------------------------------------
+
+
+def test_gae_of_two_tokens_by_hand():
+    # delta_1 = 1 - 0.25 = 0.75; delta_0 = 0 + 0.5 * 0.25 - 0.5 = -0.375; A_0 = -0.375 + 0.5 * 0.8 * 0.75 = -0.075
+    advantages, returns = ppo.gae(T([[0.0, 1.0]]), T([[0.5, 0.25]]), masks([2], 2), gamma=0.5, lam=0.8)
+    torch.testing.assert_close(advantages, T([[-0.075, 0.75]]))
+    torch.testing.assert_close(returns, T([[0.425, 1.0]]))
+
+
+@given(batches(2), st.floats(0, 1), st.floats(0, 1))
+def test_gae_is_the_discounted_sum_of_temporal_differences(batch, gamma, lam):
+    mask, rewards, values = batch
+    advantages, returns = ppo.gae(rewards, values, mask, gamma, lam)
+    for row in range(len(mask)):
+        n = int(mask[row].sum())
+        r, v = rewards[row, :n].tolist(), [*values[row, :n].tolist(), 0.0]
+        deltas = [r[t] + gamma * v[t + 1] - v[t] for t in range(n)]
+        for t in range(n):
+            expected = sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, n))
+            assert float(advantages[row, t]) == pytest.approx(expected, abs=1e-3)
+            assert float(returns[row, t]) == pytest.approx(expected + v[t], abs=1e-3)
+        assert advantages[row, n:].eq(0).all()
+        assert returns[row, n:].eq(0).all()
+
+
+@given(batches(2))
+def test_with_lambda_one_returns_are_the_rewards_to_come(batch):
+    mask, rewards, values = batch
+    _, returns = ppo.gae(rewards, values, mask, gamma=1.0, lam=1.0)
+    for row in range(len(mask)):
+        n = int(mask[row].sum())
+        to_come = np.cumsum(rewards[row, :n].numpy()[::-1])[::-1]
+        np.testing.assert_allclose(returns[row, :n], to_come, atol=1e-3)
+
+
+def test_value_of_a_state_is_subtracted_from_what_its_own_token_brings():
+    """State t goes with action t: a value that is right everywhere leaves no advantage."""
+    rewards, mask = T([[0.0, 0.0, 7.0]]), masks([3], 3)
+    advantages, _ = ppo.gae(rewards, T([[7.0, 7.0, 7.0]]), mask, gamma=1.0, lam=0.95)
+    torch.testing.assert_close(advantages, torch.zeros(1, 3))
+
+
+# --- whitening --------------------------------------------------------------------------------------------------------
+
+
+@given(batches())
+def test_whitened_values_have_numpy_moments_over_the_mask(batch):
+    mask, values = batch
+    inside = values[mask].numpy().astype(np.float64)
+    if inside.std() < 1e-2:
+        return
+    whitened = ppo.whiten(values, mask)
+    assert whitened[mask].numpy().mean() == pytest.approx(0, abs=1e-3)
+    assert whitened[mask].numpy().std() == pytest.approx(1, abs=1e-2)
+    assert whitened[~mask].eq(0).all()
+    unshifted = ppo.whiten(values, mask, shift_mean=False)
+    np.testing.assert_allclose(unshifted[mask] - whitened[mask], np.full(inside.shape, inside.mean()), atol=1e-3)
+
+
+def test_unshifted_whitening_keeps_the_mean_and_shifted_does_not():
+    values, mask = T([[1.0, 3.0]]), masks([2], 2)
+    torch.testing.assert_close(ppo.whiten(values, mask), T([[-1.0, 1.0]]))
+    torch.testing.assert_close(ppo.whiten(values, mask, shift_mean=False), T([[1.0, 3.0]]))
+
+
+def test_whitening_over_two_processes_is_that_of_the_whole_batch():
+    values, mask = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), masks([5, 2, 3, 1], 5)
+    whole = ppo.whiten(values, mask)
+    parts = [(values[:2], mask[:2]), (values[2:], mask[2:])]
+    # what a sum over processes would give: the count, the sum, and the sum of squares, in this order
+    mean = values[mask].mean()
+    totals = [T(11), values[mask].sum(), ((values[mask] - mean) ** 2).sum()]
+    for i, (part_values, part_mask) in enumerate(parts):
+        answers = iter(totals)
+        part = ppo.whiten(part_values, part_mask, total=lambda _, answers=answers: next(answers))
+        torch.testing.assert_close(part, whole[2 * i : 2 * i + 2])
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.0, 2.0, -2.0),
+        (1.5, 2.0, -2.4),  # a good token, already likelier by more than 0.2: no further reward
+        (0.5, 2.0, -1.0),  # a good token that became unlikelier: full slope
+        (0.5, -2.0, 1.6),  # a bad token, already unlikelier by more than 0.2: no further reward
+        (1.5, -2.0, 3.0),  # a bad token that became likelier: full slope
+    ],
+)
+def test_clipped_surrogate_case_by_case(ratio, advantage, expected):
+    loss = ppo.policy_loss(T([[math.log(ratio)]]), T([[0.0]]), T([[advantage]]), masks([1], 1), cliprange=0.2)
+    assert float(loss) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("advantage", "sign"), [(1.0, 1), (-1.0, -1)])
+def test_a_gradient_step_makes_a_rewarded_token_likelier_and_a_punished_one_less_likely(advantage, sign):
+    logits = torch.zeros(1, 1, 3, requires_grad=True)
+    logprob = torch.log_softmax(logits, dim=-1)[:, :, 1]
+    ppo.policy_loss(logprob, logprob.detach(), T([[advantage]]), masks([1], 1), cliprange=0.2).backward()
+    assert math.copysign(1, -float(logits.grad[0, 0, 1])) == sign
+
+
+def test_beyond_the_clip_range_a_token_that_is_good_enough_has_no_gradient():
+    logprob = T([[math.log(1.3)]], requires_grad=True)
+    ppo.policy_loss(logprob, T([[0.0]]), T([[1.0]]), masks([1], 1), cliprange=0.2).backward()
+    assert float(logprob.grad) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1.1, 0.5 * 0.9**2),  # inside the range around the old value of 1: half the squared error to 2
+        (1.9, 0.5 * 0.8**2),  # moved further than 0.2: the error is that of 1.2, as if it had not
+        (-1.0, 0.5 * 3.0**2),  # moved away: the full error
+    ],
+)
+def test_value_loss_case_by_case(value, expected):
+    loss = ppo.value_loss(T([[value]]), T([[1.0]]), T([[2.0]]), masks([1], 1), cliprange_value=0.2)
+    assert float(loss) == pytest.approx(expected)
+
+
+@given(batches(4))
+def test_losses_and_metrics_do_not_see_padding(batch):
+    mask, new, old, advantages, returns = batch
+    wide = [torch.cat([t, torch.full((len(t), 3), 5e5)], dim=1) for t in (new, old, advantages, returns)]
+    wide_mask = torch.cat([mask, torch.zeros(len(mask), 3, dtype=torch.bool)], dim=1)
+
+    def everything(new, old, advantages, returns, mask):
+        return torch.stack(
+            [
+                ppo.policy_loss(new, old, advantages, mask, 0.2),
+                ppo.value_loss(new, old, returns, mask, 0.2),
+                ppo.approx_kl(new, old, mask),
+                ppo.clip_fraction(new, old, mask, 0.2),
+                ppo.explained_variance(new, returns, mask),
+                ppo.masked_mean(new, mask),
+            ]
+        )
+
+    torch.testing.assert_close(everything(*wide, wide_mask), everything(new, old, advantages, returns, mask))
+
+
+def test_losses_have_no_gradient_from_outside_the_mask_even_where_it_overflows():
+    new = T([[0.1, 500.0]], requires_grad=True)
+    mask = masks([1], 2)
+    loss = ppo.policy_loss(new, T([[0.0, -500.0]]), T([[1.0, 1.0]]), mask, 0.2) + ppo.approx_kl(new, torch.zeros(1, 2), mask)
+    loss.backward()
+    assert torch.isfinite(new.grad).all()
+    assert float(new.grad[0, 1]) == 0
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.05, 0.95))
+@settings(max_examples=30)
+def test_approx_kl_has_the_exact_kl_as_its_mean_on_a_vocabulary_of_two(p, q):
+    """Its expectation under the old policy, written out over both tokens, is KL(old || new)."""
+    exact = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    each = [
+        float(ppo.approx_kl(T([[math.log(new)]]), T([[math.log(old)]]), masks([1], 1)))
+        for old, new in ((p, q), (1 - p, 1 - q))
+    ]
+    assert min(each) >= -1e-6
+    assert p * each[0] + (1 - p) * each[1] == pytest.approx(exact, abs=1e-5)
+
+
+def test_clip_fraction_counts_tokens_outside_the_range():
+    new = T([[0.0, math.log(1.1), math.log(1.3), math.log(0.7)]])
+    assert float(ppo.clip_fraction(new, torch.zeros(1, 4), masks([4], 4), 0.2)) == pytest.approx(0.5)
+
+
+def test_explained_variance_is_one_for_the_truth_and_zero_for_a_constant():
+    returns, mask = T([[1.0, 2.0, 4.0, 99.0]]), masks([3], 4)
+    assert float(ppo.explained_variance(returns + 5, returns, mask)) == pytest.approx(1)
+    assert float(ppo.explained_variance(torch.full((1, 4), 3.0), returns, mask)) == pytest.approx(0)
+
+
+def test_adaptive_kl_moves_toward_the_target_and_no_faster_than_a_fifth():
+    # relative error 0.1, 512 episodes of a horizon of 10,000
+    assert ppo.adapted_kl_coef(0.1, kl=6.6, target=6, episodes=512, horizon=10_000) == pytest.approx(0.1 * 1.00512)
+    assert ppo.adapted_kl_coef(0.1, kl=60, target=6, episodes=512, horizon=10_000) == pytest.approx(0.1 * 1.01024)
+    assert ppo.adapted_kl_coef(0.1, kl=0, target=6, episodes=512, horizon=10_000) == pytest.approx(0.1 * 0.98976)

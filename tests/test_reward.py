@@ -1,0 +1,218 @@
+"""The K-way ranking loss: the mean over pairs, written out; with K = 2, TRL's own reward trainer to the last digit."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification, GPT2Config
+from trl import RewardConfig, RewardTrainer
+
+from rlhf.models import Scorer, load_scorer
+from rlhf.reward import (
+    RankingCollator,
+    RankingRewardTrainer,
+    better_pairs,
+    by_prompt,
+    pad_ranks,
+    pair_accuracy,
+    ranking_loss,
+    score_sequences,
+    set_normalisation,
+)
+
+nan = float("nan")
+
+
+def classifier(seed: int = 0):
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2, num_labels=1,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, pad_token_id=1, eos_token_id=0, bos_token_id=0,
+    )  # fmt: skip
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+rankings = st.lists(
+    st.lists(st.tuples(st.floats(-5, 5, width=32), st.integers(0, 3)), min_size=2, max_size=5).filter(
+        lambda row: len({rank for _, rank in row}) > 1
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def tensors(rows):
+    """Scores (B, K) and ranks (B, K) of rows of (score, rank), with rubbish scores where there is no completion."""
+    ranks = pad_ranks([[rank for _, rank in row] for row in rows])
+    scores = torch.full_like(ranks, 1e9)
+    for i, row in enumerate(rows):
+        scores[i, : len(row)] = torch.tensor([score for score, _ in row])
+    return scores, ranks
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+def test_loss_of_three_completions_by_hand():
+    # pairs: 0 beats 1 (2 - 1), 0 beats 2 (2 - 0), 1 beats 2 (1 - 0)
+    expected = sum(math.log1p(math.exp(-d)) for d in (1, 2, 1)) / 3
+    loss = ranking_loss(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, 2.0]]))
+    assert float(loss) == pytest.approx(expected)
+
+
+@given(rankings)
+def test_loss_is_the_mean_over_prompts_of_the_mean_over_pairs_that_do_not_tie(rows):
+    each = []
+    for row in rows:
+        pairs = [(a - b) for a, rank_a in row for b, rank_b in row if rank_a < rank_b]
+        each.append(sum(math.log1p(math.exp(-d)) for d in pairs) / len(pairs))
+    assert float(ranking_loss(*tensors(rows))) == pytest.approx(sum(each) / len(each), rel=1e-4)
+
+
+@given(rankings, st.randoms())
+def test_loss_does_not_depend_on_the_order_of_completions_or_prompts(rows, random):
+    mixed = [random.sample(row, len(row)) for row in random.sample(rows, len(rows))]
+    assert float(ranking_loss(*tensors(mixed))) == pytest.approx(float(ranking_loss(*tensors(rows))), rel=1e-4)
+
+
+def test_a_tie_gives_no_pair_and_an_absent_completion_none_either():
+    better = better_pairs(torch.tensor([[0.0, 1.0, 1.0, nan]]))[0]
+    assert better.nonzero().tolist() == [[0, 1], [0, 2]]
+
+
+def test_a_prompt_weighs_the_same_however_many_completions_it_has():
+    two, many = [(0.0, 0), (0.0, 1)], [(1.0, 0), (0.0, 1), (0.0, 2), (0.0, 3)]
+    alone = [float(ranking_loss(*tensors([row]))) for row in (two, many)]
+    assert float(ranking_loss(*tensors([two, many]))) == pytest.approx(sum(alone) / 2)
+
+
+def test_gradient_raises_the_better_and_lowers_the_worse():
+    scores = torch.zeros(1, 2, requires_grad=True)
+    ranking_loss(scores, torch.tensor([[1.0, 0.0]])).backward()
+    assert scores.grad[0, 0] > 0 > scores.grad[0, 1]  # the second is better
+
+
+def test_pair_accuracy_counts_equal_scores_half():
+    right, pairs = pair_accuracy(torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([[0.0, 1.0, 2.0]]))
+    assert (float(right), int(pairs)) == (2.5, 3)
+
+
+# --- the trainer ------------------------------------------------------------------------------------------------------
+
+
+def reward_config(folder, **kwargs) -> RewardConfig:
+    return RewardConfig(
+        output_dir=str(folder), bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="none",
+        save_strategy="no", disable_tqdm=True, max_length=None, num_train_epochs=1, learning_rate=1e-3,
+        train_sampling_strategy="sequential", logging_steps=1, **kwargs,
+    )  # fmt: skip
+
+
+PAIRS = [([5, 6, 7, 0], [5, 6, 8, 9, 0]), ([10, 11, 0], [10, 0]), ([12, 0], [12, 13, 14, 15, 0]), ([16, 17, 0], [16, 18, 0])]
+
+
+@pytest.mark.parametrize(("batch_size", "tolerance"), [(1, 0.0), (2, 1e-5)])
+def test_k_equals_two_trains_to_the_same_weights_as_trl(tmp_path, tokenizer, batch_size, tolerance):
+    """Bit for bit where the rows of a batch are in one order; with two prompts TRL puts all chosen before all rejected."""
+    ours, theirs = classifier(), classifier()
+    ranked = Dataset.from_list([{"sequences": list(pair), "ranks": [0, 1]} for pair in PAIRS])
+    paired = Dataset.from_list([{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in PAIRS])
+    config = {"per_device_train_batch_size": batch_size}
+    mine = RankingRewardTrainer(
+        model=ours, args=reward_config(tmp_path / "a", **config), train_dataset=ranked, processing_class=tokenizer
+    )
+    other = RewardTrainer(
+        model=theirs, args=reward_config(tmp_path / "b", **config), train_dataset=paired, processing_class=tokenizer
+    )
+    mine.train()
+    other.train()
+    losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (mine, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance, abs=0)
+    if not tolerance:
+        assert all(torch.equal(one, two) for one, two in zip(ours.parameters(), theirs.parameters(), strict=True))
+    start = dict(classifier().named_parameters())
+    still = [name for name, parameter in ours.named_parameters() if torch.equal(parameter, start[name])]
+    assert still == ["transformer.ln_f.bias"]  # it shifts all scores alike, which no pair can see
+
+
+def test_each_completion_goes_through_the_model_once(tmp_path, tokenizer, monkeypatch):
+    """K forward passes for K completions, not two for each of the K (K - 1) / 2 pairs."""
+    model, rows_seen = classifier(), []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **kw: rows_seen.append(len(kw["input_ids"])) or forward(**kw))
+    rows = [{"sequences": [[5, i, 0] for i in range(6, 11)], "ranks": [0, 1, 2, 3, 4]}, {"sequences": [[5, 0], [6, 0]], "ranks": [1, 0]}]
+    trainer = RankingRewardTrainer(
+        model=model,
+        args=reward_config(tmp_path, per_device_train_batch_size=2),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert rows_seen == [7]
+
+
+def test_collator_puts_scores_back_beside_their_ranks():
+    rows = [{"sequences": [[5], [6]], "ranks": [0, 1]}, {"sequences": [[7], [8], [9]], "ranks": [2, 0, 1]}]
+    batch = RankingCollator(pad_token_id=1)(rows)
+    scores = by_prompt(batch["input_ids"][:, 0].float(), batch["ranks"])
+    assert scores.tolist() == [[5, 6, 0], [7, 8, 9]]
+
+
+def test_a_trained_model_prefers_what_it_was_taught(tmp_path, tokenizer):
+    """Completions with more of one token are better: learned from four rankings, and right about a new one."""
+    generator = torch.Generator().manual_seed(0)
+
+    def row():
+        amounts = torch.randperm(6, generator=generator)[:4].tolist()
+        sequences = [[30, *[40] * n, *[41] * (6 - n), 0] for n in amounts]
+        return {"sequences": sequences, "ranks": [-n for n in amounts]}
+
+    rows = [row() for _ in range(64)]
+    model = classifier()
+    RankingRewardTrainer(
+        model=model,
+        args=reward_config(tmp_path, per_device_train_batch_size=8),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    ).train()
+    new = [[30, *[40] * n, *[41] * (6 - n), 0] for n in range(6)]
+    scores = score_sequences(Scorer(model.eval()), new, pad_id=1)
+    assert scores.tolist() == sorted(scores.tolist())
+
+
+# --- scores and their normalisation -----------------------------------------------------------------------------------
+
+
+def test_score_of_a_batch_is_the_score_of_each_alone_and_that_of_transformers():
+    model = classifier()
+    sequences = [[5, 6, 7, 0], [8, 0], [9, 10, 11, 12, 13, 0]]
+    scores = score_sequences(Scorer(model), sequences, pad_id=1, batch_size=3)
+    for score, ids in zip(scores, sequences, strict=True):
+        torch.testing.assert_close(score, model(input_ids=torch.tensor([ids])).logits[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_normalisation_is_saved_in_the_folder_and_applied_when_it_is_loaded(tmp_path):
+    scorer = Scorer(classifier())
+    sequences = [[5, 6, 7, 0], [8, 0], [9, 10, 11, 12, 13, 0], [14, 15, 0]]
+    raw = score_sequences(scorer, sequences, pad_id=1)
+    set_normalisation(scorer, float(raw.mean()), float(raw.std()))
+    scorer.save_pretrained(tmp_path)
+    scores = score_sequences(load_scorer(tmp_path), sequences, pad_id=1)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(scores.std()) == pytest.approx(1, abs=1e-5)
+    # without this project the folder is an ordinary classifier, with the scores as they were trained
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(plain(input_ids=torch.tensor([sequences[1]])).logits[0, 0], raw[1], atol=1e-5, rtol=1e-5)
+
+
+def test_normalising_twice_is_normalising_the_normalised():
+    scorer = Scorer(classifier())
+    sequences = [[5, 6, 0], [7, 0]]
+    raw = score_sequences(scorer, sequences, pad_id=1)
+    set_normalisation(scorer, 1.0, 2.0)
+    set_normalisation(scorer, 3.0, 4.0)
+    expected = ((raw - 1) / 2 - 3) / 4
+    torch.testing.assert_close(score_sequences(scorer, sequences, pad_id=1), expected)
