@@ -1,0 +1,107 @@
+"""A stage's options: fields of a dataclass, set by a recipe and then by the command line.
+
+One parser reads both, so that a misspelt name, a wrong type or an impossible value is refused alike in either.
+"""
+
+import json
+import sys
+from argparse import ArgumentError
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from transformers import HfArgumentParser
+
+from rlhf.config import option
+from rlhf.errors import InputError
+from rlhf.scoring import load_function
+from stages.recipe import recipe_options, unknown
+
+T = TypeVar("T", bound="StageOptions")
+
+
+@dataclass
+class StageOptions:
+    """What every stage can be told."""
+
+    recipe: str = option("tiny", "a name in stages/recipes, or the path of a YAML file")
+    run: str | None = option(None, "folder in which the stages meet; runs/<recipe> if not given")
+    output: str | None = option(None, "folder for this stage's result; <run>/<stage> if not given")
+    seed: int = option(0, "decides every random number of the stage")
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.run or f"runs/{Path(self.recipe).stem}")
+
+
+def parse(options_class: type[T], stage: str, argv: list[str] | None = None) -> T:
+    """The stage's options: defaults, then the recipe's section of that name, then the command line.
+
+    Raises InputError, with file and line for what is wrong in a recipe.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser(options_class, stage)
+    recipe = _recipe_named_in(argv)
+    for key, value, where in recipe_options(recipe, stage):
+        _refuseunknown(key, options_class, where, f" in {stage}")
+        parser.set_defaults(**{key: getattr(_parse(parser, _as_argv(key, value), where), key)})
+    options = options_class(**vars(_parse(parser, argv, "command line")))
+    for name in ("gold", "labeller", "reward_function"):
+        if getattr(options, name, None):
+            load_function(getattr(options, name))  # now, not when it is called for the first time
+    return options
+
+
+def _parser(options_class: type, stage: str) -> HfArgumentParser:
+    parser = HfArgumentParser(options_class, prog=f"python -m stages.{stage}", allow_abbrev=False, exit_on_error=False)
+    types = get_type_hints(options_class)
+    for action in parser._actions:
+        of = types.get(action.dest)
+        if of is dict:
+            action.type = json.loads
+        elif type(None) in get_args(of):
+            action.type = _optional(action.type)
+    return parser
+
+
+def _optional(of: Any):
+    def convert(text: str) -> Any:
+        return None if text.lower() in ("none", "null") else of(text)
+
+    convert.__name__ = getattr(of, "__name__", str(of))
+    return convert
+
+
+def _parse(parser: HfArgumentParser, argv: list[str], where: str):
+    try:
+        namespace, strange = parser.parse_known_args(argv)
+    except ArgumentError as error:
+        raise InputError(f"{where}: {error}") from error
+    for argument in strange:
+        if argument.startswith("--"):
+            raise InputError(f"{where}: {unknown(argument[2:].split('=')[0], vars(namespace))}")
+        raise InputError(f"{where}: {argument!r} belongs to no option; options begin with --")
+    return namespace
+
+
+def _refuseunknown(key: str, options_class: type, where: str, place: str) -> None:
+    names = [f.name for f in fields(options_class)]
+    if key not in names:
+        raise InputError(f"{where}: {unknown(key, names)}{place}")
+
+
+def _recipe_named_in(argv: list[str]) -> str:
+    for i, argument in enumerate(argv):
+        if argument == "--recipe" and i + 1 < len(argv):
+            return argv[i + 1]
+        if argument.startswith("--recipe="):
+            return argument.split("=", 1)[1]
+    return "tiny"
+
+
+def _as_argv(key: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    if isinstance(value, dict):
+        return [f"--{key}", json.dumps(value)]
+    return [f"--{key}={'none' if value is None else value}"]

@@ -1,0 +1,136 @@
+"""PPO-ptx: the SFT model learns to please the reward model, held back by a KL penalty and by pretraining text."""
+
+import json
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from transformers import set_seed
+
+from rlhf import report
+from rlhf.config import PPOConfig, option
+from rlhf.data import Row, Tally, prompt_dataset, read_rows, text_dataset
+from rlhf.models import ValueHead, context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
+from rlhf.rollout import Rollout
+from rlhf.scoring import last_token_scores, load_function, text_scores
+from rlhf.trainer import PPOTrainer
+from stages.cli import Stage, main, say
+from stages.options import StageOptions
+from stages.progress import INDENT, ProgressBar
+
+
+@dataclass
+class Options(PPOConfig, StageOptions):
+    model: str | None = option(None, "policy to start from, and reference; the result of `make sft` if not given")
+    reward_model: str | None = option(None, "reward model, and start of the value model; the result of `make reward` if not given")
+    reward_function: str | None = option(None, "a Python function, module:function, whose numbers are the score instead of the reward model's")
+    prompts: str | None = option(None, "JSON Lines file of {prompt}; what `make data` wrote if not given")
+    text: str | None = option(None, "JSON Lines file of {text} for the pretraining mix; what `make data` wrote if not given")
+    gold: str | None = option(None, "a Python function, module:function, that knows true quality; it is shown, and not learned from")
+    show_samples: int = option(10, "steps between completions that are shown; 0 for none")
+    log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that Accelerate knows")
+
+
+def work(options: Options, stage: Stage) -> dict:
+    source = stage.model(options.model, "sft")
+    tokenizer = load_tokenizer(source)
+    policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
+    set_seed(options.seed)
+    reward_source = stage.model(options.reward_model, "reward")
+    value_model = ValueHead(policy.config.get_text_config().hidden_size) if options.share_trunk else load_scorer(reward_source)
+
+    tally = Tally()
+    rows = read_rows(stage.rows(options.prompts, "prompts.jsonl"), "prompts", tally)
+    prompts = prompt_dataset(rows, tokenizer, room_for_prompt(policy, options.response_length), tally)
+    rows = [rows[i] for i in prompts["row"]]
+    text = []
+    if options.ptx_coef:
+        documents = read_rows(stage.rows(options.text, "text.jsonl"), "text")
+        text = text_dataset(documents, tokenizer, context_length(policy))["input_ids"]
+    say("", f"{tally} as prompts, {len(text):,} pieces of pretraining text; {options.steps} steps of {options.batch_size}")
+
+    accelerator = Accelerator(
+        mixed_precision="bf16" if options.bf16 else "no", log_with=options.log_with, project_dir=stage.folder
+    )
+    if options.reward_function:
+        reward = partial(text_scores, load_function(options.reward_function), tokenizer, rows)
+    else:
+        reward_model = load_scorer(reward_source).requires_grad_(False).to(accelerator.device)
+        reward = partial(last_token_scores, reward_model)
+    trainer = PPOTrainer(
+        options,
+        policy=policy,
+        reference=reference,
+        value_model=value_model,
+        reward=reward,
+        tokenizer=tokenizer,
+        prompts=prompts["input_ids"],
+        text=text,
+        judge=partial(text_scores, load_function(options.gold), tokenizer, rows) if options.gold else None,
+        accelerator=accelerator,
+    )
+    history = run(trainer, options, stage, rows, tokenizer)
+    trainer.save(stage.folder)
+    tokenizer.save_pretrained(stage.folder)
+    report.draw_training(history, stage.folder / "ppo.png")
+    return {"rows": tally.as_dict(), "metrics": history[-1]}
+
+
+def run(trainer: PPOTrainer, options: Options, stage: Stage, rows: list[Row], tokenizer) -> list[dict[str, float]]:
+    """All steps, with a line for each on the screen and in log.jsonl; returns their metrics."""
+    if options.log_with:
+        trainer.accelerator.init_trackers(f"{stage.run.name}-{stage.name}")
+    bar, history, started = ProgressBar(options.steps), [], time.time()
+    with open(stage.folder / "log.jsonl", "w", encoding="utf-8") as log:
+        for step in trainer.train():
+            seconds, started = time.time() - started, time.time()
+            metrics = {"step": step.number, **step.metrics, "episodes_per_second": options.batch_size / seconds}
+            history.append(metrics)
+            log.write(json.dumps(metrics) + "\n")
+            log.flush()
+            trainer.accelerator.log(metrics, step.number)
+            if step.number == 1:
+                bar.write(f"{INDENT}{trainer.checked}")
+            if step.number % 20 == 1:
+                bar.write(INDENT + "".join(f"{name:>9}" for name in _columns(metrics)))
+            bar.write(INDENT + "".join(f"{number:9.{digits}f}" for number, digits in _columns(metrics).values()))
+            if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
+                bar.write(samples(step.rollout, rows, tokenizer))
+            bar.update()
+    bar.close()
+    trainer.accelerator.end_training()
+    return history
+
+
+def _columns(metrics: dict[str, float]) -> dict[str, tuple[float, int]]:
+    """What is shown of a step: heading -> (number, digits)."""
+    shown = {
+        "step": ("step", 0),
+        "score": ("score", 2),
+        "gold": ("gold", 2),
+        "kl": ("KL", 2),
+        "entropy": ("entropy", 2),
+        "ptx_loss": ("ptx loss", 3),
+        "length": ("length", 1),
+        "ended": ("ended", 3),
+        "episodes_per_second": ("ep/s", 1),
+    }
+    return {heading: (metrics[name], digits) for name, (heading, digits) in shown.items() if name in metrics}
+
+
+def samples(rollout: Rollout, rows: list[Row], tokenizer, count: int = 2) -> str:
+    """A few of a step's responses, each with its score and its KL to the reference."""
+    kls = (rollout.logprobs - rollout.ref_logprobs).where(rollout.mask, 0.0).sum(dim=1)
+    lines = []
+    for i in range(min(count, len(kls))):
+        prompt = rows[rollout.source[i]]["prompt"]
+        words = tokenizer.decode(rollout.tokens[i][rollout.mask[i]], skip_special_tokens=True)
+        asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        lines += [*asked.split("\n"), words.strip(), f"(score {rollout.scores[i]:.2f}, KL {kls[i]:.2f})", ""]
+    return "\n".join(f"{INDENT}  | {line}" for line in ["", *lines])
+
+
+if __name__ == "__main__":
+    main("ppo", Options, work)

@@ -1,0 +1,96 @@
+"""The reward model: the SFT model with a head for one number, trained on rankings of K completions, then normalised."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from datasets import Dataset
+from transformers import set_seed
+from trl import RewardConfig
+
+from rlhf.config import option
+from rlhf.data import Row, Tally, comparison_dataset, demonstration_dataset, read_rows
+from rlhf.evaluate import Estimate, ratio_estimate
+from rlhf.models import Scorer, context_length, load_tokenizer, new_scorer
+from rlhf.reward import RankingRewardTrainer, by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
+from stages.cli import Stage, main, say
+from stages.training import TrainingOptions, in_batches, train, trainer_arguments
+
+
+@dataclass
+class Options(TrainingOptions):
+    model: str | None = option(None, "model to start from; the result of `make sft` if not given")
+    comparisons: str | None = option(None, "JSON Lines file of rankings or pairs; what `make comparisons` wrote if not given")
+    comparisons_test: str | None = option(None, "the same for the test; what `make comparisons` wrote if not given")
+    normalise_on: Literal["demonstrations", "comparisons", "nothing"] = option("demonstrations", "afterwards scores are shifted to mean 0 over these (InstructGPT: demonstrations)")
+    unit_deviation: bool = option(True, "scores are also scaled to a standard deviation of 1 over the comparisons")
+
+
+def work(options: Options, stage: Stage) -> dict:
+    source = stage.model(options.model, "sft")
+    tokenizer = load_tokenizer(source)
+    set_seed(options.seed)
+    scorer = new_scorer(source, tokenizer)
+    longest = options.longest(context_length(scorer.model))
+
+    tally, test_tally = Tally(), Tally()
+    rows = read_rows(stage.rows(options.comparisons, "train.jsonl", "comparisons"), "comparisons", tally)
+    dataset = comparison_dataset(rows, tokenizer, longest, tally)
+    test_file = stage.rows(options.comparisons_test, "test.jsonl", "comparisons")
+    test_rows = read_rows(test_file, "comparisons", test_tally)
+    test = comparison_dataset(test_rows, tokenizer, longest, test_tally)
+    completions = sum(map(len, dataset["ranks"]))
+    say("", f"{tally}, {completions:,} completions, {options.epochs:g} epochs; for the test {test_tally}")
+
+    arguments = trainer_arguments(RewardConfig, options, stage.folder)
+    trainer = RankingRewardTrainer(
+        model=scorer.model, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
+    )
+    history = train(trainer)
+    scorer.eval()
+    normalise(scorer, tokenizer, dataset, options, stage)
+    scorer.save_pretrained(stage.folder)
+    tokenizer.save_pretrained(stage.folder)
+
+    accuracies = test_accuracy(scorer, tokenizer, test, [test_rows[i] for i in test["row"]])
+    for name, accuracy in accuracies.items():
+        say("", f"{name.replace('_', ' ')} {accuracy}")
+    metrics = {key: number for name, accuracy in accuracies.items() for key, number in accuracy.named(name).items()}
+    return {"rows": tally.as_dict(), "test_rows": test_tally.as_dict(), "metrics": metrics, "history": history}
+
+
+def normalise(scorer: Scorer, tokenizer, comparisons: Dataset, options: Options, stage: Stage) -> None:
+    """Sets the mean and, if wished, the deviation that scores are normalised by; they are saved with the model."""
+    sequences = [ids for row in comparisons["sequences"] for ids in row]
+    compared = score_sequences(scorer, sequences, tokenizer.pad_token_id)
+    mean = 0.0
+    if options.normalise_on == "comparisons":
+        mean = float(compared.mean())
+    elif options.normalise_on == "demonstrations":
+        rows = read_rows(stage.rows(None, "demonstrations.jsonl"), "demonstrations")
+        demonstrations = demonstration_dataset(rows, tokenizer, context_length(scorer.model), Tally(used=len(rows)))
+        mean = float(score_sequences(scorer, demonstrations["input_ids"], tokenizer.pad_token_id).mean())
+    set_normalisation(scorer, mean, float(compared.std()) if options.unit_deviation else 1.0)
+
+
+def test_accuracy(scorer: Scorer, tokenizer, test: Dataset, rows: list[Row]) -> dict[str, Estimate]:
+    """Share of pairs ordered as the labeller does and, where true quality is known, as that does."""
+    sequences = [ids for row in test["sequences"] for ids in row]
+    ranks = pad_ranks(test["ranks"])
+    scores = by_prompt(score_sequences(scorer, sequences, tokenizer.pad_token_id), ranks)
+    judged = {"label_accuracy": ranks}
+    if all("quality" in row for row in rows):
+        quality = pad_ranks([[-q for q in row["quality"]] for row in rows])
+        judged = {"accuracy": quality, **judged}
+        if any(any(row.get("swapped", [])) for row in rows):
+            swapped = pad_ranks([[float(s) for s in row["swapped"]] for row in rows])
+            judged["accuracy_own"] = quality.where(swapped == 0, torch.nan)
+    else:
+        judged = {"accuracy": ranks}
+    lengths = by_prompt(torch.tensor([float(len(ids)) for ids in sequences]), ranks)
+    estimates = {name: ratio_estimate(*pair_accuracy(scores, order)) for name, order in judged.items()}
+    return {**estimates, "length_accuracy": ratio_estimate(*pair_accuracy(lengths, judged["accuracy"]))}
+
+
+if __name__ == "__main__":
+    main("reward", Options, work)
