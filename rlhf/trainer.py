@@ -236,6 +236,7 @@ class PPOTrainer:
 
     # --- the check before the first step ------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def check(self, rollout: Rollout) -> None:
         """Refuses to train unless the ratio is 1 and, where policy and reference are the same, their KL is 0.
 

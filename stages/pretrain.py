@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from transformers import set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from rlhf.config import option
 from rlhf.data import Tally, read_rows, text_dataset
 from rlhf.models import load_policy, load_tokenizer, new_policy, new_tokenizer
 from stages.cli import Stage, main, say
-from stages.training import TrainingOptions, in_batches, train, trainer_arguments
+from stages.training import PlainSFTTrainer, TrainingOptions, in_batches, train, trainer_arguments
 
 
 @dataclass
@@ -58,7 +58,7 @@ def from_scratch(options: Options, stage: Stage):
     arguments = trainer_arguments(SFTConfig, options, stage.folder)
     if options.packing:
         arguments.packing, arguments.packing_strategy, arguments.max_length = True, "wrapped", options.context
-    trainer = SFTTrainer(model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer)
+    trainer = PlainSFTTrainer(model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer)
     history = train(trainer)
     return policy, tokenizer, {"rows": tally.as_dict(), "tokens": tokens, "history": history}
 

@@ -6,13 +6,13 @@ The loss is that of the completion and its eos; the prompt is given.
 from dataclasses import dataclass
 
 from transformers import set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from rlhf.config import option
 from rlhf.data import Tally, demonstration_dataset, read_rows
 from rlhf.models import context_length, load_policy, load_tokenizer
 from stages.cli import Stage, main, say
-from stages.training import TrainingOptions, in_batches, train, trainer_arguments
+from stages.training import PlainSFTTrainer, TrainingOptions, in_batches, train, trainer_arguments
 
 
 @dataclass
@@ -32,7 +32,7 @@ def work(options: Options, stage: Stage) -> dict:
 
     set_seed(options.seed)
     arguments = trainer_arguments(SFTConfig, options, stage.folder)
-    trainer = SFTTrainer(model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer)
+    trainer = PlainSFTTrainer(model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer)
     history = train(trainer)
     policy.save_pretrained(stage.folder)
     tokenizer.save_pretrained(stage.folder)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments, trainer_callback
+from trl import SFTTrainer
 
 from rlhf.config import option
 from rlhf.data import batch_order
@@ -61,6 +62,13 @@ def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: P
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
+
+
+class PlainSFTTrainer(SFTTrainer):
+    """TRL's trainer without the entropy and accuracy that it computes at every step: a fifth of a small model's time."""
+
+    def compute_loss(self, *args, **kwargs):
+        return Trainer.compute_loss(self, *args, **kwargs)
 
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
