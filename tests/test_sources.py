@@ -1,0 +1,172 @@
+"""Files and hub data sets as their publishers wrote them, as rows of this project."""
+
+import gzip
+import json
+
+import pytest
+from datasets import Dataset
+
+from data.adapters import adapt
+from data.sources import read_source
+from rlhf.data import Tally, checked
+from rlhf.errors import InputError
+
+USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
+
+
+def rows_of(path, sample_by="paragraph"):
+    return list(read_source(str(path), None, sample_by))
+
+
+def adapted(raw, kind):
+    tally = Tally()
+    return adapt(raw, kind, tally), dict(tally.dropped)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_come_from_every_format_alike(tmp_path):
+    rows = [{"prompt": "a", "completion": "é"}, {"prompt": "b", "completion": "d"}]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "b.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "lines.json").write_text(lines, encoding="utf-8")
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "d.csv").write_text("prompt,completion\na,é\nb,d\n", encoding="utf-8")
+    (tmp_path / "e.tsv").write_text("prompt\tcompletion\na\té\nb\td\n", encoding="utf-8")
+    Dataset.from_list(rows).to_parquet(tmp_path / "f.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        assert [row for _, row in rows_of(path)] == rows, path.name
+
+
+def test_text_is_cut_into_lines_paragraphs_or_left_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("One\ntwo.\n\n\nThree.\n", encoding="utf-8")
+    assert [row["text"] for _, row in rows_of(path, "line")] == ["One", "two.", "Three."]
+    assert [row["text"] for _, row in rows_of(path, "paragraph")] == ["One\ntwo.", "Three."]
+    assert [row["text"] for _, row in rows_of(path, "document")] == ["One\ntwo.\n\n\nThree."]
+
+
+def test_a_pattern_names_all_files_it_matches_in_order(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert [row["text"] for _, row in read_source("*.txt", str(tmp_path), "line")] == ["a", "b"]
+
+
+def test_a_row_knows_where_it_stands(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": "b"}\n')
+    assert [where for where, _ in rows_of(path)] == [f"{path}:1", f"{path}:3"]
+
+
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("a.json", b'[{"a": 1},', "not JSON"),
+        ("a.jsonl", b'{"a": 1}\n{"a"\n', r"a\.jsonl:2"),
+        ("a.txt", b"good\n\xff\xfe bad\n", r"a\.txt:2: .*UTF-8"),
+        ("a.parquet", b"no parquet", "can't load"),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_refused_by_name_and_line(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        rows_of(tmp_path / name)
+
+
+def test_a_file_that_is_not_there_and_a_hub_id_that_can_not_be_reached_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no file at"):
+        list(read_source("missing.jsonl", str(tmp_path), "line"))
+    with pytest.raises(InputError, match="datasets can't load it"):
+        list(read_source("nobody/nothing:test", None, "line"))
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def test_bare_strings_are_prompts_or_text():
+    assert adapted("Why?", "prompts") == ([{"prompt": [{"role": "user", "content": "Why?"}]}], {})
+    assert adapted("Once.", "text") == ([{"text": "Once."}], {})
+
+
+def test_alpaca_and_self_instruct_rows_are_demonstrations():
+    raw = {"instruction": "Add.", "input": "1 and 2", "output": "3", "history": [["Hi", "Hello!"]]}
+    asked = {"role": "user", "content": "Add.\n\n1 and 2"}
+    assert adapted(raw, "demonstrations")[0] == [{"prompt": [USER, BOT, asked], "completion": "3"}]
+    raw = {"instruction": "Name one.", "instances": [{"input": "", "output": "A"}, {"input": "tree", "output": "Oak"}]}
+    first, second = adapted(raw, "demonstrations")[0]
+    assert first == {"prompt": [{"role": "user", "content": "Name one."}], "completion": "A"}
+    assert second["prompt"][0]["content"] == "Name one.\n\ntree"
+
+
+def test_a_list_of_outputs_is_a_ranking_best_first():
+    (row,), _ = adapted({"instruction": "Hi", "input": "", "output": ["good", "bad"]}, "comparisons")
+    assert row == {"prompt": [USER], "completions": ["good", "bad"], "ranks": [0, 1]}
+
+
+def test_a_chat_becomes_its_last_reply_and_what_came_before():
+    wanted = [{"prompt": [USER], "completion": [BOT]}]
+    assert adapted({"messages": [USER, BOT]}, "demonstrations")[0] == wanted
+    sharegpt = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}
+    assert adapted(sharegpt, "demonstrations")[0] == wanted
+    rows, dropped = adapted({"messages": [USER]}, "demonstrations")
+    assert rows == [] and sum(dropped.values()) == 1
+
+
+def test_the_prompt_of_two_transcripts_is_what_they_share():
+    start = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Who?\n\nAssistant:"
+    (row,), _ = adapted({"chosen": f"{start} I am.", "rejected": f"{start} Nobody."}, "comparisons")
+    assert row["prompt"] == [USER, BOT, {"role": "user", "content": "Who?"}]
+    assert (row["completions"], row["ranks"]) == (["I am.", "Nobody."], [0, 1])
+
+
+def test_transcripts_of_different_conversations_are_dropped_and_counted():
+    rows, dropped = adapted(
+        {"chosen": "\n\nHuman: A\n\nAssistant: B", "rejected": "\n\nHuman: C\n\nAssistant: D"}, "comparisons"
+    )
+    assert rows == [] and dropped == {"transcripts of different conversations": 1}
+
+
+def test_texts_that_begin_alike_are_parted_at_a_space():
+    (row,), _ = adapted({"chosen": "Q: Who? A: Anna", "rejected": "Q: Who? A: Andy"}, "comparisons")
+    assert row["prompt"] == "Q: Who? A:"
+    assert row["completions"] == [" Anna", " Andy"]
+
+
+def test_rows_of_trl_pass_unchanged():
+    for kind, row in {
+        "prompts": {"prompt": "a"},
+        "demonstrations": {"prompt": "a", "completion": "b"},
+        "comparisons": {"prompt": "a", "chosen": "b", "rejected": "c"},
+        "text": {"text": "a"},
+    }.items():
+        assert adapted(row, kind) == ([row], {})
+
+
+# --- real files -------------------------------------------------------------------------------------------------------
+
+REAL = {
+    "text": ["text/tinyshakespeare.txt", "text/sotu_1790_2021.txt"],
+    "demonstrations": ["demonstrations/*.jsonl", "demonstrations/*.json"],
+    "comparisons": ["comparisons/hh_harmless.jsonl.gz", "comparisons/oasst_en_rankings.jsonl", "comparisons/oasst_rm_zh.json"],
+    "prompts": ["prompts/oasst_250.jsonl"],
+}
+
+
+@pytest.mark.parametrize("kind", list(REAL))
+def test_every_row_of_real_files_is_used_or_counted_with_its_reason(shared, kind):
+    for source in REAL[kind]:
+        tally, made = Tally(), 0
+        raw = list(read_source(source, str(shared), "paragraph"))
+        pairs = []
+        for where, value in raw:
+            before = sum(tally.dropped.values())
+            rows = adapt(value, kind, tally)
+            assert rows or sum(tally.dropped.values()) == before + 1, where
+            pairs += [(where, row) for row in rows]
+            made += len(rows)
+        used = list(checked(pairs, kind, tally))
+        assert len(used) == tally.used
+        assert tally.used + sum(tally.dropped.values()) >= len(raw)
+        assert tally.used > 0.9 * len(raw), tally
