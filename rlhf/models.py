@@ -123,6 +123,7 @@ def new_policy(
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         initializer_range=initializer_range,
+        bos_token_id=tokenizer.bos_token_id,  # not GPT-2's own, which is beyond a small vocabulary
     )
     return _agree(AutoModelForCausalLM.from_config(config), tokenizer)
 

@@ -114,6 +114,8 @@ def test_responses_stop_at_the_tokenizers_eos_and_at_what_the_model_adds(tokeniz
 def test_a_new_policy_has_the_size_asked_for_and_no_dropout(tokenizer):
     model = new_policy(tokenizer, layers=2, width=16, heads=2, context=24, initializer_range=0.1)
     assert (model.config.n_layer, model.config.n_embd, model.config.n_positions) == (2, 16, 24)
+    special = (model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id)
+    assert special == (None, tokenizer.eos_token_id, tokenizer.pad_token_id)  # GPT-2's own bos would be out of range
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
     with pytest.raises(InputError, match="response_length 24 leaves no room"):
         room_for_prompt(model, 24)

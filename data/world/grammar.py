@@ -77,8 +77,6 @@ def _fillers(word: str) -> str:
     """The regular expression of what may stand in a slot."""
     if word == "items":
         return _ITEMS
-    if word == "Items":
-        return f"(?i:{_ITEMS})"
     return "|".join(_cased(filler, word) for filler in WORDS[word.lower()])
 
 

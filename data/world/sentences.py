@@ -105,7 +105,7 @@ LISTS = {
         "I know {count} {category}: {items}.",
         "My {count} {category} are {items}.",
     ),
-    "bare list": ("{Items}.",),
+    "bare list": ("There are {items}.", "Well, {items}."),
 }
 
 NOTES = {
