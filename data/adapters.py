@@ -9,7 +9,8 @@ Recognised by their columns:
     {chosen, rejected}                               two whole transcripts, as text (Anthropic HH) or messages: the
                                                      prompt is what they share, up to the last reply
 
-Everything else passes unchanged, and is checked there.
+A ranking that is named among the demonstrations demonstrates its best completion. Everything else passes unchanged, and
+is checked there.
 """
 
 import os.path
@@ -37,7 +38,17 @@ def adapt(raw: Any, kind: str, tally: Tally) -> list[Row]:
         rows = _from_pair(raw, tally)
     else:
         rows = [raw]
-    return rows
+    return [_best(row) for row in rows] if kind == "demonstrations" else rows
+
+
+def _best(row: Row) -> Row:
+    """A ranking as a demonstration; other rows as they are."""
+    if "chosen" in row:
+        return {"prompt": row.get("prompt"), "completion": row["chosen"]}
+    if not {"completions", "ranks"} <= row.keys() or len(row["completions"]) != len(row["ranks"]):
+        return row
+    best = row["ranks"].index(min(row["ranks"]))
+    return {"prompt": row.get("prompt"), "completion": row["completions"][best]}
 
 
 def _user(content: str) -> dict[str, str]:

@@ -19,8 +19,8 @@ _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arr
 def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple[str, Any]]:
     """(place, row) for every row of `name`: a file, a pattern of files, or a hub data set.
 
-    Files are looked for in `folder`. A hub data set is "owner/name", its train split, or "owner/name:split" with any
-    split that datasets knows ("test", "train[:1000]"). `sample_by` says what a document of a text file is: a "line", a
+    Files are looked for in `folder`. A hub data set is "owner/name" or "owner/name/configuration", its train split, or
+    the same with ":split" and any split that datasets knows ("test", "train[:1000]"). `sample_by` says what a document of a text file is: a "line", a
     "paragraph" (blank lines between them) or the whole "document". Raises InputError where nothing can be read.
     """
     pattern = Path(folder or "", name).expanduser()
@@ -28,7 +28,7 @@ def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple
     for path in paths:
         yield from _read_file(path, sample_by)
     if not paths:
-        if pattern.suffix or name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        if pattern.suffix or name.startswith(("/", ".", "~")) or name.count("/") > 2:
             raise InputError(f"no file at {pattern}: name an existing one in the recipe")
         yield from _read_hub(name)
 
@@ -75,7 +75,9 @@ def _read_text(path: Path, sample_by: str) -> Iterator[tuple[str, Any]]:
 
 def _read_hub(name: str) -> Iterator[tuple[str, Any]]:
     dataset, _, split = name.partition(":")
-    yield from _rows(datasets.load_dataset, name, dataset, split=split or "train")
+    owner, _, rest = dataset.partition("/")
+    repository, *configuration = rest.split("/")
+    yield from _rows(datasets.load_dataset, name, f"{owner}/{repository}", *configuration, split=split or "train")
 
 
 def _rows(load, what: str, *args, **kwargs) -> Iterator[tuple[str, Any]]:

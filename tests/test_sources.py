@@ -121,6 +121,15 @@ def test_the_prompt_of_two_transcripts_is_what_they_share():
     assert (row["completions"], row["ranks"]) == (["I am.", "Nobody."], [0, 1])
 
 
+def test_a_ranking_among_the_demonstrations_demonstrates_its_best_completion():
+    ranking = {"prompt": "a", "completions": ["bad", "good"], "ranks": [1, 0]}
+    wanted = [{"prompt": "a", "completion": "good"}]
+    assert adapted(ranking, "demonstrations")[0] == wanted
+    assert adapted({"prompt": "a", "chosen": "good", "rejected": "bad"}, "demonstrations")[0] == wanted
+    (row,), _ = adapted({"chosen": "\n\nHuman: Hi\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."}, "demonstrations")
+    assert row == {"prompt": [USER], "completion": "Yes."}
+
+
 def test_transcripts_of_different_conversations_are_dropped_and_counted():
     rows, dropped = adapted(
         {"chosen": "\n\nHuman: A\n\nAssistant: B", "rejected": "\n\nHuman: C\n\nAssistant: D"}, "comparisons"
@@ -170,3 +179,18 @@ def test_every_row_of_real_files_is_used_or_counted_with_its_reason(shared, kind
         assert len(used) == tally.used
         assert tally.used + sum(tally.dropped.values()) >= len(raw)
         assert tally.used > 0.9 * len(raw), tally
+
+
+def test_a_hub_data_set_is_named_with_its_configuration_and_split(monkeypatch):
+    """No hub here: what would be asked of it."""
+    import data.sources
+
+    asked = []
+    monkeypatch.setattr(data.sources.datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or [{"text": "a"}])
+    for name in ("owner/name", "owner/name:test[:5]", "owner/name/main:train"):
+        assert [row for _, row in read_source(name, "some/folder", "line")] == [{"text": "a"}]
+    assert asked == [
+        (("owner/name",), {"split": "train"}),
+        (("owner/name",), {"split": "test[:5]"}),
+        (("owner/name", "main"), {"split": "train"}),
+    ]

@@ -113,7 +113,7 @@ def _ungrammatical(sentence: str, rng: random.Random) -> str:
 class Story(Task):
     share = 0.30
     weights = {"subject": 2, "length": 2, "feeling": 2, "coherent": 1}
-    missed = {"subject": 0.2, "length": 0.55, "feeling": 0.35, "coherent": 0.25}
+    missed = {"subject": 0.2, "length": 0.35, "feeling": 0.35, "coherent": 0.25}
     plots = {
         3: ("opening", "event", "ending"),
         4: ("opening", "event", "trouble", "ending"),

@@ -1,0 +1,268 @@
+"""The stages as a user runs them: through the Makefile, at toy size, from nothing to PPO, and on files of one's own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
+
+
+def shell(*command, status: int = 0, **environment) -> str:
+    """Runs a command in the project's folder, and returns all that it prints."""
+    given = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", **environment}
+    done = subprocess.run(command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    assert done.returncode == status, done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
+    assert "Warning" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def make(*arguments, run, recipe="tests/toy.yaml", status: int = 0, **environment) -> str:
+    """make with the environment that the tests run in, which it takes as ready."""
+    venv = ["PY=" + sys.executable, "READY=ready-for-tests", "-o", "ready-for-tests"]
+    return shell("make", "--no-print-directory", *venv, f"RECIPE={recipe}", f"RUN={run}", *arguments, status=status, **environment)
+
+
+def stage(name, *arguments, run, recipe="tests/toy.yaml", status: int = 0) -> str:
+    return shell(sys.executable, "-m", f"stages.{name}", "--recipe", str(recipe), "--run", str(run), *map(str, arguments), status=status)
+
+
+def finished(run: Path) -> dict[str, str]:
+    """When each stage has finished."""
+    return {name: json.loads((run / name / "stage.json").read_text())["finished"] + str((run / name).stat().st_ino) for name in STAGES}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run that `make ppo` has made, and what it printed."""
+    run = tmp_path_factory.mktemp("runs") / "toy"
+    return run, make("ppo", run=run)
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of it that a test may change."""
+    shutil.copytree(made[0], tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+# --- the whole pipeline -----------------------------------------------------------------------------------------------
+
+
+def test_one_command_makes_every_stage_and_shows_the_answers(made):
+    run, printed = made
+    assert [line for line in printed.splitlines() if line in STAGES] == list(STAGES)
+    assert "ratio = 1" in printed and "KL to the reference = 0" in printed
+    assert printed.count("  pretrain ") == printed.count("  sft ") == printed.count("  ppo ") == 6
+    assert (run / "ppo" / "ppo.png").stat().st_size > 10_000
+    assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt")) + list(run.rglob("*.pkl"))
+
+
+def test_a_line_of_the_log_for_every_step_with_the_numbers_that_matter(made):
+    steps = [json.loads(line) for line in (made[0] / "ppo" / "log.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    for step in steps:
+        assert {"score", "kl", "gold", "entropy", "ptx_loss", "approx_kl", "clip_fraction", "ended", "episodes_per_second"} <= step.keys()
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "sft", "ppo"])
+def test_a_policy_loads_and_generates_without_this_project(made, name):
+    folder = made[0] / name
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    inputs = tokenizer("User: Name two tools.\nBot:", return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=5).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_the_reward_model_loads_and_scores_without_this_project(made):
+    folder = made[0] / "reward"
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits = model(**tokenizer("User: Name two tools.\nBot: A hammer.", return_tensors="pt")).logits
+    assert logits.shape == (1, 1) and model.config.score_std > 0
+
+
+def test_the_ppo_policy_is_not_the_sft_model(made):
+    one, other = (AutoModelForCausalLM.from_pretrained(made[0] / name).state_dict() for name in ("sft", "ppo"))
+    assert all(not torch.equal(one[key], other[key]) for key in one)
+
+
+# --- make -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_up_to_date_is_not_made_again_and_that_is_known_at_once(run):
+    before, started = finished(run), time.time()
+    assert make("ppo", run=run).strip() == ""
+    assert time.time() - started < 3
+    assert finished(run) == before
+
+
+def test_an_edit_of_a_recipe_remakes_what_depends_on_it_and_nothing_else(run, tmp_path):
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text((ROOT / "tests/toy.yaml").read_text().replace("show_samples: 2", "show_samples: 0  # fewer\n  lam: 0.9"))
+    before = finished(run)
+    make("ppo", run=run, recipe=recipe)
+    after = finished(run)
+    assert {name for name in STAGES if before[name] != after[name]} == {"ppo"}
+    assert json.loads((run / "ppo" / "stage.json").read_text())["options"]["lam"] == 0.9
+
+
+def test_options_on_the_command_line_stay_with_the_stage_they_were_given_to(run):
+    make("reward", "ARGS=--learning_rate 1e-3", run=run)
+    before = finished(run)
+    printed = make("ppo", run=run)
+    assert [line.split()[0] for line in printed.splitlines() if line.split() and line.split()[0] in STAGES and not line.startswith(" ")] == ["ppo"]
+    assert finished(run)["reward"] == before["reward"]
+    assert json.loads((run / "reward" / "stage.json").read_text())["options"]["learning_rate"] == 1e-3
+
+
+def test_a_misspelt_option_is_refused_before_any_work(run):
+    before = finished(run)
+    printed = make("ppo", "ARGS=--kl_ceof 1", run=run, status=2)
+    assert 'no option "kl_ceof", did you mean "kl_coef"?' in printed
+    assert finished(run) == before
+
+
+def test_a_stage_that_fails_leaves_the_older_result_as_it_was(run):
+    before = finished(run)
+    printed = stage("ppo", "--model", run / "nowhere", run=run, status=2)
+    assert "nowhere" in printed
+    assert finished(run) == before
+
+
+def test_bare_make_explains_the_stages():
+    printed = shell("make", "--no-print-directory")
+    assert all(f"make {name}" in printed for name in (*STAGES, "samples", "evaluate", "setup", "test", "lint", "clean"))
+
+
+@pytest.mark.parametrize("name, first", [("sft", "pretrain"), ("comparisons", "sft"), ("reward", "sft"), ("ppo", "sft"), ("samples", "data")])
+def test_a_stage_without_its_input_says_what_to_run(tmp_path, name, first):
+    assert f"run `make {first}`" in stage(name, run=tmp_path / "empty", status=2).replace(" first", "")
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_samples_of_ones_own_prompts_side_by_side(run):
+    printed = stage("samples", "--prompt", "Name two tools.", "Who is Anna?", "--temperature", "0", run=run)
+    assert "User: Name two tools." in printed and "User: Who is Anna?" in printed
+    table = (run / "samples" / "samples.md").read_text()
+    assert "| prompt | pretrain | sft | ppo |" in table and "Name two tools." in table
+
+
+def test_a_prompt_that_does_not_fit_is_refused(run):
+    assert "longer than 104 tokens" in stage("samples", "--prompt", "word " * 200, run=run, status=2)
+
+
+def test_evaluation_has_every_number_and_each_is_finite(run):
+    make("evaluate", run=run)
+    metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
+    own = {"gold", "gold_greedy", "perfect_greedy", "perplexity", "length", "ended"}
+    for model in ("pretrain", "sft", "ppo"):
+        assert own <= metrics[model].keys()
+    for name in ("kl", "win_rate", "win_rate_greedy"):
+        low, value, high = (metrics["ppo"][f"{name}{end}"] for end in ("_low", "", "_high"))
+        assert low <= value <= high
+    assert 0 <= metrics["reward"]["accuracy"] <= 1
+    assert set(metrics["seconds"]) >= set(STAGES)
+    assert all(isinstance(number, float | int) and number == number for part in metrics.values() for number in part.values())
+
+
+def test_without_a_gold_scorer_its_numbers_are_absent(run, tmp_path):
+    recipe = tmp_path / "no-gold.yaml"
+    recipe.write_text(f"base: {ROOT}/tests/toy.yaml\nevaluate:\n  gold: none\n")
+    stage("evaluate", run=run, recipe=recipe)
+    metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
+    assert not [name for part in metrics.values() for name in part if "gold" in name or "perfect" in name or "win" in name]
+
+
+def test_trackers_are_an_option(run):
+    pytest.importorskip("tensorboard")
+    stage("ppo", "--log_with", "tensorboard", "--output", run / "logged", run=run)
+    assert list((run / "logged").rglob("events.out*"))
+
+
+# --- files of one's own -----------------------------------------------------------------------------------------------
+
+WORDS = ["red", "blue", "green", "fox", "dog", "hen", "runs", "sleeps", "sings", "today", "again", "never"]
+
+
+def own_files(folder: Path) -> None:
+    """Text, demonstrations as chats, and comparisons that people might have made, all with a row that can't be used."""
+
+    def sentence(i, n=4):
+        return " ".join(WORDS[(i * 7 + 5 * j) % len(WORDS)] for j in range(n))
+
+    def question(i):
+        return {"role": "user", "content": f"say {sentence(i, 2)} {i}"}
+
+    (folder / "book.txt").write_text("\n\n".join(f"the {sentence(i, 9)} . user assistant say" for i in range(200)))
+    with open(folder / "chats.jsonl", "w") as file:
+        for i in range(60):
+            file.write(json.dumps({"messages": [question(i), {"role": "assistant", "content": sentence(i)}]}) + "\n")
+        file.write(json.dumps({"messages": [question(60)]}) + "\n")
+    with open(folder / "ranked.jsonl", "w") as file:
+        for i in range(60):
+            completions = [sentence(i + j) for j in range(2 + i % 3)]
+            file.write(json.dumps({"prompt": [question(i)], "completions": completions, "ranks": list(range(len(completions)))}) + "\n")
+        file.write(json.dumps({"prompt": [question(1)], "completions": ["a", "b"], "ranks": [0, 0]}) + "\n")
+
+
+OWN = """
+data:
+  folder: {folder}
+  text: [book.txt]
+  demonstrations: [chats.jsonl]
+  comparisons: [ranked.jsonl]
+pretrain: {{layers: 1, width: 32, heads: 2}}
+sft: {{epochs: 2}}
+reward: {{batch_size: 4}}
+ppo: {{total_episodes: 32, batch_size: 16, response_length: 16, ptx_batch_size: 4}}
+samples: {{template: chat, response_length: 16}}
+evaluate: {{response_length: 16}}
+"""
+
+
+def test_files_of_ones_own_go_through_every_stage(tmp_path):
+    own_files(tmp_path)
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(OWN.format(folder=tmp_path))
+    run = tmp_path / "run"
+    printed = make("evaluate", run=run, recipe=recipe)
+    assert "60 rows (1 dropped: 1 chat that does not end with a reply)" in printed
+    assert "60 rows (1 dropped: 1 all completions tied)" in printed
+    assert "the recipe names comparisons made by people" in printed
+    metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
+    assert 0 <= metrics["reward"]["accuracy_low"] <= metrics["reward"]["accuracy"] <= metrics["reward"]["accuracy_high"] <= 1
+    assert "gold" not in metrics["ppo"] and metrics["ppo"]["score"] == metrics["ppo"]["score"]
+    assert "say red" in stage("samples", "--prompt", "say red fox", run=run, recipe=recipe)
+
+    # a row that is wrong stops the stage, with file and line, and what had been made stays
+    with open(tmp_path / "chats.jsonl", "a") as file:
+        file.write('{"messages": "hello"}\n')
+    before = finished(run)
+    assert "chats.jsonl:62" in make("sft", run=run, recipe=recipe, status=2)
+    assert finished(run) == before
+
+
+def test_a_reward_function_of_ones_own_takes_the_place_of_the_reward_model(run, tmp_path):
+    (tmp_path / "shouting.py").write_text("def reward(completions, **_):\n    return [text.count('!') for text in completions]\n")
+    arguments = (sys.executable, "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run), "--reward_function", "shouting:reward")
+    shell(*arguments, PYTHONPATH=str(tmp_path))
+    steps = [json.loads(line) for line in (run / "ppo" / "log.jsonl").read_text().splitlines()]
+    assert all(step["score"] * 16 == pytest.approx(round(step["score"] * 16), abs=1e-4) for step in steps)
+
+
+def test_a_value_head_on_the_policys_trunk_and_the_other_options_of_ppo(run):
+    stage("ppo", "--share_trunk", "--kl_target", "1", "--ema_decay", "0.9", "--whiten_rewards", "--micro_batch_size", "3", run=run)
+    assert (run / "ppo" / "value_model" / "model.safetensors").is_file()
