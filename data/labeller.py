@@ -5,7 +5,9 @@ import random
 from collections.abc import Sequence
 
 
-def rank(completions: Sequence[str], quality: Sequence[float], noise: float, margin: float, rng: random.Random) -> list[int]:
+def rank(
+    completions: Sequence[str], quality: Sequence[float], noise: float, margin: float, rng: random.Random
+) -> list[int]:
     """A rank for each completion, 0 for the best, drawn from the Plackett-Luce model with worths exp(quality / noise).
 
     So the better of two is preferred with probability sigmoid(difference / noise). What is perceived as closer than

@@ -86,6 +86,8 @@ def _rows(load, what: str, *args, **kwargs) -> Iterator[tuple[str, Any]]:
         rows = load(*args, **kwargs)
     except Exception as error:  # datasets raises whatever its readers and its network do
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{what}: datasets can't load it ({first}); is it a file, or the id of a hub data set?") from error
+        raise InputError(
+            f"{what}: datasets can't load it ({first}); is it a file, or the id of a hub data set?"
+        ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{what}, row {number}", row

@@ -21,32 +21,57 @@ class PPOConfig:
     batch_size: int = option(128, "responses a step, over all processes (InstructGPT: 512)")
     num_ppo_epochs: int = option(2, "times each batch is gone through (InstructGPT: 1)")
     num_mini_batches: int = option(2, "optimizer steps in each of them (InstructGPT: 8)")
-    micro_batch_size: int | None = option(None, "rows in one forward pass of the update; none is the whole minibatch. Changes memory, not results")
+    micro_batch_size: int | None = option(
+        None, "rows in one forward pass of the update; none is the whole minibatch. Changes memory, not results"
+    )
     learning_rate: float = option(2e-4, "peak learning rate of the policy, for AdamW (InstructGPT: 9.65e-6 for 1.3B)")
-    value_learning_rate: float | None = option(4e-4, "the same of the value model; none is learning_rate (InstructGPT: 9e-6)")
-    lr_scheduler_type: str = option("linear", "how both decay: linear, cosine, constant, or another that transformers knows")
+    value_learning_rate: float | None = option(
+        4e-4, "the same of the value model; none is learning_rate (InstructGPT: 9e-6)"
+    )
+    lr_scheduler_type: str = option(
+        "linear", "how both decay: linear, cosine, constant, or another that transformers knows"
+    )
     lr_warmup_steps: int = option(0, "optimizer steps over which both rise from 0 to their peak")
     adam_beta1: float = option(0.9, "AdamW's beta 1 (InstructGPT: 0.9)")
     adam_beta2: float = option(0.95, "AdamW's beta 2 (InstructGPT: 0.95)")
     adam_epsilon: float = option(1e-5, "AdamW's epsilon (summarize_from_feedback_details, arXiv 2403.17031: 1e-5)")
-    max_grad_norm: float = option(1.0, "norm to which the gradients of policy and of value model are clipped, each by itself")
+    max_grad_norm: float = option(
+        1.0, "norm to which the gradients of policy and of value model are clipped, each by itself"
+    )
     response_length: int = option(64, "tokens after which a response is cut off")
     temperature: float = option(1.0, "sampling temperature, divided out of every log-probability (InstructGPT: 1)")
-    missing_eos_penalty: float | None = option(1.0, "subtracted from the score of a response that was cut off; none for no penalty")
-    kl_coef: float = option(0.05, "beta: reward subtracted for each nat of log-ratio to the reference (InstructGPT: 0.02)")
-    kl_target: float | None = option(None, "KL in nats a response that an adaptive kl_coef steers to; none keeps kl_coef fixed (Ziegler et al., arXiv 1909.08593)")
+    missing_eos_penalty: float | None = option(
+        1.0, "subtracted from the score of a response that was cut off; none for no penalty"
+    )
+    kl_coef: float = option(
+        0.05, "beta: reward subtracted for each nat of log-ratio to the reference (InstructGPT: 0.02)"
+    )
+    kl_target: float | None = option(
+        None,
+        "KL in nats a response that an adaptive kl_coef steers to; none keeps kl_coef fixed (Ziegler et al., arXiv 1909.08593)",
+    )
     kl_horizon: float = option(10_000, "episodes over which the adaptive kl_coef reacts")
     gamma: float = option(1.0, "discount a token (InstructGPT: none)")
     lam: float = option(0.95, "lambda of generalised advantage estimation (Stiennon et al., arXiv 2009.01325: 0.95)")
     whiten_rewards: bool = option(False, "scale rewards to unit variance, without shifting their mean (Ziegler et al.)")
-    cliprange: float = option(0.2, "how far the probability ratio may leave 1 and still be pushed further (InstructGPT: 0.2)")
+    cliprange: float = option(
+        0.2, "how far the probability ratio may leave 1 and still be pushed further (InstructGPT: 0.2)"
+    )
     cliprange_value: float = option(0.2, "the same for the value, in units of the score")
     vf_coef: float = option(0.5, "weight of the value loss; matters only if share_trunk, else the optimizer undoes it")
     share_trunk: bool = option(False, "a value head on the policy's own trunk instead of a separate value model")
     value_warmup_steps: int = option(2, "first steps in which only the value model learns")
-    ptx_coef: float = option(0.5, "gamma of PPO-ptx: weight of the mean cross-entropy of a token of pretraining text beside the mean PPO loss of a token (InstructGPT: 27.8, in another normalisation)")
-    ptx_batch_size: int = option(24, "pretraining documents in each optimizer step, over all processes (InstructGPT: 8 for each episode)")
-    ema_decay: float | None = option(None, "decay, an optimizer step, of the running average of weights that is saved as the policy; none saves the last weights (InstructGPT: 0.992)")
+    ptx_coef: float = option(
+        0.5,
+        "gamma of PPO-ptx: weight of the mean cross-entropy of a token of pretraining text beside the mean PPO loss of a token (InstructGPT: 27.8, in another normalisation)",
+    )
+    ptx_batch_size: int = option(
+        24, "pretraining documents in each optimizer step, over all processes (InstructGPT: 8 for each episode)"
+    )
+    ema_decay: float | None = option(
+        None,
+        "decay, an optimizer step, of the running average of weights that is saved as the policy; none saves the last weights (InstructGPT: 0.992)",
+    )
     seed: int = option(0, "decides every random number")
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
 
@@ -57,7 +82,9 @@ class PPOConfig:
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}; PPO samples, so it must be above 0")
         if self.batch_size % self.num_mini_batches:
-            raise InputError(f"batch_size {self.batch_size} can't be split into {self.num_mini_batches} minibatches of one size")
+            raise InputError(
+                f"batch_size {self.batch_size} can't be split into {self.num_mini_batches} minibatches of one size"
+            )
         if self.total_episodes < self.batch_size:
             raise InputError(f"total_episodes {self.total_episodes} is less than one batch of {self.batch_size}")
 

@@ -68,7 +68,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
                 if line.strip():
                     yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}:{number}: not UTF-8 ({error.reason}); convert the file, for instance with iconv") from error
+        raise InputError(
+            f"{path}:{number}: not UTF-8 ({error.reason}); convert the file, for instance with iconv"
+        ) from error
     except FileNotFoundError as error:
         raise InputError(f"no file at {path}") from error
     except (OSError, EOFError) as error:
@@ -81,7 +83,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             yield where, json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno}); one JSON value a line") from error
+            raise InputError(
+                f"{where}: not JSON ({error.msg} at column {error.colno}); one JSON value a line"
+            ) from error
 
 
 def read_rows(path: Path, kind: str, tally: Tally | None = None) -> list[Row]:
@@ -173,7 +177,9 @@ def _fault_of(text: Any, column: str, where: str) -> str:
     if isinstance(text, str):
         return "" if text.strip() else f"empty {column}"
     if not isinstance(text, list) or not all(_is_message(message) for message in text):
-        raise InputError(f'{where}: "{column}" is {type(text).__name__}; it must be text, or messages with role and content')
+        raise InputError(
+            f'{where}: "{column}" is {type(text).__name__}; it must be text, or messages with role and content'
+        )
     return "" if text and all(message["content"].strip() for message in text) else f"empty {column}"
 
 
@@ -191,9 +197,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
     return _plain_ids(tokenizer, render(tokenizer, prompt, generation=True))
 
 
-def completion_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text, ended: bool = True
-) -> list[int]:
+def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text, ended: bool = True) -> list[int]:
     """The tokens of a completion as they follow `prompt_ids`, with the eos that ends it unless it was cut off.
 
     They are cut from prompt and completion tokenised together. Where that does not begin with the prompt's tokens (a
@@ -272,9 +276,7 @@ def demonstration_dataset(
     return _dataset(examples, tally)
 
 
-def comparison_dataset(
-    rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally
-) -> Dataset:
+def comparison_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally) -> Dataset:
     """Rankings as `sequences`, each prompt with each of its completions, `ranks`, the `length` of the longest, and `row`."""
     examples = []
     for number, row in enumerate(rows):

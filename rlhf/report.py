@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 # metric -> what its panel is called
 PANELS = {
@@ -44,7 +44,9 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     names = dict.fromkeys(n for model in models for n in metrics[model] if not n.endswith(("_low", "_high")))
     rows = [["", *models]] + [[name, *(_cell(metrics[model], name) for model in models)] for name in names]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 

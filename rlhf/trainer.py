@@ -71,7 +71,9 @@ class PPOTrainer:
     ):
         self.accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
         if config.ptx_coef and not text:
-            raise InputError("ptx_coef is above 0, but there is no pretraining text to mix in: name some, or set it to 0")
+            raise InputError(
+                "ptx_coef is above 0, but there is no pretraining text to mix in: name some, or set it to 0"
+            )
         if config.batch_size % (config.num_mini_batches * self.accelerator.num_processes):
             raise InputError(
                 f"batch_size {config.batch_size} can't be split into {config.num_mini_batches} minibatches "
@@ -271,7 +273,9 @@ class PPOTrainer:
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         generator = torch.Generator().manual_seed(_seed(config.seed, 3, step, rank))
         for _ in range(config.num_ppo_epochs):
-            yield from torch.randperm(config.batch_size // processes, generator=generator).chunk(config.num_mini_batches)
+            yield from torch.randperm(config.batch_size // processes, generator=generator).chunk(
+                config.num_mini_batches
+            )
 
     def pretraining_text(self, update: int) -> list[list[int]]:
         """This process's documents for the optimizer step of that number."""

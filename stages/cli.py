@@ -6,7 +6,6 @@ or absent, and an older one is replaced only by a finished one.
 
 import json
 import logging
-import os
 import shutil
 import sys
 import time

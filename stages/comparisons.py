@@ -23,13 +23,19 @@ from stages.progress import ProgressBar
 @dataclass
 class Options(StageOptions):
     model: str | None = option(None, "model to sample from; the result of `make sft` if not given")
-    labeller: str | None = option(None, "who knows good from bad: a Python function, module:function, that returns numbers")
-    noise: float = option(1.5, "the labeller prefers the better of two with probability sigmoid(difference / noise); 0 for no noise")
+    labeller: str | None = option(
+        None, "who knows good from bad: a Python function, module:function, that returns numbers"
+    )
+    noise: float = option(
+        1.5, "the labeller prefers the better of two with probability sigmoid(difference / noise); 0 for no noise"
+    )
     tie_margin: float = option(0.0, "perceived differences up to this are ties")
     count: int = option(1800, "prompts whose completions are compared for training")
     test_count: int = option(300, "the same for the test of the reward model")
     completions: int = option(4, "K: completions sampled for each prompt (InstructGPT: 4 to 9)")
-    swapped: int = option(1, "completions of other prompts added to each, so that the reward model learns what is beside the point")
+    swapped: int = option(
+        1, "completions of other prompts added to each, so that the reward model learns what is beside the point"
+    )
     temperature: float = option(1.0, "sampling temperature")
     response_length: int = option(64, "tokens after which a completion is cut off")
 

@@ -27,8 +27,12 @@ class Options(StageOptions):
     folder: str | None = option(None, "where the files below are looked for; the current folder if not given")
     text: list[str] = option([], "files or hub data sets of plain text, for pretraining")
     demonstrations: list[str] = option([], "the same of prompts with completions, for SFT")
-    comparisons: list[str] = option([], "the same of ranked or paired completions; if not given, `make comparisons` samples them")
-    prompts: list[str] = option([], "the same of prompts, for PPO; the prompts of demonstrations and comparisons if not given")
+    comparisons: list[str] = option(
+        [], "the same of ranked or paired completions; if not given, `make comparisons` samples them"
+    )
+    prompts: list[str] = option(
+        [], "the same of prompts, for PPO; the prompts of demonstrations and comparisons if not given"
+    )
     sample_by: str = option("paragraph", "what a document of a .txt file is: line, paragraph or document")
     limit: int | None = option(None, "use so many rows of a file at most")
 

@@ -10,7 +10,7 @@ from rlhf.data import Row, completion_ids, prompt_ids, read_rows, text_dataset
 from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate
 from rlhf.models import Scorer, context_length, load_scorer
 from rlhf.reward import score_sequences
-from rlhf.rollout import Completion, complete
+from rlhf.rollout import Completion
 from stages.answers import Answerer, answerers, gold_of
 from stages.cli import Stage, main, say, write_json
 from stages.options import StageOptions
@@ -21,11 +21,16 @@ Metrics = dict[str, float]
 
 @dataclass
 class Options(StageOptions):
-    models: list[str] = option(["pretrain", "sft", "ppo"], "what to evaluate: stages of the run, or folders of more policies, which are compared with sft as ppo is")
+    models: list[str] = option(
+        ["pretrain", "sft", "ppo"],
+        "what to evaluate: stages of the run, or folders of more policies, which are compared with sft as ppo is",
+    )
     count: int = option(400, "held-out prompts, at most")
     temperature: float = option(1.0, "sampling temperature; greedy decoding is evaluated as well")
     response_length: int = option(64, "tokens after which a completion is cut off")
-    best_of: int = option(0, "n: also take, of n answers of the SFT model, the one the reward model likes best; 0 for no")
+    best_of: int = option(
+        0, "n: also take, of n answers of the SFT model, the one the reward model likes best; 0 for no"
+    )
     gold: str | None = option(None, "a Python function, module:function, that knows true quality")
 
 
@@ -63,7 +68,9 @@ def work(options: Options, stage: Stage) -> dict:
     write_json(stage.folder / "metrics.json", metrics)
     text = report.metrics_table(metrics)
     say("", "\n" + text)
-    (stage.folder / "report.md").write_text(f"# {stage.run.name}, {len(rows)} held-out prompts\n\n{text}\n", encoding="utf-8")
+    (stage.folder / "report.md").write_text(
+        f"# {stage.run.name}, {len(rows)} held-out prompts\n\n{text}\n", encoding="utf-8"
+    )
     return {"metrics": metrics}
 
 

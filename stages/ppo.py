@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from accelerate import Accelerator
 from transformers import set_seed
 
@@ -24,11 +23,19 @@ from stages.progress import INDENT, ProgressBar
 @dataclass
 class Options(PPOConfig, StageOptions):
     model: str | None = option(None, "policy to start from, and reference; the result of `make sft` if not given")
-    reward_model: str | None = option(None, "reward model, and start of the value model; the result of `make reward` if not given")
-    reward_function: str | None = option(None, "a Python function, module:function, whose numbers are the score instead of the reward model's")
+    reward_model: str | None = option(
+        None, "reward model, and start of the value model; the result of `make reward` if not given"
+    )
+    reward_function: str | None = option(
+        None, "a Python function, module:function, whose numbers are the score instead of the reward model's"
+    )
     prompts: str | None = option(None, "JSON Lines file of {prompt}; what `make data` wrote if not given")
-    text: str | None = option(None, "JSON Lines file of {text} for the pretraining mix; what `make data` wrote if not given")
-    gold: str | None = option(None, "a Python function, module:function, that knows true quality; it is shown, and not learned from")
+    text: str | None = option(
+        None, "JSON Lines file of {text} for the pretraining mix; what `make data` wrote if not given"
+    )
+    gold: str | None = option(
+        None, "a Python function, module:function, that knows true quality; it is shown, and not learned from"
+    )
     show_samples: int = option(10, "steps between completions that are shown; 0 for none")
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that Accelerate knows")
 
@@ -39,7 +46,9 @@ def work(options: Options, stage: Stage) -> dict:
     policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
     set_seed(options.seed)
     reward_source = stage.model(options.reward_model, "reward")
-    value_model = ValueHead(policy.config.get_text_config().hidden_size) if options.share_trunk else load_scorer(reward_source)
+    value_model = (
+        ValueHead(policy.config.get_text_config().hidden_size) if options.share_trunk else load_scorer(reward_source)
+    )
 
     tally = Tally()
     rows = read_rows(stage.rows(options.prompts, "prompts.jsonl"), "prompts", tally)
@@ -49,7 +58,10 @@ def work(options: Options, stage: Stage) -> dict:
     if options.ptx_coef:
         documents = read_rows(stage.rows(options.text, "text.jsonl"), "text")
         text = text_dataset(documents, tokenizer, context_length(policy))["input_ids"]
-    say("", f"{tally} as prompts, {len(text):,} pieces of pretraining text; {options.steps} steps of {options.batch_size}")
+    say(
+        "",
+        f"{tally} as prompts, {len(text):,} pieces of pretraining text; {options.steps} steps of {options.batch_size}",
+    )
 
     accelerator = Accelerator(
         mixed_precision="bf16" if options.bf16 else "no", log_with=options.log_with, project_dir=stage.folder

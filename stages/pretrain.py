@@ -16,7 +16,9 @@ from stages.training import PlainSFTTrainer, TrainingOptions, in_batches, train,
 class Options(TrainingOptions):
     model: str | None = option(None, "load this model (a folder or a hub id) instead; then nothing is trained")
     text: str | None = option(None, "JSON Lines file of {text}; what `make data` wrote if not given")
-    tokenizer: str | None = option(None, "give the new model this tokenizer (a folder or a hub id) instead of one trained on the text")
+    tokenizer: str | None = option(
+        None, "give the new model this tokenizer (a folder or a hub id) instead of one trained on the text"
+    )
     vocab_size: int = option(2048, "tokens of the new tokenizer, at most")
     layers: int = option(3, "transformer blocks of the new model")
     width: int = option(128, "its hidden size")
@@ -58,7 +60,9 @@ def from_scratch(options: Options, stage: Stage):
     arguments = trainer_arguments(SFTConfig, options, stage.folder)
     if options.packing:
         arguments.packing, arguments.packing_strategy, arguments.max_length = True, "wrapped", options.context
-    trainer = PlainSFTTrainer(model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer)
+    trainer = PlainSFTTrainer(
+        model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
+    )
     history = train(trainer)
     return policy, tokenizer, {"rows": tally.as_dict(), "tokens": tokens, "history": history}
 

@@ -20,9 +20,13 @@ from stages.training import TrainingOptions, in_batches, train, trainer_argument
 @dataclass
 class Options(TrainingOptions):
     model: str | None = option(None, "model to start from; the result of `make sft` if not given")
-    comparisons: str | None = option(None, "JSON Lines file of rankings or pairs; what `make comparisons` wrote if not given")
+    comparisons: str | None = option(
+        None, "JSON Lines file of rankings or pairs; what `make comparisons` wrote if not given"
+    )
     comparisons_test: str | None = option(None, "the same for the test; what `make comparisons` wrote if not given")
-    normalise_on: Literal["demonstrations", "comparisons", "nothing"] = option("demonstrations", "afterwards scores are shifted to mean 0 over these (InstructGPT: demonstrations)")
+    normalise_on: Literal["demonstrations", "comparisons", "nothing"] = option(
+        "demonstrations", "afterwards scores are shifted to mean 0 over these (InstructGPT: demonstrations)"
+    )
     unit_deviation: bool = option(True, "scores are also scaled to a standard deviation of 1 over the comparisons")
 
 

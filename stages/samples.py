@@ -4,10 +4,9 @@ import shutil
 import textwrap
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 
 from rlhf.config import option
-from rlhf.data import Row, Text, checked, read_rows, Tally
+from rlhf.data import Row, Tally, Text, checked, read_rows
 from rlhf.rollout import Completion
 from stages.answers import answerers, gold_of
 from stages.cli import Stage, main
@@ -17,8 +16,12 @@ from stages.options import StageOptions
 @dataclass
 class Options(StageOptions):
     prompt: list[str] = option([], "prompts to answer")
-    prompts: str | None = option(None, "JSON Lines file of {prompt} to answer; the held-out ones of `make data` if neither is given")
-    template: str | None = option(None, 'what makes a prompt of the words of --prompt, {} standing for them; "chat" makes them a user\'s message')
+    prompts: str | None = option(
+        None, "JSON Lines file of {prompt} to answer; the held-out ones of `make data` if neither is given"
+    )
+    template: str | None = option(
+        None, 'what makes a prompt of the words of --prompt, {} standing for them; "chat" makes them a user\'s message'
+    )
     models: list[str] = option(["pretrain", "sft", "ppo"], "who answers: stages of the run, model folders or hub ids")
     count: int = option(6, "prompts to take from a file, of different tasks where it names them")
     temperature: float = option(1.0, "sampling temperature; 0 takes the likeliest token each time")

@@ -80,7 +80,10 @@ def _imported(modules: list[str]) -> Iterator[tuple[str, str]]:
     seen = set(SILENT)
     while modules:
         module = modules.pop()
-        path = next((p for p in (ROOT / f"{module.replace('.', '/')}{end}" for end in (".py", "/__init__.py")) if p.is_file()), None)
+        path = next(
+            (p for p in (ROOT / f"{module.replace('.', '/')}{end}" for end in (".py", "/__init__.py")) if p.is_file()),
+            None,
+        )
         if module in seen or path is None:
             continue
         seen.add(module)
@@ -98,7 +101,9 @@ def _imported(modules: list[str]) -> Iterator[tuple[str, str]]:
 def files(options: dict[str, Any]) -> dict[str, list[int]]:
     """Size and time of change of every local file that the options name."""
     folder = options.get("folder") or ""
-    names = [n for value in options.values() for n in (value if isinstance(value, list) else [value]) if isinstance(n, str)]
+    names = [
+        n for value in options.values() for n in (value if isinstance(value, list) else [value]) if isinstance(n, str)
+    ]
     found = {}
     for name in names:
         for path in map(Path, glob(str(Path(folder, name).expanduser()))):

@@ -18,7 +18,9 @@ from stages.training import PlainSFTTrainer, TrainingOptions, in_batches, train,
 @dataclass
 class Options(TrainingOptions):
     model: str | None = option(None, "model to start from; the result of `make pretrain` if not given")
-    demonstrations: str | None = option(None, "JSON Lines file of {prompt, completion}; what `make data` wrote if not given")
+    demonstrations: str | None = option(
+        None, "JSON Lines file of {prompt, completion}; what `make data` wrote if not given"
+    )
 
 
 def work(options: Options, stage: Stage) -> dict:
@@ -32,7 +34,9 @@ def work(options: Options, stage: Stage) -> dict:
 
     set_seed(options.seed)
     arguments = trainer_arguments(SFTConfig, options, stage.folder)
-    trainer = PlainSFTTrainer(model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer)
+    trainer = PlainSFTTrainer(
+        model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
+    )
     history = train(trainer)
     policy.save_pretrained(stage.folder)
     tokenizer.save_pretrained(stage.folder)

@@ -24,14 +24,20 @@ class TrainingOptions(StageOptions):
     epochs: float = option(1.0, "times the rows are gone through")
     batch_size: int = option(16, "rows a step and process; for the reward model, prompts with all their completions")
     learning_rate: float = option(1e-3, "peak learning rate of AdamW")
-    lr_scheduler_type: str = option("cosine", "how it decays: cosine, linear, constant, or another that transformers knows")
+    lr_scheduler_type: str = option(
+        "cosine", "how it decays: cosine, linear, constant, or another that transformers knows"
+    )
     warmup_steps: int = option(50, "steps over which it rises from 0")
     weight_decay: float = option(0.01, "decoupled weight decay")
     adam_beta2: float = option(0.95, "AdamW's beta 2 (InstructGPT: 0.95); beta 1 is 0.9")
-    max_length: int | None = option(None, "longest row in tokens; the model's context if not given. What is longer is dropped and counted")
+    max_length: int | None = option(
+        None, "longest row in tokens; the model's context if not given. What is longer is dropped and counted"
+    )
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that transformers knows")
-    trainer: dict | None = option(None, "further arguments of TRL's trainer, as JSON: '{\"gradient_accumulation_steps\": 4}'")
+    trainer: dict | None = option(
+        None, "further arguments of TRL's trainer, as JSON: '{\"gradient_accumulation_steps\": 4}'"
+    )
 
     def longest(self, context: int) -> int:
         """The longest row in tokens that is used: max_length, and never more than the model's context."""

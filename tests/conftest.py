@@ -4,14 +4,14 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig  # noqa: E402
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-import stages  # noqa: E402, F401  its environment variables
-from rlhf.models import new_tokenizer  # noqa: E402
+import stages  # noqa: F401  its environment variables
+from rlhf.models import new_tokenizer
 
 SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 VOCABULARY = 400

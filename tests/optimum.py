@@ -108,7 +108,9 @@ def log_distribution(policy: nn.Module, temperature: float = 1.0) -> Tensor:
         for length in range(1, LENGTH + 1):
             which = [i for i, response in enumerate(RESPONSES) if len(response) == length]
             ids = torch.tensor([[*prompt, *RESPONSES[i]] for i in which])
-            logprobs = torch.log_softmax(policy(input_ids=ids, attention_mask=torch.ones_like(ids)).logits / temperature, dim=-1)
+            logprobs = torch.log_softmax(
+                policy(input_ids=ids, attention_mask=torch.ones_like(ids)).logits / temperature, dim=-1
+            )
             chosen = logprobs[:, len(prompt) - 1 : -1].gather(2, ids[:, len(prompt) :, None]).squeeze(2)
             parts |= dict(zip(which, chosen.sum(dim=1), strict=True))
         row = torch.stack([parts[i] for i in range(len(RESPONSES))])

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from rlhf.data import (
     Tally,
@@ -28,7 +27,9 @@ from rlhf.models import load_tokenizer
 
 
 def written(path, *rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -60,7 +61,11 @@ def test_rows_are_read_from_jsonl_and_from_gzipped_jsonl_past_blank_lines_and_a_
         ("demonstrations", {"prompt": "a", "completion": ["b"]}, '"completion" is list'),
         ("comparisons", {"prompt": "a", "chosen": "b"}, 'no "rejected"'),
         ("comparisons", {"prompt": "a", "completions": ["b", "c"]}, 'no "ranks"'),
-        ("comparisons", {"prompt": "a", "completions": ["b", "c", "d"], "ranks": [0, 1]}, '"ranks" has 2 entries for 3'),
+        (
+            "comparisons",
+            {"prompt": "a", "completions": ["b", "c", "d"], "ranks": [0, 1]},
+            '"ranks" has 2 entries for 3',
+        ),
         ("comparisons", {"prompt": "a", "completions": ["b", "c"], "ranks": ["0", "1"]}, '"ranks" are numbers'),
         ("comparisons", {"prompt": "a", "completions": "b", "ranks": [0]}, "are lists"),
         ("comparisons", {"prompt": "a", "completions": ["b", 5], "ranks": [0, 1]}, '"completion" is int'),
@@ -153,7 +158,7 @@ def test_prompt_and_completion_tokens_decode_to_prompt_completion_and_eos(tokeni
 
 
 def test_the_states_of_training_are_those_of_sampling_where_a_token_would_span_the_border(tokenizer):
-    """"quick" is one token; cut in two, the prompt keeps its own tokens, so that sampling starts where training did."""
+    """ "quick" is one token; cut in two, the prompt keeps its own tokens, so that sampling starts where training did."""
     assert len(tokenizer(" quick").input_ids) == 1
     before = prompt_ids(tokenizer, "the qu")
     assert tokenizer(" quick").input_ids[0] not in before + completion_ids(tokenizer, "the qu", "ick")

@@ -68,7 +68,9 @@ def test_the_picture_is_drawn_with_whatever_numbers_there_are(tmp_path):
 
 
 def test_the_table_has_a_row_for_each_number_and_leaves_out_what_is_not_known():
-    table = metrics_table({"sft": {"gold": 3.0, "gold_low": 2.5, "gold_high": 3.5}, "ppo": {"kl": 1.0}, "seconds": {"ppo": 3}})
+    table = metrics_table(
+        {"sft": {"gold": 3.0, "gold_low": 2.5, "gold_high": 3.5}, "ppo": {"kl": 1.0}, "seconds": {"ppo": 3}}
+    )
     lines = table.splitlines()
     assert len(lines) == 4
     assert "3.00 [2.50, 3.50]" in lines[2] and "seconds" not in table

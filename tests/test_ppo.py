@@ -201,7 +201,9 @@ def test_losses_and_metrics_do_not_see_padding(batch):
 def test_losses_have_no_gradient_from_outside_the_mask_even_where_it_overflows():
     new = T([[0.1, 500.0]], requires_grad=True)
     mask = masks([1], 2)
-    loss = ppo.policy_loss(new, T([[0.0, -500.0]]), T([[1.0, 1.0]]), mask, 0.2) + ppo.approx_kl(new, torch.zeros(1, 2), mask)
+    loss = ppo.policy_loss(new, T([[0.0, -500.0]]), T([[1.0, 1.0]]), mask, 0.2) + ppo.approx_kl(
+        new, torch.zeros(1, 2), mask
+    )
     loss.backward()
     assert torch.isfinite(new.grad).all()
     assert float(new.grad[0, 1]) == 0

@@ -111,7 +111,12 @@ def reward_config(folder, **kwargs) -> RewardConfig:
     )  # fmt: skip
 
 
-PAIRS = [([5, 6, 7, 0], [5, 6, 8, 9, 0]), ([10, 11, 0], [10, 0]), ([12, 0], [12, 13, 14, 15, 0]), ([16, 17, 0], [16, 18, 0])]
+PAIRS = [
+    ([5, 6, 7, 0], [5, 6, 8, 9, 0]),
+    ([10, 11, 0], [10, 0]),
+    ([12, 0], [12, 13, 14, 15, 0]),
+    ([16, 17, 0], [16, 18, 0]),
+]
 
 
 @pytest.mark.parametrize(("batch_size", "tolerance"), [(1, 0.0), (2, 1e-5)])
@@ -143,7 +148,10 @@ def test_each_completion_goes_through_the_model_once(tmp_path, tokenizer, monkey
     model, rows_seen = classifier(), []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda **kw: rows_seen.append(len(kw["input_ids"])) or forward(**kw))
-    rows = [{"sequences": [[5, i, 0] for i in range(6, 11)], "ranks": [0, 1, 2, 3, 4]}, {"sequences": [[5, 0], [6, 0]], "ranks": [1, 0]}]
+    rows = [
+        {"sequences": [[5, i, 0] for i in range(6, 11)], "ranks": [0, 1, 2, 3, 4]},
+        {"sequences": [[5, 0], [6, 0]], "ranks": [1, 0]},
+    ]
     trainer = RankingRewardTrainer(
         model=model,
         args=reward_config(tmp_path, per_device_train_batch_size=2),

@@ -50,7 +50,9 @@ def test_a_wrong_number_of_scores_is_refused():
         score_texts(lambda completions: [1.0], ROWS, ["", ""], [True, True])
 
 
-@pytest.mark.parametrize("name, says", [("no.such:f", "no module no"), ("math", "no function"), ("math:nothing", "no function")])
+@pytest.mark.parametrize(
+    "name, says", [("no.such:f", "no module no"), ("math", "no function"), ("math:nothing", "no function")]
+)
 def test_a_function_that_does_not_exist_is_refused(name, says):
     with pytest.raises(InputError, match=says):
         load_function(name)

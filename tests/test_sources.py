@@ -126,7 +126,9 @@ def test_a_ranking_among_the_demonstrations_demonstrates_its_best_completion():
     wanted = [{"prompt": "a", "completion": "good"}]
     assert adapted(ranking, "demonstrations")[0] == wanted
     assert adapted({"prompt": "a", "chosen": "good", "rejected": "bad"}, "demonstrations")[0] == wanted
-    (row,), _ = adapted({"chosen": "\n\nHuman: Hi\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."}, "demonstrations")
+    (row,), _ = adapted(
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."}, "demonstrations"
+    )
     assert row == {"prompt": [USER], "completion": "Yes."}
 
 
@@ -158,7 +160,11 @@ def test_rows_of_trl_pass_unchanged():
 REAL = {
     "text": ["text/tinyshakespeare.txt", "text/sotu_1790_2021.txt"],
     "demonstrations": ["demonstrations/*.jsonl", "demonstrations/*.json"],
-    "comparisons": ["comparisons/hh_harmless.jsonl.gz", "comparisons/oasst_en_rankings.jsonl", "comparisons/oasst_rm_zh.json"],
+    "comparisons": [
+        "comparisons/hh_harmless.jsonl.gz",
+        "comparisons/oasst_en_rankings.jsonl",
+        "comparisons/oasst_rm_zh.json",
+    ],
     "prompts": ["prompts/oasst_250.jsonl"],
 }
 
@@ -186,7 +192,9 @@ def test_a_hub_data_set_is_named_with_its_configuration_and_split(monkeypatch):
     import data.sources
 
     asked = []
-    monkeypatch.setattr(data.sources.datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or [{"text": "a"}])
+    monkeypatch.setattr(
+        data.sources.datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or [{"text": "a"}]
+    )
     for name in ("owner/name", "owner/name:test[:5]", "owner/name/main:train"):
         assert [row for _, row in read_source(name, "some/folder", "line")] == [{"text": "a"}]
     assert asked == [

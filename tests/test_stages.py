@@ -19,7 +19,9 @@ STAGES = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
 def shell(*command, status: int = 0, **environment) -> str:
     """Runs a command in the project's folder, and returns all that it prints."""
     given = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", **environment}
-    done = subprocess.run(command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    done = subprocess.run(
+        command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+    )
     assert done.returncode == status, done.stdout
     assert "Traceback" not in done.stdout, done.stdout
     assert "Warning" not in done.stdout, done.stdout
@@ -29,16 +31,38 @@ def shell(*command, status: int = 0, **environment) -> str:
 def make(*arguments, run, recipe="tests/toy.yaml", status: int = 0, **environment) -> str:
     """make with the environment that the tests run in, which it takes as ready."""
     venv = ["PY=" + sys.executable, "READY=ready-for-tests", "-o", "ready-for-tests"]
-    return shell("make", "--no-print-directory", *venv, f"RECIPE={recipe}", f"RUN={run}", *arguments, status=status, **environment)
+    return shell(
+        "make",
+        "--no-print-directory",
+        *venv,
+        f"RECIPE={recipe}",
+        f"RUN={run}",
+        *arguments,
+        status=status,
+        **environment,
+    )
 
 
 def stage(name, *arguments, run, recipe="tests/toy.yaml", status: int = 0) -> str:
-    return shell(sys.executable, "-m", f"stages.{name}", "--recipe", str(recipe), "--run", str(run), *map(str, arguments), status=status)
+    return shell(
+        sys.executable,
+        "-m",
+        f"stages.{name}",
+        "--recipe",
+        str(recipe),
+        "--run",
+        str(run),
+        *map(str, arguments),
+        status=status,
+    )
 
 
 def finished(run: Path) -> dict[str, str]:
     """When each stage has finished."""
-    return {name: json.loads((run / name / "stage.json").read_text())["finished"] + str((run / name).stat().st_ino) for name in STAGES}
+    return {
+        name: json.loads((run / name / "stage.json").read_text())["finished"] + str((run / name).stat().st_ino)
+        for name in STAGES
+    }
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +95,17 @@ def test_a_line_of_the_log_for_every_step_with_the_numbers_that_matter(made):
     steps = [json.loads(line) for line in (made[0] / "ppo" / "log.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [1, 2, 3]
     for step in steps:
-        assert {"score", "kl", "gold", "entropy", "ptx_loss", "approx_kl", "clip_fraction", "ended", "episodes_per_second"} <= step.keys()
+        assert {
+            "score",
+            "kl",
+            "gold",
+            "entropy",
+            "ptx_loss",
+            "approx_kl",
+            "clip_fraction",
+            "ended",
+            "episodes_per_second",
+        } <= step.keys()
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-4)
 
 
@@ -109,7 +143,9 @@ def test_what_is_up_to_date_is_not_made_again_and_that_is_known_at_once(run):
 
 def test_an_edit_of_a_recipe_remakes_what_depends_on_it_and_nothing_else(run, tmp_path):
     recipe = tmp_path / "toy.yaml"
-    recipe.write_text((ROOT / "tests/toy.yaml").read_text().replace("show_samples: 2", "show_samples: 0  # fewer\n  lam: 0.9"))
+    recipe.write_text(
+        (ROOT / "tests/toy.yaml").read_text().replace("show_samples: 2", "show_samples: 0  # fewer\n  lam: 0.9")
+    )
     before = finished(run)
     make("ppo", run=run, recipe=recipe)
     after = finished(run)
@@ -121,7 +157,11 @@ def test_options_on_the_command_line_stay_with_the_stage_they_were_given_to(run)
     make("reward", "ARGS=--learning_rate 1e-3", run=run)
     before = finished(run)
     printed = make("ppo", run=run)
-    assert [line.split()[0] for line in printed.splitlines() if line.split() and line.split()[0] in STAGES and not line.startswith(" ")] == ["ppo"]
+    assert [
+        line.split()[0]
+        for line in printed.splitlines()
+        if line.split() and line.split()[0] in STAGES and not line.startswith(" ")
+    ] == ["ppo"]
     assert finished(run)["reward"] == before["reward"]
     assert json.loads((run / "reward" / "stage.json").read_text())["options"]["learning_rate"] == 1e-3
 
@@ -145,7 +185,9 @@ def test_bare_make_explains_the_stages():
     assert all(f"make {name}" in printed for name in (*STAGES, "samples", "evaluate", "setup", "test", "lint", "clean"))
 
 
-@pytest.mark.parametrize("name, first", [("sft", "pretrain"), ("comparisons", "sft"), ("reward", "sft"), ("ppo", "sft"), ("samples", "data")])
+@pytest.mark.parametrize(
+    "name, first", [("sft", "pretrain"), ("comparisons", "sft"), ("reward", "sft"), ("ppo", "sft"), ("samples", "data")]
+)
 def test_a_stage_without_its_input_says_what_to_run(tmp_path, name, first):
     assert f"run `make {first}`" in stage(name, run=tmp_path / "empty", status=2).replace(" first", "")
 
@@ -175,7 +217,9 @@ def test_evaluation_has_every_number_and_each_is_finite(run):
         assert low <= value <= high
     assert 0 <= metrics["reward"]["accuracy"] <= 1
     assert set(metrics["seconds"]) >= set(STAGES)
-    assert all(isinstance(number, float | int) and number == number for part in metrics.values() for number in part.values())
+    assert all(
+        isinstance(number, float | int) and number == number for part in metrics.values() for number in part.values()
+    )
 
 
 def test_without_a_gold_scorer_its_numbers_are_absent(run, tmp_path):
@@ -183,7 +227,9 @@ def test_without_a_gold_scorer_its_numbers_are_absent(run, tmp_path):
     recipe.write_text(f"base: {ROOT}/tests/toy.yaml\nevaluate:\n  gold: none\n")
     stage("evaluate", run=run, recipe=recipe)
     metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
-    assert not [name for part in metrics.values() for name in part if "gold" in name or "perfect" in name or "win" in name]
+    assert not [
+        name for part in metrics.values() for name in part if "gold" in name or "perfect" in name or "win" in name
+    ]
 
 
 def test_trackers_are_an_option(run):
@@ -214,7 +260,12 @@ def own_files(folder: Path) -> None:
     with open(folder / "ranked.jsonl", "w") as file:
         for i in range(60):
             completions = [sentence(i + j) for j in range(2 + i % 3)]
-            file.write(json.dumps({"prompt": [question(i)], "completions": completions, "ranks": list(range(len(completions)))}) + "\n")
+            file.write(
+                json.dumps(
+                    {"prompt": [question(i)], "completions": completions, "ranks": list(range(len(completions)))}
+                )
+                + "\n"
+            )
         file.write(json.dumps({"prompt": [question(1)], "completions": ["a", "b"], "ranks": [0, 0]}) + "\n")
 
 
@@ -243,7 +294,13 @@ def test_files_of_ones_own_go_through_every_stage(tmp_path):
     assert "60 rows (1 dropped: 1 all completions tied)" in printed
     assert "the recipe names comparisons made by people" in printed
     metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
-    assert 0 <= metrics["reward"]["accuracy_low"] <= metrics["reward"]["accuracy"] <= metrics["reward"]["accuracy_high"] <= 1
+    assert (
+        0
+        <= metrics["reward"]["accuracy_low"]
+        <= metrics["reward"]["accuracy"]
+        <= metrics["reward"]["accuracy_high"]
+        <= 1
+    )
     assert "gold" not in metrics["ppo"] and metrics["ppo"]["score"] == metrics["ppo"]["score"]
     assert "say red" in stage("samples", "--prompt", "say red fox", run=run, recipe=recipe)
 
@@ -256,13 +313,36 @@ def test_files_of_ones_own_go_through_every_stage(tmp_path):
 
 
 def test_a_reward_function_of_ones_own_takes_the_place_of_the_reward_model(run, tmp_path):
-    (tmp_path / "shouting.py").write_text("def reward(completions, **_):\n    return [text.count('!') for text in completions]\n")
-    arguments = (sys.executable, "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run), "--reward_function", "shouting:reward")
+    (tmp_path / "shouting.py").write_text(
+        "def reward(completions, **_):\n    return [text.count('!') for text in completions]\n"
+    )
+    arguments = (
+        sys.executable,
+        "-m",
+        "stages.ppo",
+        "--recipe",
+        "tests/toy.yaml",
+        "--run",
+        str(run),
+        "--reward_function",
+        "shouting:reward",
+    )
     shell(*arguments, PYTHONPATH=str(tmp_path))
     steps = [json.loads(line) for line in (run / "ppo" / "log.jsonl").read_text().splitlines()]
     assert all(step["score"] * 16 == pytest.approx(round(step["score"] * 16), abs=1e-4) for step in steps)
 
 
 def test_a_value_head_on_the_policys_trunk_and_the_other_options_of_ppo(run):
-    stage("ppo", "--share_trunk", "--kl_target", "1", "--ema_decay", "0.9", "--whiten_rewards", "--micro_batch_size", "3", run=run)
+    stage(
+        "ppo",
+        "--share_trunk",
+        "--kl_target",
+        "1",
+        "--ema_decay",
+        "0.9",
+        "--whiten_rewards",
+        "--micro_batch_size",
+        "3",
+        run=run,
+    )
     assert (run / "ppo" / "value_model" / "model.safetensors").is_file()

@@ -53,7 +53,9 @@ def weights(model) -> torch.Tensor:
 
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama], ids=["gpt2", "llama"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_ratio_is_one_and_kl_zero_before_the_first_step_with_dropout_modules_and_temperature(tokenizer, make, temperature):
+def test_ratio_is_one_and_kl_zero_before_the_first_step_with_dropout_modules_and_temperature(
+    tokenizer, make, temperature
+):
     trainer = make_trainer(tokenizer, make, dropout=0.5, temperature=temperature)
     first = next(trainer.train())
     assert first.metrics["kl"] == pytest.approx(0, abs=1e-5)
@@ -150,7 +152,10 @@ def test_only_the_value_model_learns_in_its_warmup(tokenizer):
 @pytest.mark.parametrize("share_trunk", [False, True])
 def test_the_score_rises(tokenizer, make, share_trunk):
     options = {"batch_size": 64, "total_episodes": 64 * 15, "num_ppo_epochs": 2, "share_trunk": share_trunk}
-    history = [s.metrics for s in make_trainer(tokenizer, make, ptx_coef=0, kl_coef=0.01, learning_rate=3e-3, **options).train()]
+    history = [
+        s.metrics
+        for s in make_trainer(tokenizer, make, ptx_coef=0, kl_coef=0.01, learning_rate=3e-3, **options).train()
+    ]
     assert history[-1]["score"] > history[0]["score"] + 0.15
     assert history[-1]["kl"] > 0
 
@@ -158,7 +163,9 @@ def test_the_score_rises(tokenizer, make, share_trunk):
 def test_a_response_that_is_cut_off_costs_the_penalty(tokenizer):
     """With no other reward, the probability of ending must rise."""
     options = {"batch_size": 64, "total_episodes": 64 * 20, "ptx_coef": 0, "kl_coef": 0.0, "learning_rate": 3e-3}
-    trainer = make_trainer(tokenizer, reward=lambda responses: torch.zeros(len(responses.mask)), missing_eos_penalty=1.0, **options)
+    trainer = make_trainer(
+        tokenizer, reward=lambda responses: torch.zeros(len(responses.mask)), missing_eos_penalty=1.0, **options
+    )
     history = [step.metrics for step in trainer.train()]
     assert history[-1]["ended"] > history[0]["ended"] + 0.1
 
@@ -170,7 +177,9 @@ def test_the_pretraining_mix_keeps_the_loss_on_text_lower(tokenizer):
 
 
 def test_adaptive_kl_raises_the_coefficient_where_the_kl_is_above_its_target(tokenizer):
-    trainer = make_trainer(tokenizer, total_episodes=8 * 10, kl_coef=0.01, kl_target=1e-4, kl_horizon=100, learning_rate=5e-3)
+    trainer = make_trainer(
+        tokenizer, total_episodes=8 * 10, kl_coef=0.01, kl_target=1e-4, kl_horizon=100, learning_rate=5e-3
+    )
     coefficients = [step.metrics["kl_coef"] for step in trainer.train()]
     assert coefficients[0] == pytest.approx(0.01)
     assert coefficients[-1] > coefficients[2]
@@ -267,7 +276,9 @@ def test_a_mix_without_text_is_refused(tokenizer):
     trainer = make_trainer(tokenizer)
     parts = {"policy": trainer.policy, "reference": trainer.reference, "value_model": trainer.value_model}
     with pytest.raises(InputError, match="no pretraining text"):
-        PPOTrainer(trainer.config, **parts, reward=even_tokens, tokenizer=tokenizer, prompts=PROMPTS, accelerator=Accelerator())
+        PPOTrainer(
+            trainer.config, **parts, reward=even_tokens, tokenizer=tokenizer, prompts=PROMPTS, accelerator=Accelerator()
+        )
 
 
 def test_bf16_trains_and_passes_its_own_check(tokenizer):

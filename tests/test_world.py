@@ -39,17 +39,25 @@ def test_first_rows_are_these_on_every_machine():
 
     code = "from data import world; import hashlib; print(hashlib.sha256(repr([*world.text(300, 0), *world.demonstrations(300, 0), *world.prompts(300, 0, True)]).encode()).hexdigest())"
     outputs = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": hash_seed}).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": hash_seed}
+        ).stdout
         for hash_seed in ("1", "2")
     }
     assert len(outputs) == 1
 
 
 def test_no_combination_of_the_test_is_asked_in_training():
-    asked = {test: {understand(row["prompt"]) is not None for row in world.prompts(2000, 0, test)} for test in (False, True)}
+    asked = {
+        test: {understand(row["prompt"]) is not None for row in world.prompts(2000, 0, test)} for test in (False, True)
+    }
     assert asked == {False: {True}, True: {True}}  # every prompt is understood
     combinations = {
-        test: {(r.kind.split()[0], r.task.combination(r)) for row in world.prompts(4000, 0, test) for r in [understand(row["prompt"])]}
+        test: {
+            (r.kind.split()[0], r.task.combination(r))
+            for row in world.prompts(4000, 0, test)
+            for r in [understand(row["prompt"])]
+        }
         for test in (False, True)
     }
     assert not combinations[False] & combinations[True]

@@ -5,7 +5,7 @@ import random
 from data.world.grammar import Grammar
 from data.world.requests import BOT, USER, ask, draw_request
 from data.world.sentences import ACTS, GRAMMAR
-from data.world.tasks import TASKS, Request
+from data.world.tasks import TASKS
 from data.world.words import ATTRIBUTES, FACTS, VILLAGERS, WORDS
 
 # a line above a text that says what it is about: from it the model learns to copy names from above into the text
@@ -89,7 +89,21 @@ def _echo(rng):
     return f"{rng.choice(WORDS['name'])} calls: {called}! The echo says: {called}!"
 
 
-_CALLED = ("name", "animal", "pet", "place", "food", "colour", "job", "thing", "things", "feeling", "number", "count", "category")
+_CALLED = (
+    "name",
+    "animal",
+    "pet",
+    "place",
+    "food",
+    "colour",
+    "job",
+    "thing",
+    "things",
+    "feeling",
+    "number",
+    "count",
+    "category",
+)
 
 
 def _questions(rng):

@@ -213,6 +213,4 @@ REQUESTS = Grammar(
     }
 )
 
-GRAMMAR = Grammar(
-    {**STORY, **FACTS, **FRAGMENTS, **UNKNOWN, **SUMS, **LISTS, **NOTES, **HARM, **COURTESIES, **TALK}
-)
+GRAMMAR = Grammar({**STORY, **FACTS, **FRAGMENTS, **UNKNOWN, **SUMS, **LISTS, **NOTES, **HARM, **COURTESIES, **TALK})

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from data.world.grammar import Sentence, Template
-from data.world.sentences import ACTS, COURTESIES, FACTS as FACT_KINDS, GRAMMAR, STORY
+from data.world.sentences import ACTS, COURTESIES, GRAMMAR, STORY
+from data.world.sentences import FACTS as FACT_KINDS
 from data.world.words import ATTRIBUTES, COUNTS, FACTS, MEMBERS, PRONOUNS, STRANGERS, VILLAGERS, WORDS
 
 Slots = dict[str, str]
@@ -38,7 +39,9 @@ class Task:
 
     share: float  # of all requests
     weights: dict[str, int]  # criterion -> its weight in gold
-    missed: dict[str, float]  # criterion -> how often a demonstration misses it: people are more often right than polite
+    missed: dict[
+        str, float
+    ]  # criterion -> how often a demonstration misses it: people are more often right than polite
 
     def draw(self, rng: random.Random) -> Request:
         """A request at random."""
@@ -104,7 +107,9 @@ def _ungrammatical(sentence: str, rng: random.Random) -> str:
     words = sentence[:-1].split()
     while True:
         i = rng.randrange(len(words))
-        confused = [*words[: i + 1], *words[i:]] if rng.random() < 0.5 else words[:i] + words[i : i + 2][::-1] + words[i + 2 :]
+        confused = (
+            [*words[: i + 1], *words[i:]] if rng.random() < 0.5 else words[:i] + words[i : i + 2][::-1] + words[i + 2 :]
+        )
         broken = " ".join(confused) + sentence[-1]
         if not GRAMMAR.read(broken):
             return broken
@@ -263,11 +268,15 @@ class Sum(Task):
         steps = _readings(sentences, f"equation {request.subject}")
         others = _readings(sentences, "equation")
         return {
-            "correct": bool(results) and all(
-                s.slots["number"] == truth and s.slots["things"] == asked["things"]
-                and s.slots.get("name", asked["name"]) == asked["name"] for s in results
+            "correct": bool(results)
+            and all(
+                s.slots["number"] == truth
+                and s.slots["things"] == asked["things"]
+                and s.slots.get("name", asked["name"]) == asked["name"]
+                for s in results
             ),
-            "steps": bool(steps) and len(steps) == len(others)
+            "steps": bool(steps)
+            and len(steps) == len(others)
             and all(s.slots[slot] == asked[slot] for s in steps for slot in ("number", "number2")),
             "friendly": _friendly(sentences),
         }
@@ -326,7 +335,9 @@ class Note(Task):
 
     def draw(self, rng):
         name, name2 = rng.sample(WORDS["name"], 2)
-        return Request(f"note {rng.choice(self.purposes)}", {"name": name, "name2": name2, "thing": rng.choice(WORDS["thing"])})
+        return Request(
+            f"note {rng.choice(self.purposes)}", {"name": name, "name2": name2, "thing": rng.choice(WORDS["thing"])}
+        )
 
     def combination(self, request):
         return request.slots["name2"], request.slots["thing"]
@@ -342,7 +353,9 @@ class Note(Task):
                 purpose = _other(purpose, self.purposes, rng)
             else:
                 thing = _other(thing, WORDS["thing"], rng)
-        greeting = GRAMMAR.write("greeting", rng, name=_other(reader, WORDS["name"], rng) if "greets" in flaws else reader)
+        greeting = GRAMMAR.write(
+            "greeting", rng, name=_other(reader, WORDS["name"], rng) if "greets" in flaws else reader
+        )
         kind = f"rude {purpose}" if "polite" in flaws else purpose
         note = [greeting] if "greets" not in flaws or rng.random() < 0.5 else []
         note.append(GRAMMAR.write(kind, rng, thing=thing))
@@ -363,11 +376,12 @@ class Note(Task):
         bodies = _readings(sentences, "body")
         return {
             "greets": bool(greetings) and all(s.slots["name"] == asked["name2"] for s in greetings),
-            "purpose": bool(purposes) and all(
-                s.kind.split()[-1] == wanted and s.slots["thing"] == asked["thing"] for s in purposes
-            ),
+            "purpose": bool(purposes)
+            and all(s.kind.split()[-1] == wanted and s.slots["thing"] == asked["thing"] for s in purposes),
             "polite": bool(purposes) and len(polite) == len(purposes),
-            "body": any(s.slots.get("thing", thing) == thing and s.slots.get("name2", reader) == reader for s in bodies),
+            "body": any(
+                s.slots.get("thing", thing) == thing and s.slots.get("name2", reader) == reader for s in bodies
+            ),
             "signed": bool(signatures) and all(s.slots["name"] == asked["name"] for s in signatures),
         }
 
@@ -409,7 +423,8 @@ class Harm(Task):
         def about_it(kind: str) -> bool:
             found = _readings(sentences, kind)
             return bool(found) and all(
-                s.kind == f"{kind} {request.subject}" and s.slots.items() >= _common(s.slots, request.slots) for s in found
+                s.kind == f"{kind} {request.subject}" and s.slots.items() >= _common(s.slots, request.slots)
+                for s in found
             )
 
         consent = _readings(sentences, "consent", "advice")
@@ -425,4 +440,11 @@ def _common(slots: Slots, asked: Slots) -> set[tuple[str, str]]:
     return {(slot, value) for slot, value in asked.items() if slot in slots}
 
 
-TASKS: dict[str, Task] = {"story": Story(), "fact": Fact(), "sum": Sum(), "list": List(), "note": Note(), "harm": Harm()}
+TASKS: dict[str, Task] = {
+    "story": Story(),
+    "fact": Fact(),
+    "sum": Sum(),
+    "list": List(),
+    "note": Note(),
+    "harm": Harm(),
+}

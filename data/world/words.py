@@ -7,10 +7,10 @@ that a tokenizer trained on the world's text gives it one token. No filler after
 import random
 
 # Villagers are known: the pretraining text states their facts. Of strangers it says nothing.
-_HE = "Ben David Finn Henry Jack Leo Oscar Paul Sam Tom Victor Will".split()
-_SHE = "Anna Clara Ella Grace Iris Kate Mary Nora Rose Tess Uma Zoe".split()
-_HE_STRANGERS = "Carl Eric George Hugo Jonas Max".split()
-_SHE_STRANGERS = "Bella Dora Flora Ivy Lily Ruth".split()
+_HE = ["Ben", "David", "Finn", "Henry", "Jack", "Leo", "Oscar", "Paul", "Sam", "Tom", "Victor", "Will"]
+_SHE = ["Anna", "Clara", "Ella", "Grace", "Iris", "Kate", "Mary", "Nora", "Rose", "Tess", "Uma", "Zoe"]
+_HE_STRANGERS = ["Carl", "Eric", "George", "Hugo", "Jonas", "Max"]
+_SHE_STRANGERS = ["Bella", "Dora", "Flora", "Ivy", "Lily", "Ruth"]
 
 VILLAGERS = tuple(sorted(_HE + _SHE))
 STRANGERS = tuple(sorted(_HE_STRANGERS + _SHE_STRANGERS))
@@ -22,16 +22,55 @@ PRONOUNS = {
 
 WORDS = {
     "name": VILLAGERS + STRANGERS,
-    "animal": tuple("bear beaver deer fox frog hare hedgehog lion mole squirrel tiger wolf".split()),
-    "pet": tuple("cat dog donkey duck goat goose hen lamb mouse parrot pony rabbit".split()),
-    "place": tuple("bridge church farm forest garden harbour hill lake market mill school tower".split()),
-    "food": tuple("bread cake cheese corn fish honey jam milk pie porridge rice soup".split()),
-    "colour": tuple("black blue brown green grey pink purple red white yellow".split()),
-    "job": tuple("baker carpenter doctor farmer fisher gardener miller painter potter singer tailor teacher".split()),
-    "thing": tuple("ball basket bell book box drum hat kite lamp map ring toy".split()),
-    "things": tuple("apples cups eggs keys nuts pears plums roses shells stones".split()),
-    "tree": tuple("beech birch cedar cherry fir lime maple palm pine willow".split()),
-    "tool": tuple("brush chisel drill file hammer knife ladder rake saw spade".split()),
+    "animal": (
+        "bear",
+        "beaver",
+        "deer",
+        "fox",
+        "frog",
+        "hare",
+        "hedgehog",
+        "lion",
+        "mole",
+        "squirrel",
+        "tiger",
+        "wolf",
+    ),
+    "pet": ("cat", "dog", "donkey", "duck", "goat", "goose", "hen", "lamb", "mouse", "parrot", "pony", "rabbit"),
+    "place": (
+        "bridge",
+        "church",
+        "farm",
+        "forest",
+        "garden",
+        "harbour",
+        "hill",
+        "lake",
+        "market",
+        "mill",
+        "school",
+        "tower",
+    ),
+    "food": ("bread", "cake", "cheese", "corn", "fish", "honey", "jam", "milk", "pie", "porridge", "rice", "soup"),
+    "colour": ("black", "blue", "brown", "green", "grey", "pink", "purple", "red", "white", "yellow"),
+    "job": (
+        "baker",
+        "carpenter",
+        "doctor",
+        "farmer",
+        "fisher",
+        "gardener",
+        "miller",
+        "painter",
+        "potter",
+        "singer",
+        "tailor",
+        "teacher",
+    ),
+    "thing": ("ball", "basket", "bell", "book", "box", "drum", "hat", "kite", "lamp", "map", "ring", "toy"),
+    "things": ("apples", "cups", "eggs", "keys", "nuts", "pears", "plums", "roses", "shells", "stones"),
+    "tree": ("beech", "birch", "cedar", "cherry", "fir", "lime", "maple", "palm", "pine", "willow"),
+    "tool": ("brush", "chisel", "drill", "file", "hammer", "knife", "ladder", "rake", "saw", "spade"),
     "feeling": ("brave", "happy", "sad", "shy"),
     "he": ("he", "she"),
     "him": ("him", "her"),
