@@ -137,6 +137,6 @@ DOCUMENTS = {
     _odds: 0.03,
     _echo: 0.05,
     _questions: 0.04,
-    _answered: 0.08,
-    _mismatched: 0.07,
+    _answered: 0.07,
+    _mismatched: 0.08,
 }
