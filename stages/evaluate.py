@@ -32,6 +32,7 @@ class Options(StageOptions):
         0, "n: also take, of n answers of the SFT model, the one the reward model likes best; 0 for no"
     )
     gold: str | None = option(None, "a Python function, module:function, that knows true quality")
+    perfect: float = option(10.0, "gold of an answer that could not be better")
 
 
 @dataclass
@@ -55,7 +56,7 @@ def work(options: Options, stage: Stage) -> dict:
     reference: list[Answers] = []
     for model in answerers(options.models, stage):
         answers = [answer(model, rows, temperature, options) for temperature in (options.temperature, 0.0)]
-        metrics[model.name] = {**quality(*answers, scorer), **knowledge(model, stage)}
+        metrics[model.name] = {**quality(*answers, scorer, options), **knowledge(model, stage)}
         if model.name == "sft":
             reference = answers
             if options.best_of and scorer:
@@ -80,14 +81,13 @@ def answer(model: Answerer, rows: list[Row], temperature: float, options: Option
     return Answers(model, prompts, completions, gold_of(options.gold, rows, completions))
 
 
-def quality(sampled: Answers, greedy: Answers, scorer: Scorer | None) -> Metrics:
+def quality(sampled: Answers, greedy: Answers, scorer: Scorer | None, options: Options) -> Metrics:
     """How good the answers are, as far as that is known, how long, and whether they end."""
     metrics = {}
     if sampled.gold is not None:
         metrics |= ratio_estimate(sampled.gold).named("gold") | ratio_estimate(greedy.gold).named("gold_greedy")
-        best = max(*sampled.gold, *greedy.gold, 10.0)
-        metrics["perfect"] = float(np.mean(np.array(sampled.gold) == best))
-        metrics["perfect_greedy"] = float(np.mean(np.array(greedy.gold) == best))
+        metrics["perfect"] = float(np.mean(np.array(sampled.gold) >= options.perfect))
+        metrics["perfect_greedy"] = float(np.mean(np.array(greedy.gold) >= options.perfect))
     if scorer is not None:
         pad_id = sampled.model.tokenizer.pad_token_id
         metrics["score"] = float(score_sequences(scorer, sampled.sequences, pad_id).mean())
