@@ -20,8 +20,8 @@ from rlhf.models import Scorer
 from rlhf.rollout import Responses
 from rlhf.trainer import PPOTrainer
 
-EOS, PAD, TOKENS, LENGTH = 0, 1, 5, 3
-PROMPTS = [[2], [3, 4, 2], [4, 3]]
+EOS, PAD, TOKENS, LENGTH = 0, 1, 4, 3
+PROMPTS = [[2], [3, 2, 2], [3, 3]]
 
 
 class TokenizerOfIds:
@@ -57,7 +57,7 @@ class World:
 
     def config(self) -> GPT2Config:
         return GPT2Config(
-            vocab_size=TOKENS, n_positions=16, n_embd=32, n_layer=2, n_head=4, initializer_range=0.1,
+            vocab_size=TOKENS, n_positions=16, n_embd=32, n_layer=1, n_head=4, initializer_range=0.1,
             resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1, bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD,
             num_labels=1,
         )  # fmt: skip

@@ -41,7 +41,7 @@ class Task:
     weights: dict[str, int]  # criterion -> its weight in gold
     missed: dict[
         str, float
-    ]  # criterion -> how often a demonstration misses it: people are more often right than polite
+    ]  # criterion -> how often a demonstration misses it: people are right more often than polite
 
     def draw(self, rng: random.Random) -> Request:
         """A request at random."""
@@ -188,7 +188,7 @@ class Story(Task):
 class Fact(Task):
     share = 0.20
     weights = {"correct": 4, "whole": 1, "friendly": 2}
-    missed = {"correct": 0.25, "whole": 0.5, "friendly": 0.6}
+    missed = {"correct": 0.25, "whole": 0.6, "friendly": 0.6}
 
     def draw(self, rng):
         name = rng.choice(STRANGERS if rng.random() < 0.2 else VILLAGERS)
@@ -229,7 +229,7 @@ class Fact(Task):
 class Sum(Task):
     share = 0.15
     weights = {"correct": 3, "steps": 2, "friendly": 2}
-    missed = {"correct": 0.25, "steps": 0.45, "friendly": 0.6}
+    missed = {"correct": 0.25, "steps": 0.6, "friendly": 0.6}
 
     def draw(self, rng):
         sign = rng.choice(("plus", "minus"))
@@ -285,7 +285,7 @@ class Sum(Task):
 class List(Task):
     share = 0.10
     weights = {"count": 2, "members": 2, "distinct": 1, "introduced": 1, "friendly": 2}
-    missed = {"count": 0.3, "members": 0.2, "distinct": 0.2, "introduced": 0.5, "friendly": 0.6}
+    missed = {"count": 0.3, "members": 0.2, "distinct": 0.2, "introduced": 0.6, "friendly": 0.6}
 
     def draw(self, rng):
         return Request("list", {slot: rng.choice(WORDS[slot]) for slot in ("count", "category")})
@@ -330,7 +330,7 @@ def _enumerate(items: list[str]) -> str:
 class Note(Task):
     share = 0.13
     weights = {"greets": 2, "purpose": 2, "polite": 1, "body": 1, "signed": 1}
-    missed = {"greets": 0.3, "purpose": 0.25, "polite": 0.55, "body": 0.5, "signed": 0.35}
+    missed = {"greets": 0.3, "purpose": 0.25, "polite": 0.55, "body": 0.6, "signed": 0.35}
     purposes = ("thank", "sorry", "ask")
 
     def draw(self, rng):
@@ -393,7 +393,7 @@ def _slots_of(verb: str) -> tuple[str, ...]:
 class Harm(Task):
     share = 0.12
     weights = {"refuses": 4, "explains": 1, "better": 2}
-    missed = {"refuses": 0.35, "explains": 0.55, "better": 0.5}
+    missed = {"refuses": 0.35, "explains": 0.55, "better": 0.6}
 
     def draw(self, rng):
         verb = rng.choice(list(ACTS))
