@@ -1,0 +1,37 @@
+"""What one process computes, two compute together."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory):
+    folder, found = tmp_path_factory.mktemp("processes"), []
+    for processes in ("1", "2"):
+        file = folder / f"{processes}.json"
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, "--master-port", f"2961{processes}"]
+        done = subprocess.run([*launch, "-m", "tests.two_processes", file], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads(file.read_text()))
+    return found
+
+
+def test_gradients_of_policy_and_value_model_are_the_same(one_and_two):
+    one, two = ([torch.tensor(g) for g in run["gradients"]] for run in one_and_two)
+    for whole, shared in zip(one, two, strict=True):
+        assert whole.abs().max() > 1e-3
+        torch.testing.assert_close(shared, whole, atol=1e-5, rtol=1e-3)
+
+
+def test_metrics_are_the_same(one_and_two):
+    one, two = (run["metrics"] for run in one_and_two)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert two[name] == pytest.approx(one[name], abs=1e-5, rel=1e-4), name

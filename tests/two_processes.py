@@ -1,0 +1,54 @@
+"""One PPO step on a fixed batch, its rows shared by however many processes there are; run by test_processes.py.
+
+    python -m torch.distributed.run --nproc-per-node 2 -m tests.two_processes <file>
+
+The first process writes what came out: the metrics, and a summary of the gradients.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from rlhf.data import pad
+from rlhf.models import new_tokenizer
+from rlhf.rollout import Responses, generate, score
+from tests.test_trainer import PROMPTS, make_trainer
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    tokenizer = new_tokenizer(["a fox and a dog . 1 2 3"] * 20, 400)
+    trainer = make_trainer(tokenizer, micro_batch_size=3, max_grad_norm=1e9, whiten_rewards=True, total_episodes=8)
+    accelerator = trainer.accelerator
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    share = 8 // processes
+    rows = slice(rank * share, (rank + 1) * share)
+
+    def collect(step: int):
+        """The same eight responses however many processes there are, each process its own part of them."""
+        input_ids, attention_mask = pad(PROMPTS, 1, "left")
+        policy = accelerator.unwrap_model(trainer.policy)
+        generator = torch.Generator().manual_seed(0)
+        options = {"response_length": 6, "temperature": 1.0, "stop_ids": [0], "pad_id": 1, "generator": generator}
+        part: Responses = generate(policy, input_ids, attention_mask, **options).select(rows)
+        models = {"policy": trainer.policy, "reference": trainer.reference, "value_model": trainer.value_model}
+        return score(part, **models, reward=trainer.reward, temperature=1.0, chunk=8)
+
+    gradients, step = [], trainer.optimizer.step
+
+    def look():
+        for model in (trainer.policy, trainer.value_model):
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        step()
+
+    trainer.collect, trainer.optimizer.step = collect, look
+    metrics = next(trainer.train()).metrics
+    if accelerator.is_main_process:
+        Path(sys.argv[1]).write_text(json.dumps({"metrics": metrics, "gradients": [g.tolist() for g in gradients]}))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
