@@ -15,7 +15,7 @@ MADE    = @eval "$(call STAGE,$(1)) $$(cat $(RUN)/.settings/$(1).args)"
 
 export ARGS
 
-.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate test lint clean settings
+.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test lint clean settings
 
 help:
 	@echo "make ppo          the whole pipeline: data, pretraining, SFT, comparisons, reward model, PPO"
@@ -28,6 +28,7 @@ help:
 	@echo "make reward       the reward model, trained on the rankings"
 	@echo "make samples      the same prompts answered by all models"
 	@echo "make evaluate     numbers for all models, with intervals"
+	@echo "make optimum      PPO on a world whose optimum is known, drawn in runs/optimum.png"
 	@echo "make test         the tests        make lint  style        make clean  removes runs/"
 	@echo
 	@echo "Each makes what it needs and is missing or out of date, and nothing else."
@@ -82,6 +83,9 @@ samples: settings
 
 evaluate: $(RUN)/ppo/stage.json
 	@$(call STAGE,evaluate) $(ARGS)
+
+optimum: $(READY)
+	$(PY) -m tests.optimum $(ARGS)
 
 # --- the project itself -----------------------------------------------------------------------------------------------
 
