@@ -1,15 +1,18 @@
 """The loop: what it checks before it starts, what its gradient is, and that it does not depend on how work is split."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers import AutoModelForSequenceClassification
 
 from rlhf.config import PPOConfig
 from rlhf.errors import InputError
-from rlhf.models import ValueHead, load_policy, load_scorer
-from rlhf.scoring import text_scores
+from rlhf.models import Scorer, ValueHead, load_policy, load_scorer
+from rlhf.scoring import last_token_scores, text_scores
 from rlhf.trainer import PPOTrainer, shuffled
 from tests.conftest import tiny_gpt2, tiny_llama
 from tests.test_rollout import scorer_of
@@ -31,7 +34,7 @@ def make_trainer(tokenizer, make=tiny_gpt2, reward=even_tokens, dropout=0.0, val
     config = PPOConfig(**(defaults | options))
     policy, reference = make(dropout=dropout), make(dropout=dropout)
     if value_model is None:
-        value_model = ValueHead(32) if config.share_trunk else scorer_of(make(dropout=dropout))
+        value_model = ValueHead(32) if config.share_trunk else classifier(make(dropout=dropout))
     return PPOTrainer(
         config,
         policy=policy.train(),
@@ -42,6 +45,13 @@ def make_trainer(tokenizer, make=tiny_gpt2, reward=even_tokens, dropout=0.0, val
         prompts=PROMPTS,
         text=TEXT,
     )
+
+
+def classifier(policy) -> Scorer:
+    """A value model of the same size as the policy."""
+    policy.config.num_labels = 1
+    torch.manual_seed(1)
+    return Scorer(AutoModelForSequenceClassification.from_config(policy.config))
 
 
 def weights(model) -> torch.Tensor:
@@ -62,12 +72,14 @@ def test_ratio_is_one_and_kl_zero_before_the_first_step_with_dropout_modules_and
     assert first.metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
     assert first.metrics["clip_fraction"] == 0
     assert trainer.checked.startswith("ratio = 1")
+    assert "KL to the reference = 0" in trainer.checked
+    assert "those of the plain model" in trainer.checked
 
 
 def test_a_policy_that_changes_between_passes_is_refused(tokenizer):
     trainer = make_trainer(tokenizer, dropout=0.5)
     trainer.policy.train()  # someone turns dropout on again
-    with pytest.raises(InputError, match="disagrees with itself.*dropout"):
+    with pytest.raises(InputError, match=r"disagrees with itself.*dropout"):
         next(trainer.train())
 
 
@@ -84,6 +96,42 @@ def test_another_reference_than_the_policy_is_allowed_and_its_kl_is_counted(toke
         trainer.reference.lm_head.weight.add_(0.3 * torch.randn_like(trainer.reference.lm_head.weight))
     assert next(trainer.train()).metrics["kl"] > 0.01
     assert "KL to the reference" not in trainer.checked
+
+
+class SeesItsNeighbours(torch.nn.Module):
+    """A layer that adds something of the whole batch to each row."""
+
+    def forward(self, hidden):
+        return hidden + 0.1 * hidden.mean(dim=0, keepdim=True)
+
+
+def test_a_policy_that_sees_other_rows_is_refused(tokenizer):
+    trainer = make_trainer(tokenizer)
+    for policy in (trainer.policy, trainer.reference):
+        policy.transformer.h.append(_Block(SeesItsNeighbours()))
+    with pytest.raises(InputError, match="differ from those of the same response alone by .* sees other rows"):
+        next(trainer.train())
+
+
+class _Block(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden, *args, **kwargs):
+        return self.layer(hidden)
+
+
+def test_a_reward_model_whose_score_depends_on_its_batch_is_refused(tokenizer):
+    class Neighbourly(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return input_ids.float() / 100 + input_ids.float().mean()
+
+    good = make_trainer(tokenizer, reward=partial(last_token_scores, scorer_of(tiny_gpt2())))
+    next(good.train())
+    assert "score of a batch = score alone" in good.checked
+    with pytest.raises(InputError, match="depends on the rows beside it"):
+        next(make_trainer(tokenizer, reward=partial(last_token_scores, Neighbourly())).train())
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
@@ -151,10 +199,10 @@ def test_only_the_value_model_learns_in_its_warmup(tokenizer):
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama], ids=["gpt2", "llama"])
 @pytest.mark.parametrize("share_trunk", [False, True])
 def test_the_score_rises(tokenizer, make, share_trunk):
-    options = {"batch_size": 64, "total_episodes": 64 * 15, "num_ppo_epochs": 2, "share_trunk": share_trunk}
+    options = {"batch_size": 64, "total_episodes": 64 * 20, "num_ppo_epochs": 2, "share_trunk": share_trunk}
     history = [
         s.metrics
-        for s in make_trainer(tokenizer, make, ptx_coef=0, kl_coef=0.01, learning_rate=3e-3, **options).train()
+        for s in make_trainer(tokenizer, make, ptx_coef=0, kl_coef=0.01, learning_rate=1e-2, **options).train()
     ]
     assert history[-1]["score"] > history[0]["score"] + 0.15
     assert history[-1]["kl"] > 0
@@ -281,6 +329,15 @@ def test_a_mix_without_text_is_refused(tokenizer):
         )
 
 
+@pytest.fixture
+def another_precision():
+    """Accelerate keeps one precision for the whole process; this lets a test have its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
 def test_bf16_trains_and_passes_its_own_check(tokenizer):
     trainer = make_trainer(tokenizer, bf16=True)
     first, second = trainer.train()
