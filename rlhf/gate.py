@@ -45,15 +45,15 @@ def gate(
 
     Raises InputError with what differs, by how much, and the usual cause.
     """
-    checked = []
+    checked: list[Equality] = []
     for equality in _equalities(rollout, policy, reference, reward, temperature, precision):
         if not equality.off <= equality.allowed:
             raise InputError(
                 f"before the first step, {equality.fails} by {equality.off:.1e} (allowed: {equality.allowed:.0e}). "
                 f"Usual cause: {equality.cause}"
             )
-        checked.append(f"{equality.holds} (off by {equality.off:.0e})")
-    return ", ".join(checked)
+        checked.append(equality)
+    return f"{', '.join(e.holds for e in checked)}: off by {max(e.off for e in checked):.0e} at most"
 
 
 def _equalities(rollout, policy, reference, reward, temperature, precision) -> Iterator[Equality]:
@@ -77,7 +77,7 @@ def _equalities(rollout, policy, reference, reward, temperature, precision) -> I
         )
     alone = rollout.select(slice(0, 1)).trimmed()
     yield Equality(
-        "log-probabilities = those of the plain model",
+        "log-probabilities as without padding",
         "log-probabilities of a padded batch differ from those of the same response alone",
         _mean_difference(_plain_logprobs(policy, alone, temperature), alone.logprobs, alone.mask),
         allowed,
@@ -85,7 +85,7 @@ def _equalities(rollout, policy, reference, reward, temperature, precision) -> I
     )
     if reward is not None:
         yield Equality(
-            "score of a batch = score alone",
+            "scores as without a batch",
             "the reward model's score of a response depends on the rows beside it: it differs",
             float((reward(alone) - alone.scores).abs().max()),
             SCORE_TOLERANCE[precision],
