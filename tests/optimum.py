@@ -184,7 +184,9 @@ def main() -> None:
         order = best[0].argsort(descending=True)[:16]
         names = ["".join("·_ab"[token] for token in RESPONSES[i]) for i in order]
         for shift, (label, values) in enumerate({"SFT": log_ref, "PPO": log_pi, "optimum": best}.items()):
-            column[1].bar([x + 0.28 * shift for x in range(len(order))], values[0, order].exp(), width=0.28, label=label)
+            column[1].bar(
+                [x + 0.28 * shift for x in range(len(order))], values[0, order].exp(), width=0.28, label=label
+            )
         column[1].set_xticks([x + 0.28 for x in range(len(order))], names, rotation=90, family="monospace")
         column[1].set(title="the 16 likeliest responses to the first prompt (· is eos)")
     axes[0, 0].legend()

@@ -62,7 +62,8 @@ def prefix_log_ratio(policy, reference, prompt: int, tokens: tuple[int, ...]) ->
 
     ids, start = torch.tensor([[*PROMPTS[prompt], *tokens]]), len(PROMPTS[prompt])
     logprobs = [
-        m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, start - 1 : -1].log_softmax(-1) for m in (policy, reference)
+        m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, start - 1 : -1].log_softmax(-1)
+        for m in (policy, reference)
     ]
     chosen = torch.arange(len(tokens)), torch.tensor(tokens)
     return (logprobs[0][chosen] - logprobs[1][chosen]).sum()

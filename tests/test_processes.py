@@ -16,8 +16,18 @@ def one_and_two(tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("processes"), []
     for processes in ("1", "2"):
         file = folder / f"{processes}.json"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, "--master-port", f"2961{processes}"]
-        done = subprocess.run([*launch, "-m", "tests.two_processes", file], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            processes,
+            "--master-port",
+            f"2961{processes}",
+        ]
+        done = subprocess.run(
+            [*launch, "-m", "tests.two_processes", file], cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(json.loads(file.read_text()))
     return found

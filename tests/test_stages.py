@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -346,3 +347,34 @@ def test_a_value_head_on_the_policys_trunk_and_the_other_options_of_ppo(run):
         run=run,
     )
     assert (run / "ppo" / "value_model" / "model.safetensors").is_file()
+
+
+# --- real input -------------------------------------------------------------------------------------------------------
+
+
+def test_a_real_llama_goes_through_every_stage(shared, tmp_path):
+    recipe = tmp_path / "llama.yaml"
+    ppo = "ppo: {ptx_coef: 0, total_episodes: 32, response_length: 40}"
+    recipe.write_text(f"base: {ROOT}/tests/toy.yaml\npretrain: {{model: {shared}/models/stories260K}}\n{ppo}\n")
+    printed = make("ppo", run=tmp_path / "run", recipe=recipe)
+    assert "260,032 parameters loaded" in printed
+    assert "nothing to train" in printed
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "ppo").config.model_type == "llama"
+
+
+def test_every_row_that_people_wrote_is_used_or_counted(shared, tmp_path):
+    recipe = tmp_path / "people.yaml"
+    recipe.write_text(f"base: human\ndata:\n  folder: {shared}\n")
+    printed = stage("data", run=tmp_path, recipe=recipe)
+    assert (
+        "1,936 rows (5 dropped: 3 transcripts of different conversations, 2 empty completion)" in printed
+    )  # of 1,783 + 158
+    assert len(re.findall(r"\d+ rows", printed)) == 4
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+    recipe = tmp_path / "absent.yaml"
+    recipe.write_text(f"base: human\ndata:\n  folder: {tmp_path}/absent\n")
+    assert f"no file at {tmp_path}/absent/text/tinyshakespeare.txt" in stage(
+        "data", run=tmp_path, recipe=recipe, status=2
+    )
