@@ -164,8 +164,8 @@ def main() -> None:
 
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/optimum.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    kl_coefs = (0.35, 0.5, 1.0)
-    figure, axes = pyplot.subplots(2, len(kl_coefs), figsize=(14, 7), layout="constrained")
+    kl_coefs = (0.5, 1.0)
+    figure, axes = pyplot.subplots(2, len(kl_coefs), figsize=(11, 7), layout="constrained")
     world = World.of_seed(0)
     for column, kl_coef in zip(axes.T, kl_coefs, strict=True):
         trainer, away, gains = world.trainer(kl_coef=kl_coef), [], []
@@ -173,10 +173,11 @@ def main() -> None:
             log_ref = log_distribution(trainer.reference)
             best, highest = optimum(log_ref, world.rewards, kl_coef)
             start = objective(log_ref, log_ref, world.rewards, kl_coef)
-            for _ in trainer.train():
+        for _ in trainer.train():
+            with torch.no_grad():
                 log_pi = log_distribution(trainer.policy)
-                away.append(float(kl(log_pi, best)))
-                gains.append(float((objective(log_pi, log_ref, world.rewards, kl_coef) - start) / (highest - start)))
+            away.append(float(kl(log_pi, best)))
+            gains.append(float((objective(log_pi, log_ref, world.rewards, kl_coef) - start) / (highest - start)))
         print(f"kl_coef {kl_coef}: KL to the optimum {away[-1]:.4f} nats, {gains[-1]:.1%} of the way in the objective")
         column[0].semilogy(away, label="KL(PPO ‖ optimum), nats")
         column[0].semilogy([max(1 - gain, 1e-5) for gain in gains], label="share of the objective still to gain")
