@@ -18,12 +18,24 @@ import re
 from typing import Any
 
 from rlhf.data import Row, Tally
+from rlhf.errors import InputError
 
 Messages = list[dict[str, str]]
 
 
-def adapt(raw: Any, kind: str, tally: Tally) -> list[Row]:
-    """The rows of `kind` that a raw row makes; none, counted in `tally`, if it is not what its shape promises."""
+def adapt(raw: Any, kind: str, tally: Tally, where: str = "row") -> list[Row]:
+    """The rows of `kind` that a raw row makes; none, counted in `tally`, if it lacks what a row of its shape has.
+
+    Raises InputError, with the place `where` the row stands, if what its columns hold is of the wrong type.
+    """
+    try:
+        return _adapted(raw, kind, tally)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        shown = ", ".join(raw) if isinstance(raw, dict) else type(raw).__name__
+        raise InputError(f"{where}: not the shape that its columns promise ({shown}); see data/README.md") from error
+
+
+def _adapted(raw: Any, kind: str, tally: Tally) -> list[Row]:
     if isinstance(raw, str):
         raw = {"prompt": [_user(raw)]} if kind != "text" else {"text": raw}
     if not isinstance(raw, dict):

@@ -36,7 +36,8 @@ def ratio_estimate(parts: Sequence[float], wholes: Sequence[float] | None = None
     parts = np.asarray(parts, dtype=float)
     wholes = np.ones_like(parts) if wholes is None else np.asarray(wholes, dtype=float)
     rows = np.random.default_rng(0).integers(len(parts), size=(draws, len(parts)))
-    low, high = np.percentile(parts[rows].sum(axis=1) / wholes[rows].sum(axis=1), (2.5, 97.5))
+    drawn = wholes[rows].sum(axis=1)
+    low, high = np.percentile(parts[rows].sum(axis=1)[drawn > 0] / drawn[drawn > 0], (2.5, 97.5))
     return Estimate(float(parts.sum() / wholes.sum()), float(low), float(high))
 
 

@@ -90,7 +90,7 @@ def split(rows: list[Row], kind: str, options: Options) -> tuple[list[Row], list
 def _raw_rows(sources: list[str], kind: str, options: Options, tally: Tally):
     for source in sources:
         raw_rows = islice(read_source(source, options.folder, options.sample_by), options.limit)
-        yield from ((where, row) for where, raw in raw_rows for row in adapt(raw, kind, tally))
+        yield from ((where, row) for where, raw in raw_rows for row in adapt(raw, kind, tally, where))
 
 
 def _prompts_of(rows: dict[str, list[Row]], part: str) -> list[Row]:

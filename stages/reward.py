@@ -92,8 +92,10 @@ def test_accuracy(scorer: Scorer, tokenizer, test: Dataset, rows: list[Row]) -> 
     else:
         judged = {"accuracy": ranks}
     lengths = by_prompt(torch.tensor([float(len(ids)) for ids in sequences]), ranks)
-    estimates = {name: ratio_estimate(*pair_accuracy(scores, order)) for name, order in judged.items()}
-    return {**estimates, "length_accuracy": ratio_estimate(*pair_accuracy(lengths, judged["accuracy"]))}
+    counted = {name: pair_accuracy(scores, order) for name, order in judged.items()}
+    counted["length_accuracy"] = pair_accuracy(lengths, judged["accuracy"])
+    # where no two completions differ in quality there is no accuracy
+    return {name: ratio_estimate(right, pairs) for name, (right, pairs) in counted.items() if pairs.sum() > 0}
 
 
 if __name__ == "__main__":

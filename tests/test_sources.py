@@ -145,6 +145,25 @@ def test_texts_that_begin_alike_are_parted_at_a_space():
     assert row["completions"] == [" Anna", " Andy"]
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"messages": "hello"},
+        {"messages": ["hello"]},
+        {"conversations": [1]},
+        {"instruction": 1, "input": 2, "output": "a"},
+        {"instruction": "a", "instances": [3]},
+        {"instruction": "a", "output": "b", "history": [1]},
+        {"chosen": [USER, "x"], "rejected": [USER, BOT]},
+        {"prompt": "a", "completions": 3, "ranks": 4},
+    ],
+)
+def test_a_row_of_the_wrong_type_is_refused_with_its_place(raw):
+    with pytest.raises(InputError, match="f.jsonl:7"):
+        rows = adapt(raw, "demonstrations", Tally(), "f.jsonl:7")
+        list(checked([("f.jsonl:7", row) for row in rows], "demonstrations", Tally()))
+
+
 def test_rows_of_trl_pass_unchanged():
     for kind, row in {
         "prompts": {"prompt": "a"},
