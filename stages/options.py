@@ -7,6 +7,7 @@ import json
 import sys
 from argparse import ArgumentError
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -49,6 +50,9 @@ def parse(options_class: type[T], stage: str, argv: list[str] | None = None) -> 
     for name in ("gold", "labeller", "reward_function"):
         if getattr(options, name, None):
             load_function(getattr(options, name))  # now, not when it is called for the first time
+    tracker = getattr(options, "log_with", None)
+    if tracker and find_spec(tracker) is None:
+        raise InputError(f"log_with {tracker}: no package of that name; install it, `pip install {tracker}`")
     return options
 
 

@@ -64,6 +64,7 @@ def test_what_is_wrong_in_a_recipe_is_named_with_its_line(tmp_path, text, says):
     [
         (["--kl_ceof", "1"], 'command line: there is no option "kl_ceof", did you mean "kl_coef"?'),
         (["--kl_coef", "x"], "command line: .*kl_coef"),
+        (["--log_with", "nosuchtracker"], "log_with nosuchtracker: no package of that name"),
         (["stray"], "'stray' belongs to no option"),
         (["--recipe", "nowhere"], "no recipe nowhere: give the path of a YAML file, or one of"),
     ],
