@@ -183,6 +183,11 @@ def _fault_of(text: Any, column: str, where: str) -> str:
     return "" if text and all(message["content"].strip() for message in text) else f"empty {column}"
 
 
+def words_of(text: Text) -> str:
+    """A text as a person reads it: chat messages as `role: content`, one a line."""
+    return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m['content']}" for m in text)
+
+
 def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 

@@ -41,9 +41,20 @@ def ratio_estimate(parts: Sequence[float], wholes: Sequence[float] | None = None
     return Estimate(float(parts.sum() / wholes.sum()), float(low), float(high))
 
 
-def win_rate(scores: Sequence[float], others: Sequence[float]) -> Estimate:
-    """How often the first of two answers to the same prompt scores higher; a tie is half a win."""
-    difference = np.asarray(scores, dtype=float) - np.asarray(others, dtype=float)
+def known(numbers: Sequence[float]) -> np.ndarray:
+    """The numbers without NaN, which stands for what nobody could say."""
+    numbers = np.asarray(numbers, dtype=float)
+    return numbers[~np.isnan(numbers)]
+
+
+def win_rate(scores: Sequence[float], others: Sequence[float]) -> Estimate | None:
+    """How often the first of two answers to the same prompt scores higher; a tie is half a win.
+
+    Prompts with a NaN are left out; None where no prompt is left.
+    """
+    difference = known(np.asarray(scores, dtype=float) - np.asarray(others, dtype=float))
+    if not len(difference):
+        return None
     return ratio_estimate((difference > 0) + 0.5 * (difference == 0))
 
 

@@ -68,6 +68,11 @@ class Rollout(Responses):
     values: Tensor  # (B, T) expected return before each token
     scores: Tensor  # (B,) what the reward says of the whole response
 
+    @property
+    def kls(self) -> Tensor:
+        """The log-ratio of policy and reference of each response, (B,) nats: its mean estimates their KL."""
+        return (self.logprobs - self.ref_logprobs).where(self.mask, 0.0).sum(dim=1)
+
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
 

@@ -50,8 +50,8 @@ class PPOTrainer:
     """Trains `policy` and `value_model` in place.
 
     `prompts` are the token ids of prompts, `text` those of pretraining documents (needed only where ptx_coef is not 0).
-    `reward` scores responses (B,); `judge`, if given, says their true quality (B,), which is logged as "gold" and used
-    for nothing else.
+    `reward` scores responses (B,); `judge`, if given, says their true quality (B,), NaN where it is not known, which is
+    logged as "gold" and used for nothing else.
     """
 
     def __init__(
@@ -219,12 +219,13 @@ class PPOTrainer:
 
     def measure(self, batch: Experience, rewards: Tensor, meter: "Meter") -> float:
         """Adds to the meter what is known of a whole batch, and returns the KL to the reference, in nats a response."""
-        kls = (batch.logprobs - batch.ref_logprobs).where(batch.mask, 0.0).sum(dim=1)
-        responses = torch.tensor(len(kls), device=kls.device)
+        responses = torch.tensor(len(batch.mask), device=batch.mask.device)
         meter.add("score", batch.scores.mean(), responses)
         if self.judge is not None:
-            meter.add("gold", self.judge(batch).mean(), responses)
-        meter.add("kl", kls.mean(), responses)
+            gold = self.judge(batch)
+            known = ~gold.isnan()
+            meter.add("gold", gold.nan_to_num().sum() / known.sum().clamp(min=1), known.sum())
+        meter.add("kl", batch.kls.mean(), responses)
         meter.add("reward", rewards.sum(dim=1).mean(), responses)
         meter.add("entropy", ppo.masked_mean(batch.entropies, batch.mask), batch.mask.sum())
         meter.add("length", batch.lengths.float().mean(), responses)
@@ -296,13 +297,13 @@ class Meter:
         self.parts: dict[str, list[Tensor]] = {}
 
     def add(self, name: str, mean: Tensor, weight: Tensor) -> None:
-        """A part with its mean and its weight: how many tokens or responses it is the mean of."""
+        """A part with its mean and its weight: how many tokens or responses it is the mean of; without any it is nothing."""
         part = torch.stack([mean.detach().double() * weight, weight.double()])
         self.parts.setdefault(name, []).append(part)
 
     def means(self) -> dict[str, float]:
         sums = {name: self.total(torch.stack(parts).sum(dim=0)) for name, parts in self.parts.items()}
-        return {name: float(value / weight) for name, (value, weight) in sums.items()}
+        return {name: float(value / weight) for name, (value, weight) in sums.items() if weight > 0}
 
 
 def shuffled(size: int, start: int, count: int, seed: tuple[int, ...]) -> list[int]:

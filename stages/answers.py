@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.data import Row, Tally, prompt_dataset
 from rlhf.errors import InputError
+from rlhf.evaluate import known
 from rlhf.models import load_policy, load_tokenizer, room_for_prompt
 from rlhf.rollout import Completion, complete
 from rlhf.scoring import load_function, score_texts
@@ -59,8 +60,9 @@ def answerers(names: list[str], stage: Stage) -> list[Answerer]:
 
 
 def gold_of(function: str | None, rows: list[Row], completions: list[Completion]) -> list[float] | None:
-    """What the named function says of the completions' true quality; None if there is no function."""
+    """What the named function says of the completions' true quality, NaN where it says nothing; None if it never does."""
     if function is None:
         return None
     texts, ended = [c.text for c in completions], [c.ended for c in completions]
-    return score_texts(load_function(function), rows, texts, ended)
+    gold = score_texts(load_function(function), rows, texts, ended)
+    return gold if len(known(gold)) else None

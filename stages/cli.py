@@ -10,13 +10,14 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rlhf.data import Row
 from rlhf.errors import InputError
 from stages.options import StageOptions, parse
 
@@ -119,6 +120,12 @@ def say(label: str, text: str = "") -> None:
 
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """JSON Lines."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _duration(seconds: float) -> str:

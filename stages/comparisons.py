@@ -3,19 +3,19 @@
 Where the recipe names comparisons that people made, those are passed on instead.
 """
 
-import json
+import math
 import random
 import shutil
 from dataclasses import dataclass
 
 from data.labeller import rank
 from rlhf.config import option
-from rlhf.data import Row, Tally, prompt_dataset, read_rows
+from rlhf.data import Row, Tally, prompt_dataset, read_rows, words_of
 from rlhf.errors import InputError
 from rlhf.models import load_policy, load_tokenizer, room_for_prompt
 from rlhf.rollout import Completion, complete
 from rlhf.scoring import TextFunction, load_function, score_texts
-from stages.cli import Stage, main, say
+from stages.cli import Stage, main, say, write_rows
 from stages.options import StageOptions
 from stages.progress import ProgressBar
 
@@ -77,8 +77,7 @@ def work(options: Options, stage: Stage) -> dict:
         )
         sampled = [completions[i : i + options.completions] for i in range(0, len(completions), options.completions)]
         compared = compare(rows, sampled, label, options, random.Random(f"labeller {part} {options.seed}"))
-        with open(stage.folder / f"{part}.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in compared)
+        write_rows(stage.folder / f"{part}.jsonl", compared)
     bar.close()
     return {"rows": {part: len(rows) for part, (rows, _) in prompts.items()}}
 
@@ -98,6 +97,8 @@ def compare(
         completions = own + swapped
         texts, ended = [c.text for c in completions], [c.ended for c in completions]
         quality = score_texts(label, [row] * len(completions), texts, ended)
+        if not all(map(math.isfinite, quality)):
+            raise InputError(f"{options.labeller} gives no number for an answer to {words_of(row['prompt'])!r}")
         ranks = rank(texts, quality, options.noise, options.tie_margin, rng)
         from_other = [False] * len(own) + [True] * len(swapped)
         columns = {"completions": texts, "ranks": ranks, "ended": ended, "quality": quality, "swapped": from_other}

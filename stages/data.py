@@ -11,7 +11,7 @@ from data.sources import read_source
 from rlhf.config import option
 from rlhf.data import Row, Tally, checked
 from rlhf.errors import InputError
-from stages.cli import Stage, main, say
+from stages.cli import Stage, main, say, write_rows
 from stages.options import StageOptions
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
@@ -55,8 +55,7 @@ def work(options: Options, stage: Stage) -> dict:
     if "prompts" not in rows:
         rows["prompts"], rows["prompts_test"] = (_prompts_of(rows, part) for part in ("", "_test"))
     for name, part in rows.items():
-        with open(stage.folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
+        write_rows(stage.folder / f"{name}.jsonl", part)
     written = {name: len(part) for name, part in rows.items()}
     say("", ", ".join(f"{count:,} {name}" for name, count in written.items()))
     return {"sources": summary, "rows": written}

@@ -7,7 +7,7 @@ import numpy as np
 from rlhf import report
 from rlhf.config import option
 from rlhf.data import Row, completion_ids, prompt_ids, read_rows, text_dataset
-from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate
+from rlhf.evaluate import best_of_n_kl, known, perplexity, ratio_estimate, sequence_logprobs, win_rate
 from rlhf.models import Scorer, context_length, load_scorer
 from rlhf.reward import score_sequences
 from rlhf.rollout import Completion
@@ -84,10 +84,12 @@ def answer(model: Answerer, rows: list[Row], temperature: float, options: Option
 def quality(sampled: Answers, greedy: Answers, scorer: Scorer | None, options: Options) -> Metrics:
     """How good the answers are, as far as that is known, how long, and whether they end."""
     metrics = {}
-    if sampled.gold is not None:
-        metrics |= ratio_estimate(sampled.gold).named("gold") | ratio_estimate(greedy.gold).named("gold_greedy")
-        metrics["perfect"] = float(np.mean(np.array(sampled.gold) >= options.perfect))
-        metrics["perfect_greedy"] = float(np.mean(np.array(greedy.gold) >= options.perfect))
+    judged = {"": sampled.gold, "_greedy": greedy.gold}
+    judged = {ending: known(gold) for ending, gold in judged.items() if gold is not None}
+    for ending, gold in judged.items():
+        metrics |= ratio_estimate(gold).named(f"gold{ending}")
+    for ending, gold in judged.items():
+        metrics[f"perfect{ending}"] = float(np.mean(gold >= options.perfect))
     if scorer is not None:
         pad_id = sampled.model.tokenizer.pad_token_id
         metrics["score"] = float(score_sequences(scorer, sampled.sequences, pad_id).mean())
@@ -127,8 +129,8 @@ def compared(answers: list[Answers], reference: list[Answers], options: Options)
     )
     metrics = ratio_estimate(logprobs - ref_logprobs).named("kl")
     for name, ours, theirs in zip(("win_rate", "win_rate_greedy"), answers, reference, strict=True):
-        if ours.gold is not None:
-            metrics |= win_rate(ours.gold, theirs.gold).named(name)
+        if ours.gold and theirs.gold and (won := win_rate(ours.gold, theirs.gold)):
+            metrics |= won.named(name)
     return metrics
 
 
@@ -139,8 +141,8 @@ def best_of_n(model: Answerer, rows: list[Row], scorer: Scorer, options: Options
     scores = score_sequences(scorer, many.sequences, model.tokenizer.pad_token_id).view(-1, options.best_of)
     best = scores.argmax(dim=1) + options.best_of * np.arange(len(rows))
     metrics = {"n": options.best_of, "kl": best_of_n_kl(options.best_of), "score": float(scores.amax(dim=1).mean())}
-    if many.gold is not None:
-        metrics |= ratio_estimate(np.array(many.gold)[best]).named("gold")
+    if many.gold is not None and len(gold := known(np.array(many.gold)[best])):
+        metrics |= ratio_estimate(gold).named("gold")
     return metrics
 
 

@@ -134,8 +134,7 @@ def _columns(metrics: dict[str, float]) -> dict[str, tuple[float, int]]:
 
 def samples(rollout: Rollout, rows: list[Row], tokenizer, count: int = 2) -> str:
     """A few of a step's responses, each with its score and its KL to the reference."""
-    kls = (rollout.logprobs - rollout.ref_logprobs).where(rollout.mask, 0.0).sum(dim=1)
-    lines = []
+    lines, kls = [], rollout.kls
     for i in range(min(count, len(kls))):
         prompt = rows[rollout.source[i]]["prompt"]
         words = tokenizer.decode(rollout.tokens[i][rollout.mask[i]], skip_special_tokens=True)

@@ -1,12 +1,13 @@
 """The same prompts answered by the pretrained, the SFT and the PPO model, side by side."""
 
+import math
 import shutil
 import textwrap
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from rlhf.config import option
-from rlhf.data import Row, Tally, Text, checked, read_rows
+from rlhf.data import Row, Tally, Text, checked, read_rows, words_of
 from rlhf.rollout import Completion
 from stages.answers import answerers, gold_of
 from stages.cli import Stage, main
@@ -74,7 +75,7 @@ def shown(prompt: Text, cells: list[Cell]) -> list[str]:
     lines = ["", *words_of(prompt).split("\n")]
     for name, completion, gold in cells:
         words = " ".join(completion.text.split()) + ("" if completion.ended else " ...")
-        judged = "" if gold is None else f"  (gold {gold:.1f})"
+        judged = f"  (gold {gold:.1f})" if is_known(gold) else ""
         lines += textwrap.wrap(words + judged, width, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13)
     return lines
 
@@ -86,13 +87,13 @@ def markdown(table: list[tuple[Text, list[Cell]]], names: list[str], options: Op
     for prompt, cells in table:
         row = [words_of(prompt)]
         for _, completion, gold in cells:
-            row.append(completion.text.strip() + ("" if gold is None else f" *({gold:.1f})*"))
+            row.append(completion.text.strip() + (f" *({gold:.1f})*" if is_known(gold) else ""))
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in row) + " |")
     return "\n".join(lines) + "\n"
 
 
-def words_of(prompt: Text) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+def is_known(gold: float | None) -> bool:
+    return gold is not None and not math.isnan(gold)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ def test_win_rate_counts_a_tie_half():
     assert win_rate([3, 2, 1, 5], [1, 2, 3, 4]).value == pytest.approx((1 + 0.5 + 0 + 1) / 4)
 
 
+def test_win_rate_leaves_out_prompts_that_nobody_could_judge():
+    assert win_rate([3, math.nan, 1, 1], [1, 2, math.nan, 3]).value == pytest.approx(1 / 2)
+    assert win_rate([math.nan], [1]) is None
+
+
 def test_best_of_n_kl_is_the_exact_one_on_a_listed_distribution():
     """The best of n of many equally likely answers: its distribution is known, so its KL is a sum."""
     n, answers = 4, 20_000

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.optimum import EOS, RESPONSES, World, kl, log_distribution, objective, optimum, text_loss
+from tests.optimum import EOS, PROMPTS, RESPONSES, World, kl, log_distribution, objective, optimum, text_loss
 
 TEXT = [[2, 3, 3, 2], [3, 3, 2, 0], [1, 2, 2, 2], [2, 3, 2, 2]]
 
@@ -57,8 +57,6 @@ def expected_gradient(world: World, policy, reference, kl_coef: float, ptx_coef:
 
 
 def prefix_log_ratio(policy, reference, prompt: int, tokens: tuple[int, ...]) -> torch.Tensor:
-    from tests.optimum import PROMPTS
-
     ids, start = torch.tensor([[*PROMPTS[prompt], *tokens]]), len(PROMPTS[prompt])
     logprobs = [
         m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, start - 1 : -1].log_softmax(-1)

@@ -207,6 +207,19 @@ def test_samples_of_ones_own_prompts_side_by_side(run):
     assert "| prompt | pretrain | sft | ppo |" in table and "Name two tools." in table
 
 
+def test_no_gold_is_shown_for_a_prompt_that_nobody_can_judge(run):
+    printed = stage("samples", "--prompt", "Name two tools.", "What is love?", "--models", "sft", run=run)
+    judged, unjudged = printed.split("User: What is love?")
+    assert "(gold" in judged and "(gold" not in unjudged and "nan" not in unjudged
+
+
+def test_a_labeller_without_an_opinion_is_named(run, tmp_path):
+    (tmp_path / "shy.py").write_text("def label(completions):\n    return [None for _ in completions]\n")
+    command = (sys.executable, "-m", "stages.comparisons", "--recipe", "tests/toy.yaml", "--run", str(run))
+    printed = shell(*command, "--labeller", "shy:label", PYTHONPATH=str(tmp_path), status=2)
+    assert "shy:label gives no number for an answer to 'User:" in printed
+
+
 def test_a_prompt_that_does_not_fit_is_refused(run):
     assert "longer than 104 tokens" in stage("samples", "--prompt", "word " * 200, run=run, status=2)
 
@@ -280,7 +293,7 @@ data:
   text: [book.txt]
   demonstrations: [chats.jsonl]
   comparisons: [ranked.jsonl]
-pretrain: {{layers: 1, width: 32, heads: 2}}
+pretrain: {{layers: 1, width: 32, heads: 2, packing: true}}
 sft: {{epochs: 2}}
 reward: {{batch_size: 4}}
 ppo: {{total_episodes: 32, batch_size: 16, response_length: 16, ptx_batch_size: 4}}

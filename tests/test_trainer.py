@@ -208,6 +208,19 @@ def test_the_score_rises(tokenizer, make, share_trunk):
     assert history[-1]["kl"] > 0
 
 
+def test_gold_is_the_mean_over_what_the_judge_knows_and_absent_where_it_knows_nothing(tokenizer):
+    def judge(responses):
+        return torch.where(responses.source % 2 == 0, responses.source.float(), torch.nan)
+
+    trainer = make_trainer(tokenizer)
+    trainer.judge = judge
+    step = next(trainer.train())
+    even = [float(i) for i in step.rollout.source if i % 2 == 0]
+    assert step.metrics["gold"] == pytest.approx(sum(even) / len(even))
+    trainer.judge = lambda responses: torch.full((len(responses.mask),), torch.nan)
+    assert "gold" not in next(trainer.train()).metrics
+
+
 def test_a_response_that_is_cut_off_costs_the_penalty(tokenizer):
     """With no other reward, the probability of ending must rise."""
     options = {"batch_size": 64, "total_episodes": 64 * 20, "ptx_coef": 0, "kl_coef": 0.0, "learning_rate": 3e-3}
@@ -346,8 +359,7 @@ def test_bf16_trains_and_passes_its_own_check(tokenizer):
     assert abs(first.metrics["kl"]) < 0.3
 
 
-def test_deep_copies_of_inputs_are_not_needed_to_train_twice(tokenizer):
-    """What a trainer is given is not changed, but for the models it trains."""
+def test_training_leaves_prompts_and_text_as_they_were(tokenizer):
     prompts, text = copy.deepcopy(PROMPTS), copy.deepcopy(TEXT)
     list(make_trainer(tokenizer).train())
     assert (prompts, text) == (PROMPTS, TEXT)
