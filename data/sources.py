@@ -56,6 +56,8 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
             yield from read_jsonl(path)
             return
         raise InputError(f"{path}: not JSON ({error.msg} in line {error.lineno}, blank ones not counted)") from error
+    except (RecursionError, ValueError) as error:  # brackets without end, a number of thousands of digits
+        raise InputError(f"{path}: no rows that make sense ({error})") from error
     for number, value in enumerate(values if isinstance(values, list) else [values], start=1):
         yield f"{path}, element {number}", value
 

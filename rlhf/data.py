@@ -86,6 +86,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             raise InputError(
                 f"{where}: not JSON ({error.msg} at column {error.colno}); one JSON value a line"
             ) from error
+        except (RecursionError, ValueError) as error:  # brackets without end, a number of thousands of digits
+            raise InputError(f"{where}: no row that makes sense ({error})") from error
 
 
 def read_rows(path: Path, kind: str, tally: Tally | None = None) -> list[Row]:
@@ -137,8 +139,11 @@ def _check_comparison(row: Row, where: str) -> tuple[Row, str]:
         raise InputError(f'{where}: "completions" and "ranks" are lists, one entry for each completion')
     if len(ranks) != len(completions):
         raise InputError(f'{where}: "ranks" has {len(ranks)} entries for {len(completions)} completions')
-    if not all(isinstance(rank, int | float) and not isinstance(rank, bool) for rank in ranks):
+    if not all(isinstance(r, int | float) and not isinstance(r, bool) and abs(r) < 1e9 for r in ranks):
         raise InputError(f'{where}: "ranks" are numbers, 0 for the best, equal for a tie')
+    ended = row.get("ended", [True] * len(ranks))
+    if not isinstance(ended, list) or len(ended) != len(ranks) or not all(isinstance(e, bool) for e in ended):
+        raise InputError(f'{where}: "ended" is a list of true and false, one entry for each completion')
     if fault := _fault_of(prompt, "prompt", where):
         return row, fault
     faults = [_fault_of(completion, "completion", where) for completion in completions]
@@ -175,12 +180,24 @@ def _column(row: Row, column: str, where: str) -> Any:
 def _fault_of(text: Any, column: str, where: str) -> str:
     """Why a text can't be used, or "" if it can. Raises InputError if it is no text at all."""
     if isinstance(text, str):
+        if not _is_unicode(text):
+            return f"{column} with half a character (a lone surrogate)"
         return "" if text.strip() else f"empty {column}"
     if not isinstance(text, list) or not all(_is_message(message) for message in text):
         raise InputError(
             f'{where}: "{column}" is {type(text).__name__}; it must be text, or messages with role and content'
         )
-    return "" if text and all(message["content"].strip() for message in text) else f"empty {column}"
+    if not text:
+        return f"empty {column}"
+    return next(filter(None, (_fault_of(message["content"], column, where) for message in text)), "")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def words_of(text: Text) -> str:

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -63,7 +65,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """
     missing = f"no tokenizer at {source}: save the model's own there, with tokenizer.save_pretrained"
     try:
-        tokenizer = _tokenizer_class(Path(source)).from_pretrained(str(source))
+        tokenizer = _tokenizer_class(Path(source)).from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{missing} ({_first_line(error)})") from error
     # where a folder has only a config.json, transformers makes up a tokenizer that knows no words
@@ -157,8 +159,13 @@ def _agree(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTra
 
 def _load(auto_class, source: str | Path, **kwargs) -> PreTrainedModel:
     try:
-        return auto_class.from_pretrained(str(source), dtype=torch.float32, **kwargs)
-    except (OSError, ValueError) as error:
+        # code that comes with a model is not run, and not asked about; torch reads old pickles with weights_only
+        return auto_class.from_pretrained(str(source), dtype=torch.float32, trust_remote_code=False, **kwargs)
+    except UnpicklingError as error:
+        raise InputError(
+            f"the weights at {source} hold more than numbers: they would run code, and are not loaded"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"no model that {auto_class.__name__} can load at {source} ({_first_line(error)})") from error
 
 

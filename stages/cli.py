@@ -61,7 +61,8 @@ class Stage:
     def finished_before(self) -> bool:
         """Puts in order what was left by a stage that was killed while its result was moved into place."""
         old = self.result.with_name(f".{self.result.name}.old")
-        finished = record_of(self.folder).get("options") == as_json(asdict(self.options))
+        record = record_of(self.folder)
+        finished = bool(record) and not self.difference(record["options"])
         if finished:
             replace(self.folder, self.result)
         elif old.exists() and not self.result.exists():

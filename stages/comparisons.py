@@ -80,8 +80,8 @@ def sample(policy, tokenizer, prompts: dict[str, list], options: Options, stage:
     """For each part the K completions of each prompt, saved now and then."""
     found = {part: [None] * (options.completions * len(ids)) for part, ids in prompts.items()}
     saver, bar = Saver(stage, options), ProgressBar(sum(map(len, found.values())))
-    if checkpoint := saver.latest():
-        for _, row in read_jsonl(checkpoint / SAMPLED):
+    with saver.going_on() as checkpoint:
+        for _, row in read_jsonl(checkpoint / SAMPLED) if checkpoint else ():
             found[row["part"]][row["number"]] = Completion(**row["completion"])
 
     def save(folder: Path) -> None:

@@ -65,6 +65,9 @@ def parse(options_class: type[T], stage: str, argv: list[str] | None = None) -> 
         _refuseunknown(key, options_class, where, f" in {stage}")
         parser.set_defaults(**{key: getattr(_parse(parser, _as_argv(key, value), where), key)})
     options = options_class(**vars(_parse(parser, argv, "command line")))
+    if written := {key: where for key, _, where in recipe_options(recipe, stage) if key in ("run", "output")}:
+        key, where = next(iter(written.items()))
+        raise InputError(f"{where}: a recipe does not say where results go; give --{key} on the command line")
     for name in ("gold", "labeller", "reward_function"):
         if getattr(options, name, None):
             load_function(getattr(options, name))  # now, not when it is called for the first time
@@ -79,11 +82,18 @@ def _parser(options_class: type, stage: str) -> HfArgumentParser:
     types = get_type_hints(options_class)
     for action in parser._actions:
         of = types.get(action.dest)
-        if of is dict:
-            action.type = json.loads
-        elif type(None) in get_args(of):
+        if dict in (of, *get_args(of)):
+            action.type = _json_object
+        if type(None) in get_args(of):
             action.type = _optional(action.type)
     return parser
+
+
+def _json_object(text: str) -> dict:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
 
 
 def _optional(of: Any):

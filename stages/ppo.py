@@ -107,9 +107,10 @@ def work(options: Options, stage: Stage) -> dict:
 def run(trainer: PPOTrainer, options: Options, stage: Stage, rows: list[Row], tokenizer) -> list[dict[str, float]]:
     """All steps that are left, with a line for each on the screen and in log.jsonl; returns the metrics of all."""
     saver, history = Saver(stage, options), []
-    if checkpoint := saver.latest():
-        trainer.load_state(checkpoint)
-        history = [row for _, row in read_jsonl(checkpoint / LOG)]
+    with saver.going_on() as checkpoint:
+        if checkpoint:
+            trainer.load_state(checkpoint)
+            history = [row for _, row in read_jsonl(checkpoint / LOG)]
     if options.log_with:
         trainer.accelerator.init_trackers(f"{stage.run.name}-{stage.name}")
         for metrics in history:

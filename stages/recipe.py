@@ -13,19 +13,23 @@ RECIPES = Path(__file__).parent / "recipes"
 STAGES = ("data", "pretrain", "sft", "comparisons", "reward", "ppo", "samples", "evaluate")
 
 
-def recipe_options(recipe: str, stage: str) -> list[tuple[str, Any, str]]:
+def recipe_options(recipe: str, stage: str, above: tuple[Path, ...] = ()) -> list[tuple[str, Any, str]]:
     """(option, value, `file:line`) for all that a recipe says of a stage, what it is based on first.
 
     The top level may hold `base`, another recipe to start from, and `seed`, for every stage.
     """
     path = recipe_path(recipe)
+    if path in above:
+        raise InputError(f"{path}: this recipe is, in the end, based on itself")
     top = _read_yaml(path)
     found = []
     for key, (value, where) in top.items():
         if key not in (*STAGES, "base", "seed"):
             raise InputError(f"{where}: {unknown(key, (*STAGES, 'base', 'seed'))} in a recipe")
         if key == "base":
-            found = recipe_options(value, stage) + found
+            if not isinstance(value, str):
+                raise InputError(f"{where}: base is the name or path of another recipe")
+            found = recipe_options(value, stage, (*above, path)) + found
         elif key == "seed":
             found.append(("seed", value, where))
         elif key == stage and value is not None:
@@ -52,7 +56,9 @@ def _read_yaml(path: Path) -> _Section:
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         top = _values(node, path) if node else _Section()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise InputError(f"{path}: brackets without end") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise InputError(f"{path}:{line}: not YAML ({getattr(error, 'problem', error)})") from error
     if not isinstance(top, _Section):

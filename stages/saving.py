@@ -2,12 +2,16 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rlhf.checkpoint import Checkpoints, step_of, write_json
+from rlhf.errors import InputError
 from stages.cli import BEGUN, CHECKPOINTS, Stage, as_json, say
 from stages.interruption import Interrupted, interruption
 from stages.options import SavingOptions
@@ -40,6 +44,20 @@ class Saver:
         if path:
             say("", f"goes on after step {step_of(path):,}")
         return path
+
+    @contextmanager
+    def going_on(self) -> Iterator[Path | None]:
+        """The newest checkpoint, to be loaded within; what goes wrong then is an InputError that names it."""
+        path = self.latest()
+        try:
+            yield path
+        except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
+            if path is None or isinstance(error, InputError):
+                raise
+            first = (str(error).strip() or type(error).__name__).split("\n")[0]
+            raise InputError(
+                f"the checkpoint {path} can't be gone on from ({first}): remove it to use the one before"
+            ) from error
 
     def due(self, step: int) -> bool:
         """Whether it is time to save."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TypeVar
 
 from datasets import Dataset
@@ -17,6 +18,9 @@ from stages.cli import Stage
 from stages.options import SavingOptions
 from stages.progress import TrainerProgress
 from stages.saving import Saver
+
+# arguments of transformers' trainers that read or write elsewhere
+OUTSIDE = {"logging_dir", "push_to_hub", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
 
 T = TypeVar("T", bound=TrainingArguments)
 
@@ -49,7 +53,9 @@ class TrainingOptions(SavingOptions):
 
 
 def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: Path) -> T:
-    """The options as arguments of a TRL trainer. Raises InputError if `trainer` holds something it does not know."""
+    """The options as arguments of a TRL trainer. Raises InputError if `trainer` holds something it must not."""
+    if outside := OUTSIDE & (options.trainer or {}).keys():
+        raise InputError(f"trainer: {', '.join(sorted(outside))} would lead out of the run's folder")
     try:
         return config_class(
             output_dir=str(folder),
@@ -141,7 +147,13 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
     trainer.add_callback(TrainerProgress())
     trainer.add_callback(SaveInTime(trainer.saver))
     with trainer.saver as saver:
-        trainer.train(resume_from_checkpoint=saver.latest())
+        checkpoint = saver.latest()
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except UnpicklingError as error:
+            raise InputError(
+                f"the checkpoint {checkpoint} holds more than data: it would run code; remove it"
+            ) from error
     if saver.asked_to_stop:
         saver.stop(trainer.state.global_step)
     return history([step for step in trainer.state.log_history if "loss" in step])

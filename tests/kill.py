@@ -2,8 +2,8 @@
 
     python -m tests.kill --kills 100
 
-A stage runs in a process of its own, forked from this one so that it need not import everything anew, gets SIGKILL at a
-random moment, every third time while it writes a checkpoint, and is started again with the same command until it finishes.
+A stage gets a signal at a random moment, every third time while it writes a checkpoint, and is started again with the same
+command until it finishes. Four signals of five are SIGKILL; SIGTERM, which lets it save, is the fifth.
 """
 
 import argparse
@@ -12,94 +12,64 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
-import traceback
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads does not survive a fork
+from tests.forks import ONE_THREAD, fork
 
-import torch
-
-from stages.cli import main as run_stage
+os.environ.update(ONE_THREAD)
 
 STAGES = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
 RECIPE = Path(__file__).parent / "toy.yaml"
+# sizes at which there is something to interrupt, and a checkpoint at every step
+SIZES = {"ppo": ["--total_episodes", "96"], "comparisons": ["--batch_size", "16"]}
+SAVING = ["--save_steps", "1", "--save_minutes", "none"]
 
 
 def start(stage: str, run: Path, output: Path) -> int:
-    """Starts a stage in a process of its own, its words added to `output`.log, and returns the number of the process."""
-    module = import_module(f"stages.{stage}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(f"{output}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    if pid := os.fork():
-        os.close(log)
-        return pid
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sizes = {"ppo": ["--total_episodes", "96"], "comparisons": ["--batch_size", "16"]}
-    saving = ["--save_steps", "1", "--save_minutes", "none"] if hasattr(module.Options, "save_steps") else []
-    sys.argv = [
-        stage,
-        "--recipe",
-        str(RECIPE),
-        "--run",
-        str(run),
-        "--output",
-        str(output),
-        *saving,
-        *sizes.get(stage, []),
-    ]
-    status = 1
-    try:
-        run_stage(stage, module.Options, module.work)
-        status = 0
-    except SystemExit as error:
-        status = error.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
+    """Starts a stage in a process of its own, and returns the number of the process."""
+    saving = SAVING if hasattr(import_module(f"stages.{stage}").Options, "save_steps") else []
+    argv = ["--recipe", str(RECIPE), "--run", str(run), "--output", str(output), *saving, *SIZES.get(stage, [])]
+    return fork(stage, argv, Path(f"{output}.log"))
 
 
-def ended(pid: int) -> bool:
+def ended(pid: int, wait: bool = False) -> bool:
     """Whether the process has ended. Raises RuntimeError if it has failed by itself."""
-    found, status = os.waitpid(pid, os.WNOHANG)
-    if found and os.waitstatus_to_exitcode(status) not in (0, -signal.SIGKILL):
+    found, status = os.waitpid(pid, 0 if wait else os.WNOHANG)
+    expected = (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
+    if found and os.waitstatus_to_exitcode(status) not in expected:
         raise RuntimeError(f"process {pid} ended with {os.waitstatus_to_exitcode(status)}")
     return bool(found)
 
 
 def uninterrupted(stage: str, run: Path) -> float:
     """Runs a stage into its own place and returns the seconds it took."""
-    started, pid = time.time(), start(stage, run, run / stage)
-    while not ended(pid):
-        time.sleep(0.001)
+    started = time.time()
+    ended(start(stage, run, run / stage), wait=True)
     return time.time() - started
 
 
-def killed(stage: str, run: Path, output: Path, kills: int, seconds: float, rng: random.Random) -> dict[str, int]:
-    """Kills the stage `kills` times in all; every run that gets to its end must be the one in `run`."""
-    counts = {"kills": 0, "in the write of a checkpoint": 0, "runs compared": 0}
+def killed(stage: str, run: Path, output: Path, kills: int, seconds: float, rng: random.Random) -> Counter:
+    """Interrupts the stage `kills` times in all; every run that gets to its end must be the one in `run`."""
+    counts = Counter(interruptions=0)
     writing = output.with_name(f".{output.name}.partial") / "checkpoints"
-    while counts["kills"] < kills or not output.exists():
+    while counts["interruptions"] < kills or not output.exists():
         if output.exists():
             compare(run / stage, output)
             counts["runs compared"] += 1
             shutil.rmtree(output)
         pid, until = start(stage, run, output), time.time() + rng.uniform(0, 0.7) * seconds
-        in_write = rng.random() < 1 / 3
+        saves = hasattr(import_module(f"stages.{stage}").Options, "save_steps")
+        in_write, number = saves and rng.random() < 1 / 3, signal.SIGKILL if rng.random() < 0.8 else signal.SIGTERM
         while not ended(pid):
             caught = in_write and any(writing.glob(".step-*"))
-            if counts["kills"] < kills and time.time() > until and caught == in_write:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                counts["kills"] += 1
-                counts["in the write of a checkpoint"] += caught
+            if counts["interruptions"] < kills and time.time() > until and caught == in_write:
+                os.kill(pid, number)
+                ended(pid, wait=True)
+                counts.update({"interruptions": 1, number.name: 1, "in the write of a checkpoint": caught})
                 break
             time.sleep(0.0005)
     compare(run / stage, output)
@@ -119,8 +89,8 @@ def compare(whole: Path, pieces: Path) -> None:
         elif name.endswith("log.jsonl"):
             one, other = ([json.loads(line) for line in b.splitlines()] for b in (one, other))
             drop_speed(one + other)
-        elif name.endswith((".png", "manifest.json", "trainer_state.json")):
-            continue  # a picture may hold the time; of the others every file is compared by itself
+        elif name.endswith("manifest.json"):
+            continue  # sizes and hashes of files that are compared themselves, log.jsonl with its speeds among them
         assert one == other, f"{name} differs"
 
 
@@ -133,19 +103,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="of each stage")
     parser.add_argument("--stages", nargs="*", default=STAGES)
-    parser.add_argument("--keep", help="work in this folder, and leave it")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, rng = given.keep or temporary, random.Random(given.seed)
-        run = Path(folder) / "toy"
-        for stage in STAGES:
-            started, seconds = time.time(), uninterrupted(stage, run)
-            if stage in given.stages:
-                counts = killed(stage, run, Path(folder) / "killed" / stage, given.kills, seconds, rng)
-                found = ", ".join(f"{count} {what}" for what, count in counts.items())
-                print(f"{stage:<12}{found}: all the same bytes, {time.time() - started:.0f} s", flush=True)
+    for stage in STAGES:
+        import_module(f"stages.{stage}")  # before any time is taken
+    with tempfile.TemporaryDirectory() as folder:
+        run, rng = Path(folder) / "toy", random.Random(given.seed)
+        seconds = {stage: uninterrupted(stage, run) for stage in STAGES}
+        for stage in given.stages:
+            started = time.time()
+            counts = killed(stage, run, Path(folder) / "killed" / stage, given.kills, seconds[stage], rng)
+            found = ", ".join(f"{count} {what}" for what, count in counts.items())
+            print(f"{stage:<12}{found}: the same bytes, {time.time() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The stages as a user runs them: through the Makefile, at toy size, from nothing to PPO, and on files of one's own."""
 
+import atexit
 import json
 import os
 import re
@@ -7,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.forks import Forks
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
@@ -48,18 +52,19 @@ def make(*arguments, run, recipe="tests/toy.yaml", status: int = 0, **environmen
     )
 
 
+@cache
+def forks() -> Forks:
+    server = Forks()
+    atexit.register(server.close)
+    return server
+
+
 def stage(name, *arguments, run, recipe="tests/toy.yaml", status: int = 0) -> str:
-    return shell(
-        sys.executable,
-        "-m",
-        f"stages.{name}",
-        "--recipe",
-        str(recipe),
-        "--run",
-        str(run),
-        *map(str, arguments),
-        status=status,
-    )
+    """Runs a stage, and returns all that it prints."""
+    ended, printed = forks().run(name, ["--recipe", str(recipe), "--run", str(run), *map(str, arguments)])
+    assert ended == status, printed
+    assert "Traceback" not in printed and "Warning" not in printed, printed
+    return printed
 
 
 def finished(run: Path) -> dict[str, str]:
