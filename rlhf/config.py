@@ -72,6 +72,16 @@ class PPOConfig:
         None,
         "decay, an optimizer step, of the running average of weights that is saved as the policy; none saves the last weights (InstructGPT: 0.992)",
     )
+    max_kl: float | None = option(
+        100.0,
+        "KL to the reference, in nats a response, beyond which the run stops (3 to 12 is healthy); none never stops",
+    )
+    min_entropy: float | None = option(
+        0.001, "entropy, in nats a token, below which the run stops: the policy has collapsed; none never stops"
+    )
+    skip_nonfinite: bool = option(
+        False, "leave out an update whose gradient is not finite, and count it as skipped, instead of stopping"
+    )
     seed: int = option(0, "decides every random number")
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
 

@@ -200,14 +200,23 @@ def complete(
     temperature: float,
     seed: int,
     batch_size: int = 256,
+    completions: list[Completion | None] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Completion]:
-    """A response to each prompt, given as token ids; in batches of similar length, in the order of the prompts."""
+    """A response to each prompt, given as token ids; in batches of similar length, in the order of the prompts.
+
+    `completions`, which is filled and returned, may hold some of an interrupted call with the same arguments.
+    """
     generator = torch.Generator().manual_seed(seed)
-    completions: list[Completion | None] = [None] * len(prompts)
+    completions = [None] * len(prompts) if completions is None else completions
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
+        if all(completions[i] for i in rows):
+            # goes past the random numbers that these were sampled with
+            torch.rand(response_length, len(rows), generator=generator, dtype=torch.float64)
+            progress(len(rows))
+            continue
         input_ids, attention_mask = pad([prompts[i] for i in rows], tokenizer.pad_token_id, "left")
         responses = generate(
             model,

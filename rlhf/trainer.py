@@ -14,15 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from rlhf import ppo
+from rlhf.checkpoint import load_state, random_state, save_state, set_random_state
 from rlhf.config import PPOConfig
 from rlhf.data import pad
 from rlhf.errors import InputError
 from rlhf.gate import gate
+from rlhf.health import check_metrics, check_rollout, check_update
 from rlhf.logprobs import text_logprobs, token_logprobs
 from rlhf.models import ValueHead, stop_token_ids
 from rlhf.rollout import Responses, Rollout, generate, logits_and_values, score
@@ -80,7 +83,7 @@ class PPOTrainer:
             )
         self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
         self.prompts, self.text, self.reward, self.judge = prompts, text, reward, judge
-        self.kl_coef = config.kl_coef
+        self.kl_coef, self.steps_done, self.checked = config.kl_coef, 0, ""
 
         # dropout is off in all of them, always: log-probabilities must not depend on the pass that computes them
         for model in (policy, reference, value_model):
@@ -106,12 +109,16 @@ class PPOTrainer:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def train(self) -> Iterator[Step]:
-        """Runs every step, handing over what it did."""
+        """Runs every step that is left, handing over what it did.
+
+        Raises Diverged where numbers go wrong.
+        """
         config = self.config
-        for step in range(config.steps):
+        for step in range(self.steps_done, config.steps):
             # one response to each prompt, scored by policy, reference, value model and reward
             rollout = self.collect(step)
-            if step == 0:
+            check_rollout(step + 1, rollout)
+            if not self.checked:
                 self.checked = self.check(rollout)
 
             # a KL penalty on every token, the score on the last one (InstructGPT, equation 2)
@@ -131,12 +138,14 @@ class PPOTrainer:
                 text = self.pretraining_text(step * config.updates_per_step + update)
                 self.update(experience.select(rows), text, meter, train_policy=step >= config.value_warmup_steps)
 
-            kl = self.measure(experience, rewards, meter)
+            metrics = self.measure(experience, rewards, meter)
+            check_metrics(step + 1, metrics, config, rollout)
             if config.kl_target is not None:
                 self.kl_coef = ppo.adapted_kl_coef(
-                    self.kl_coef, kl, config.kl_target, config.batch_size, config.kl_horizon
+                    self.kl_coef, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon
                 )
-            yield Step(step + 1, meter.means(), rollout)
+            self.steps_done = step + 1
+            yield Step(self.steps_done, metrics, rollout)
 
     def collect(self, step: int) -> Rollout:
         """A rollout of this process's share of the step's prompts."""
@@ -179,6 +188,7 @@ class PPOTrainer:
         tokens = self.total(batch.mask.sum())
         text_tokens = self.total(torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device))
 
+        found = Meter(self.total)
         for number, part in enumerate(parts):
             with self.synchronised(last=number == len(parts) - 1):
                 logits, values = logits_and_values(self.policy, self.value_model, part)
@@ -191,21 +201,30 @@ class PPOTrainer:
                 if documents := text[number :: len(parts)]:
                     ptx_loss, count = self.text_loss(documents)
                     loss = loss + config.ptx_coef * ptx_loss * count / text_tokens
-                    meter.add("ptx_loss", ptx_loss, count)
+                    found.add("ptx_loss", ptx_loss, count)
                 # Accelerate averages gradients over processes, where the losses above want a sum
                 self.accelerator.backward(loss * processes)
 
             count = part.mask.sum()
-            meter.add("pg_loss", pg_loss, count)
-            meter.add("vf_loss", vf_loss, count)
-            meter.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, part.mask), count)
-            meter.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, part.mask, config.cliprange), count)
+            found.add("pg_loss", pg_loss, count)
+            found.add("vf_loss", vf_loss, count)
+            found.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, part.mask), count)
+            found.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, part.mask, config.cliprange), count)
 
         if not train_policy:
             self.policy.zero_grad(set_to_none=True)
-        for model in (self.policy, self.value_model):
+        norms = [
             self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        self.optimizer.step()
+            for model in (self.policy, self.value_model)
+        ]
+        if not config.skip_nonfinite:
+            check_update(self.steps_done + 1, torch.stack(norms), batch)
+        skip = ~torch.stack(norms).isfinite().all()
+        if not skip:
+            self.optimizer.step()
+            meter.take(found)
+        if config.skip_nonfinite:
+            meter.add("skipped", skip, torch.ones(()))
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         if self.average is not None:
@@ -217,8 +236,8 @@ class PPOTrainer:
         logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
         return -ppo.masked_mean(logprobs, mask), mask.sum()
 
-    def measure(self, batch: Experience, rewards: Tensor, meter: "Meter") -> float:
-        """Adds to the meter what is known of a whole batch, and returns the KL to the reference, in nats a response."""
+    def measure(self, batch: Experience, rewards: Tensor, meter: "Meter") -> dict[str, float]:
+        """All metrics of a step: what the meter has of its updates, and what is known of the whole batch."""
         responses = torch.tensor(len(batch.mask), device=batch.mask.device)
         meter.add("score", batch.scores.mean(), responses)
         if self.judge is not None:
@@ -234,7 +253,7 @@ class PPOTrainer:
         meter.add("explained_variance", explained, responses)
         meter.add("kl_coef", torch.tensor(self.kl_coef), responses)
         meter.add("learning_rate", torch.tensor(self.scheduler.get_last_lr()[0]), responses)
-        return meter.means()["kl"]
+        return meter.means()
 
     def check(self, rollout: Rollout) -> str:
         """See rlhf.gate. A function of the text may say what it likes; a reward model sees nothing but the response."""
@@ -281,6 +300,35 @@ class PPOTrainer:
         """The sum of a scalar over all processes."""
         return self.accelerator.reduce(part, "sum")
 
+    def save_state(self, folder: Path) -> None:
+        """Writes all that the rest of the run depends on, for `load_state`. To be called by every process."""
+        models = {name: self.accelerator.unwrap_model(model).state_dict() for name, model in self.models().items()}
+        state = {
+            "steps_done": self.steps_done,
+            "kl_coef": self.kl_coef,
+            "models": models,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": gather_object([random_state()]),
+        }
+        if self.accelerator.is_main_process:
+            save_state(folder / "state", state)
+
+    def load_state(self, folder: Path) -> None:
+        """Puts the run back to where `save_state` was called: `train` goes on to the same bits."""
+        state = load_state(folder / "state")
+        self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
+        for name, model in self.models().items():
+            self.accelerator.unwrap_model(model).load_state_dict(state["models"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        set_random_state(state["random"][self.accelerator.process_index])
+
+    def models(self) -> dict[str, nn.Module]:
+        """The models that change in training."""
+        average = {} if self.average is None else {"average": self.average}
+        return {"policy": self.policy, "value_model": self.value_model, **average}
+
     def save(self, folder: Path) -> None:
         """Writes the policy (its average, where there is one) and, in `value_model`, the value model."""
         policy, value_model = map(self.accelerator.unwrap_model, (self.policy, self.value_model))
@@ -300,6 +348,11 @@ class Meter:
         """A part with its mean and its weight: how many tokens or responses it is the mean of; without any it is nothing."""
         part = torch.stack([mean.detach().double() * weight, weight.double()])
         self.parts.setdefault(name, []).append(part)
+
+    def take(self, other: "Meter") -> None:
+        """Adds all parts of another meter."""
+        for name, parts in other.parts.items():
+            self.parts.setdefault(name, []).extend(parts)
 
     def means(self) -> dict[str, float]:
         sums = {name: self.total(torch.stack(parts).sum(dim=0)) for name, parts in self.parts.items()}

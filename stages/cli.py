@@ -4,9 +4,11 @@ A stage writes into a folder beside its result and moves it into place when it h
 or absent, and an older one is replaced only by a finished one.
 """
 
+import errno
 import json
 import logging
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -17,11 +19,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rlhf.checkpoint import replace, write_json
 from rlhf.data import Row
 from rlhf.errors import InputError
+from stages.interruption import interruption, lock
 from stages.options import StageOptions, parse
 
-RECORD = "stage.json"
+RECORD, CHECKPOINTS, BEGUN = "stage.json", "checkpoints", "begun.json"
+# options that change what is shown and where, and not what comes out
+SILENT_OPTIONS = {
+    "recipe", "run", "output", "show_samples", "log_with", "save_steps", "save_minutes", "save_total_limit"
+}  # fmt: skip
 
 
 class Stage:
@@ -32,13 +40,51 @@ class Stage:
         self.run = options.run_folder
         self.result = Path(options.output) if options.output else self.run / name
         self.folder = self.result.with_name(f".{self.result.name}.partial")
+        self.inputs: list[Path] = []
         self.started = time.time()
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
+        """Takes hold of the result's place, and says whether there is anything left to do."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.folder)
-        self.folder.mkdir()
-        say(f"\n{self.name}", "" if not self.result.exists() else f"replaces {self.result}")
+        self.lock = lock(self.folder)
+        say(f"\n{self.name}")
+        if self.finished_before():
+            say("", f"had finished when it was interrupted, in {self.result}")
+            return False
+        for path in self.folder.iterdir():
+            if path.name not in (CHECKPOINTS, BEGUN):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self.result.exists():
+            say("", f"replaces {self.result}" + self.difference(record_of(self.result).get("options", {})))
+        return True
+
+    def finished_before(self) -> bool:
+        """Puts in order what was left by a stage that was killed while its result was moved into place."""
+        old = self.result.with_name(f".{self.result.name}.old")
+        finished = record_of(self.folder).get("options") == as_json(asdict(self.options))
+        if finished:
+            replace(self.folder, self.result)
+        elif old.exists() and not self.result.exists():
+            old.rename(self.result)
+        return finished
+
+    def begun(self) -> dict[str, Any]:
+        """Options and inputs of the run that left checkpoints here; empty if there is none."""
+        path = self.folder / BEGUN
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def keep_batch(self, step: int, rows: Iterable[Row]) -> Path:
+        """Writes the batch whose numbers went wrong to where no later run removes it."""
+        path = self.run / f"{self.name}-stopped-in-step-{step}.jsonl"
+        write_rows(path, rows)
+        return path
+
+    def difference(self, options: dict[str, Any]) -> str:
+        """In what these options are not the stage's own, in brackets; "" if in nothing that changes the result."""
+        own = as_json(asdict(self.options))
+        names = [name for name in own if name not in SILENT_OPTIONS and options.get(name) != own[name]]
+        listed = ", ".join(f"{name} {options.get(name)}, now {own[name]}" for name in names)
+        return f" ({listed})" if listed else ""
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the record, moves the result into place and says where it lies."""
@@ -52,22 +98,22 @@ class Stage:
             "versions": {library: version(library) for library in libraries},
             **summary,
         }
+        (self.folder / BEGUN).unlink(missing_ok=True)
         write_json(self.folder / RECORD, record)
-        old = self.result.with_name(f".{self.result.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.result.exists():
-            self.result.rename(old)
-        self.folder.rename(self.result)
-        shutil.rmtree(old, ignore_errors=True)
+        replace(self.folder, self.result)
         say("", f"{_duration(seconds)}, in {self.result}")
 
     def model(self, given: str | None, made_by: str) -> str:
         """The model folder or hub id that an option names, or else the result of another stage."""
-        return given or str(self._made(self.run / made_by, made_by, "model"))
+        source = given or str(self._made(self.run / made_by, made_by, "model"))
+        self.inputs.append(Path(source))
+        return source
 
     def rows(self, given: str | None, file: str, made_by: str = "data") -> Path:
         """The file of rows that an option names, or else one that another stage wrote."""
-        return Path(given) if given else self._made(self.run / made_by / file, made_by, "rows")
+        path = Path(given) if given else self._made(self.run / made_by / file, made_by, "rows")
+        self.inputs.append(path)
+        return path
 
     def _made(self, path: Path, made_by: str, what: str) -> Path:
         if not path.exists():
@@ -76,22 +122,38 @@ class Stage:
 
     def record(self, stage: str) -> dict[str, Any]:
         """What another stage of this run has recorded; empty if it has not run."""
-        path = self.run / stage / RECORD
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return record_of(self.run / stage)
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """What a stage has recorded in its result; empty if there is none."""
+    path = folder / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def main(name: str, options_class: type[StageOptions], work: Callable[[Any, Stage], dict[str, Any]]) -> None:
-    """Runs a stage from the command line. Exit status 2 for what a person can mend, 130 after Ctrl-C."""
+    """Runs a stage from the command line. Exit status 2 for what a person can mend, 130 after Ctrl-C, 143 after SIGTERM."""
     quiet_libraries()
+    interruption.listen()
     try:
         options = parse(options_class, name)
         stage = Stage(name, options)
-        stage.begin()
-        stage.finish(work(options, stage) or {})
+        if stage.begin():
+            stage.finish(work(options, stage) or {})
     except InputError as error:
         sys.exit(_fail(name, str(error), 2))
-    except KeyboardInterrupt:
-        sys.exit(_fail(name, "interrupted; what other stages had finished is untouched", 130))
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        sys.exit(_fail(name, f"{error}; what other stages had finished is untouched", 2))
+    except KeyboardInterrupt as error:
+        sys.exit(_fail(name, str(error) or "interrupted", 128 + getattr(error, "signal", signal.SIGINT)))
+
+
+# what can be wrong with a place to write to: no space, no permission, a file in the way
+_MENDABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT
+}  # fmt: skip
 
 
 def _fail(name: str, message: str, status: int) -> int:
@@ -118,8 +180,9 @@ def say(label: str, text: str = "") -> None:
     print(f"{label:<13}{text}".rstrip(), flush=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def as_json(value: Any) -> Any:
+    """The value as it comes back from a JSON file."""
+    return json.loads(json.dumps(value))
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -6,22 +6,26 @@ Where the recipe names comparisons that people made, those are passed on instead
 import math
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from data.labeller import rank
 from rlhf.config import option
-from rlhf.data import Row, Tally, prompt_dataset, read_rows, words_of
+from rlhf.data import Row, Tally, prompt_dataset, read_jsonl, read_rows, words_of
 from rlhf.errors import InputError
 from rlhf.models import load_policy, load_tokenizer, room_for_prompt
 from rlhf.rollout import Completion, complete
 from rlhf.scoring import TextFunction, load_function, score_texts
 from stages.cli import Stage, main, say, write_rows
-from stages.options import StageOptions
+from stages.options import SavingOptions
 from stages.progress import ProgressBar
+from stages.saving import Saver
+
+SAMPLED = "sampled.jsonl"
 
 
 @dataclass
-class Options(StageOptions):
+class Options(SavingOptions):
     model: str | None = option(None, "model to sample from; the result of `make sft` if not given")
     labeller: str | None = option(
         None, "who knows good from bad: a Python function, module:function, that returns numbers"
@@ -38,6 +42,7 @@ class Options(StageOptions):
     )
     temperature: float = option(1.0, "sampling temperature")
     response_length: int = option(64, "tokens after which a completion is cut off")
+    batch_size: int = option(256, "completions sampled at a time")
 
 
 def work(options: Options, stage: Stage) -> dict:
@@ -64,22 +69,49 @@ def work(options: Options, stage: Stage) -> dict:
         prompts[part] = [rows[i] for i in dataset["row"]], dataset["input_ids"]
         say("", f"{part}: {tally}, {options.completions} completions each, {options.swapped} of another prompt")
 
-    bar = ProgressBar(options.completions * sum(len(rows) for rows, _ in prompts.values()))
-    for number, (part, (rows, ids)) in enumerate(prompts.items()):
-        completions = complete(
-            policy,
-            tokenizer,
-            [prompt for prompt in ids for _ in range(options.completions)],
-            response_length=options.response_length,
-            temperature=options.temperature,
-            seed=1000 * options.seed + number,
-            progress=bar.update,
-        )
-        sampled = [completions[i : i + options.completions] for i in range(0, len(completions), options.completions)]
-        compared = compare(rows, sampled, label, options, random.Random(f"labeller {part} {options.seed}"))
+    sampled = sample(policy, tokenizer, {part: ids for part, (_, ids) in prompts.items()}, options, stage)
+    for part, (rows, _) in prompts.items():
+        compared = compare(rows, sampled[part], label, options, random.Random(f"labeller {part} {options.seed}"))
         write_rows(stage.folder / f"{part}.jsonl", compared)
-    bar.close()
     return {"rows": {part: len(rows) for part, (rows, _) in prompts.items()}}
+
+
+def sample(policy, tokenizer, prompts: dict[str, list], options: Options, stage: Stage) -> dict[str, list]:
+    """For each part the K completions of each prompt, saved now and then."""
+    found = {part: [None] * (options.completions * len(ids)) for part, ids in prompts.items()}
+    saver, bar = Saver(stage, options), ProgressBar(sum(map(len, found.values())))
+    if checkpoint := saver.latest():
+        for _, row in read_jsonl(checkpoint / SAMPLED):
+            found[row["part"]][row["number"]] = Completion(**row["completion"])
+
+    def save(folder: Path) -> None:
+        known = [(part, number, c) for part in found for number, c in enumerate(found[part]) if c]
+        rows = [{"part": part, "number": number, "completion": asdict(c)} for part, number, c in known]
+        write_rows(folder / SAMPLED, rows)
+
+    def progress(count: int) -> None:
+        bar.update(count)
+        if saver.asked_to_stop or saver.due(bar.done):
+            saver.save(bar.done, save)
+        if saver.asked_to_stop:
+            saver.stop(bar.done)
+
+    with saver:
+        for number, (part, ids) in enumerate(prompts.items()):
+            complete(
+                policy,
+                tokenizer,
+                [prompt for prompt in ids for _ in range(options.completions)],
+                response_length=options.response_length,
+                temperature=options.temperature,
+                seed=1000 * options.seed + number,
+                batch_size=options.batch_size,
+                completions=found[part],
+                progress=progress,
+            )
+    bar.close()
+    k = options.completions
+    return {part: [every[i : i + k] for i in range(0, len(every), k)] for part, every in found.items()}
 
 
 def compare(

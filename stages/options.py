@@ -35,6 +35,24 @@ class StageOptions:
         return Path(self.run or f"runs/{Path(self.recipe).stem}")
 
 
+@dataclass
+class SavingOptions(StageOptions):
+    """What a stage can be told that saves checkpoints and goes on from them."""
+
+    save_steps: int | None = option(None, "steps between checkpoints; none leaves it to save_minutes alone")
+    save_minutes: float | None = option(
+        0.5,
+        "minutes between checkpoints, or more where saving would take more than a twentieth of the time; none leaves it to save_steps alone",
+    )
+    save_total_limit: int = option(2, "checkpoints that are kept, the newest; they stay beside the finished model")
+
+    def __post_init__(self):
+        for name in ("save_steps", "save_minutes", "save_total_limit"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} is {value}; it must be above 0")
+
+
 def parse(options_class: type[T], stage: str, argv: list[str] | None = None) -> T:
     """The stage's options: defaults, then the recipe's section of that name, then the command line.
 

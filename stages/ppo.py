@@ -4,24 +4,30 @@ import json
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from accelerate import Accelerator
 from transformers import set_seed
 
 from rlhf import report
 from rlhf.config import PPOConfig, option
-from rlhf.data import Row, Tally, prompt_dataset, read_rows, text_dataset
+from rlhf.data import Row, Tally, prompt_dataset, read_jsonl, read_rows, text_dataset
+from rlhf.errors import InputError
+from rlhf.health import Diverged
 from rlhf.models import ValueHead, context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
 from rlhf.rollout import Rollout
 from rlhf.scoring import last_token_scores, load_function, text_scores
 from rlhf.trainer import PPOTrainer
-from stages.cli import Stage, main, say
-from stages.options import StageOptions
+from stages.cli import Stage, main, say, write_rows
+from stages.options import SavingOptions
 from stages.progress import INDENT, ProgressBar
+from stages.saving import Saver
+
+LOG = "log.jsonl"
 
 
 @dataclass
-class Options(PPOConfig, StageOptions):
+class Options(PPOConfig, SavingOptions):
     model: str | None = option(None, "policy to start from, and reference; the result of `make sft` if not given")
     reward_model: str | None = option(
         None, "reward model, and start of the value model; the result of `make reward` if not given"
@@ -38,6 +44,10 @@ class Options(PPOConfig, StageOptions):
     )
     show_samples: int = option(10, "steps between completions that are shown; 0 for none")
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that Accelerate knows")
+
+    def __post_init__(self):
+        PPOConfig.__post_init__(self)
+        SavingOptions.__post_init__(self)
 
 
 def work(options: Options, stage: Stage) -> dict:
@@ -83,7 +93,11 @@ def work(options: Options, stage: Stage) -> dict:
         judge=partial(text_scores, load_function(options.gold), tokenizer, rows) if options.gold else None,
         accelerator=accelerator,
     )
-    history = run(trainer, options, stage, rows, tokenizer)
+    try:
+        history = run(trainer, options, stage, rows, tokenizer)
+    except Diverged as error:
+        path = stage.keep_batch(error.step, responses(error.rollout, rows, tokenizer))
+        raise InputError(f"{error}. The batch that did it is in {path}") from error
     trainer.save(stage.folder)
     tokenizer.save_pretrained(stage.folder)
     report.draw_training(history, stage.folder / "ppo.png")
@@ -91,26 +105,45 @@ def work(options: Options, stage: Stage) -> dict:
 
 
 def run(trainer: PPOTrainer, options: Options, stage: Stage, rows: list[Row], tokenizer) -> list[dict[str, float]]:
-    """All steps, with a line for each on the screen and in log.jsonl; returns their metrics."""
+    """All steps that are left, with a line for each on the screen and in log.jsonl; returns the metrics of all."""
+    saver, history = Saver(stage, options), []
+    if checkpoint := saver.latest():
+        trainer.load_state(checkpoint)
+        history = [row for _, row in read_jsonl(checkpoint / LOG)]
     if options.log_with:
         trainer.accelerator.init_trackers(f"{stage.run.name}-{stage.name}")
-    bar, history, started = ProgressBar(options.steps), [], time.time()
-    with open(stage.folder / "log.jsonl", "w", encoding="utf-8") as log:
+        for metrics in history:
+            trainer.accelerator.log(metrics, metrics["step"])
+
+    def save(folder: Path) -> None:
+        trainer.save_state(folder)
+        trainer.save(folder)  # a model that loads, to look at or to start from
+        tokenizer.save_pretrained(folder)
+        write_rows(folder / LOG, history)
+
+    begun, started = len(history), time.time()
+    bar = ProgressBar(options.steps, done=begun)
+    write_rows(stage.folder / LOG, history)
+    with open(stage.folder / LOG, "a", encoding="utf-8") as log, saver:
         for step in trainer.train():
             seconds, started = time.time() - started, time.time()
             metrics = {"step": step.number, **step.metrics, "episodes_per_second": options.batch_size / seconds}
-            history.append(metrics)
-            log.write(json.dumps(metrics) + "\n")
-            log.flush()
-            trainer.accelerator.log(metrics, step.number)
-            if step.number == 1:
+            if step.number == begun + 1:
                 bar.write(f"{INDENT}{trainer.checked}")
-            if step.number % 20 == 1:
+            if step.number == begun + 1 or step.number % 20 == 1:
                 bar.write(INDENT + "".join(f"{name:>9}" for name in _columns(metrics)))
             bar.write(INDENT + "".join(f"{number:9.{digits}f}" for number, digits in _columns(metrics).values()))
             if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
                 bar.write(samples(step.rollout, rows, tokenizer))
             bar.update()
+            history.append(metrics)
+            log.write(json.dumps(metrics) + "\n")
+            log.flush()
+            trainer.accelerator.log(metrics, step.number)
+            if saver.asked_to_stop or saver.due(step.number):
+                saver.save(step.number, save)
+            if saver.asked_to_stop and step.number < options.steps:
+                saver.stop(step.number)
     bar.close()
     trainer.accelerator.end_training()
     return history
@@ -130,6 +163,25 @@ def _columns(metrics: dict[str, float]) -> dict[str, tuple[float, int]]:
         "episodes_per_second": ("ep/s", 1),
     }
     return {heading: (metrics[name], digits) for name, (heading, digits) in shown.items() if name in metrics}
+
+
+def responses(rollout: Rollout, rows: list[Row], tokenizer) -> list[Row]:
+    """Each response with all that is known of it, its numbers as text, since JSON has no NaN."""
+    found = []
+    for i in range(len(rollout.mask)):
+        ids = rollout.tokens[i][rollout.mask[i]]
+        numbers = {name: getattr(rollout, name)[i][rollout.mask[i]] for name in ("logprobs", "ref_logprobs", "values")}
+        found.append(
+            {
+                "prompt": rows[rollout.source[i]]["prompt"],
+                "response": tokenizer.decode(ids, skip_special_tokens=True),
+                "ended": bool(rollout.ended[i]),
+                "score": f"{rollout.scores[i]:.4g}",
+                "kl": f"{rollout.kls[i]:.4g}",
+                **{name: " ".join(f"{number:.4g}" for number in tensor) for name, tensor in numbers.items()},
+            }
+        )
+    return found
 
 
 def samples(rollout: Rollout, rows: list[Row], tokenizer, count: int = 2) -> str:

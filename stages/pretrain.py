@@ -63,7 +63,7 @@ def from_scratch(options: Options, stage: Stage):
     trainer = PlainSFTTrainer(
         model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
     )
-    history = train(trainer)
+    history = train(trainer, stage, options)
     return policy, tokenizer, {"rows": tally.as_dict(), "tokens": tokens, "history": history}
 
 

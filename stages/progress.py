@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 
 from tqdm import tqdm
 from transformers import TrainerCallback
@@ -10,12 +11,14 @@ INDENT = " " * 13
 
 
 class ProgressBar:
-    """Counts steps up to `total`, and shows a few numbers beside them."""
+    """Counts steps up to `total`, of which some may have been `done` before, and shows a few numbers beside them."""
 
-    def __init__(self, total: int):
-        self.total, self.done, self.started, self.spoke = total, 0, time.time(), time.time()
+    def __init__(self, total: int, done: int = 0):
+        self.total, self.before, self.done = total, done, done
+        self.started = self.spoke = time.time()
         layout = INDENT + "{bar:24} {percentage:3.0f} %  {elapsed}, {remaining} left  {desc}"
-        self.bar = tqdm(total=total, bar_format=layout, file=sys.stdout, disable=not sys.stdout.isatty())
+        shown = sys.stdout.isatty()
+        self.bar = tqdm(total=total, initial=done, bar_format=layout, file=sys.stdout, disable=not shown)
 
     def update(self, steps: int = 1, **numbers: float) -> None:
         """Goes forward."""
@@ -26,7 +29,7 @@ class ProgressBar:
             self.bar.update(steps)
         elif time.time() - self.spoke > 20:
             self.spoke, spent = time.time(), time.time() - self.started
-            left = spent / self.done * (self.total - self.done)
+            left = spent / (self.done - self.before) * (self.total - self.done)
             shown = f"{_clock(spent)}, {_clock(left)} left"
             print(f"{INDENT}{100 * self.done / self.total:3.0f} %  {shown}  {text}", flush=True)
 
@@ -44,20 +47,21 @@ def _clock(seconds: float) -> str:
 
 
 class TrainerProgress(TrainerCallback):
-    """The bar for a transformers Trainer."""
+    """The bar for a transformers Trainer, with the means of the last 20 steps."""
 
     def __init__(self):
-        self.numbers: dict[str, float] = {}
+        self.last: dict[str, deque[float]] = {name: deque(maxlen=20) for name in ("loss", "accuracy")}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = ProgressBar(state.max_steps)
+        self.bar = ProgressBar(state.max_steps, done=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = {"loss": "loss", "accuracy": "accuracy"}
-        self.numbers.update({name: float(logs[key]) for key, name in shown.items() if key in (logs or {})})
+        for name, numbers in self.last.items():
+            if name in (logs or {}):
+                numbers.append(float(logs[name]))
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(**self.numbers)
+        self.bar.update(**{name: sum(numbers) / len(numbers) for name, numbers in self.last.items() if numbers})
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()

@@ -12,9 +12,9 @@ from rlhf.config import option
 from rlhf.data import Row, Tally, comparison_dataset, demonstration_dataset, read_rows
 from rlhf.evaluate import Estimate, ratio_estimate
 from rlhf.models import Scorer, context_length, load_tokenizer, new_scorer
-from rlhf.reward import RankingRewardTrainer, by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
+from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
 from stages.cli import Stage, main, say
-from stages.training import TrainingOptions, in_batches, train, trainer_arguments
+from stages.training import SavingRewardTrainer, TrainingOptions, in_batches, train, trainer_arguments
 
 
 @dataclass
@@ -47,10 +47,10 @@ def work(options: Options, stage: Stage) -> dict:
     say("", f"{tally}, {completions:,} completions, {options.epochs:g} epochs; for the test {test_tally}")
 
     arguments = trainer_arguments(RewardConfig, options, stage.folder)
-    trainer = RankingRewardTrainer(
+    trainer = SavingRewardTrainer(
         model=scorer.model, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
     )
-    history = train(trainer)
+    history = train(trainer, stage, options)
     scorer.eval()
     normalise(scorer, tokenizer, dataset, options, stage)
     scorer.save_pretrained(stage.folder)

@@ -25,7 +25,10 @@ STAMPED = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
 ROOT = Path(__file__).parent.parent
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # what only reads options and talks: an edit there changes no result
-SILENT = {"stages.cli", "stages.options", "stages.progress", "stages.recipe", "rlhf.errors", "rlhf.report"}
+SILENT = {
+    "stages.cli", "stages.interruption", "stages.options", "stages.progress", "stages.recipe", "stages.saving",
+    "rlhf.checkpoint", "rlhf.errors", "rlhf.report",
+}  # fmt: skip
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def work(options: Options, stage: Stage) -> dict:
     trainer = PlainSFTTrainer(
         model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
     )
-    history = train(trainer)
+    history = train(trainer, stage, options)
     policy.save_pretrained(stage.folder)
     tokenizer.save_pretrained(stage.folder)
     return {"rows": tally.as_dict(), "history": history}

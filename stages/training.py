@@ -5,20 +5,24 @@ from pathlib import Path
 from typing import TypeVar
 
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments, trainer_callback
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments, trainer_callback
 from trl import SFTTrainer
 
 from rlhf.config import option
 from rlhf.data import batch_order
 from rlhf.errors import InputError
-from stages.options import StageOptions
+from rlhf.reward import RankingRewardTrainer
+from stages.cli import Stage
+from stages.options import SavingOptions
 from stages.progress import TrainerProgress
+from stages.saving import Saver
 
 T = TypeVar("T", bound=TrainingArguments)
 
 
 @dataclass
-class TrainingOptions(StageOptions):
+class TrainingOptions(SavingOptions):
     """Options of a supervised stage; `trainer` passes on whatever else TRL's trainer can be told."""
 
     epochs: float = option(1.0, "times the rows are gone through")
@@ -61,8 +65,9 @@ def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: P
             bf16=options.bf16,
             seed=options.seed,
             report_to=options.log_with or "none",
-            logging_steps=20,
-            save_strategy="no",
+            logging_steps=1,  # what is logged must not depend on where a run was interrupted
+            logging_nan_inf_filter=False,
+            save_strategy="no",  # Saver decides
             disable_tqdm=True,
             **{"gradient_checkpointing": False, **(options.trainer or {})},
         )
@@ -70,11 +75,58 @@ def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: P
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
 
 
-class PlainSFTTrainer(SFTTrainer):
+class Resumable(Trainer):
+    """Mixed into a Trainer, makes its checkpoints whole or absent, and stops it where its numbers go wrong."""
+
+    stage: Stage
+    saver: Saver
+
+    def _save_checkpoint(self, model, trial) -> None:
+        def write(folder: Path) -> None:
+            self.args.output_dir = str(folder)
+            Trainer._save_checkpoint(self, model, trial)
+            for path in (folder / f"checkpoint-{self.state.global_step}").iterdir():
+                path.rename(folder / path.name)
+            path.parent.rmdir()
+            # the arguments are known, and they are the one file that would have to be unpickled
+            (folder / "training_args.bin").unlink()
+
+        self.saver.save(self.state.global_step, write)
+
+    def training_step(self, model, inputs, *args, **kwargs) -> Tensor:
+        ids = inputs["input_ids"]
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if not loss.isfinite():
+            step = self.state.global_step + 1
+            texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+            rows = [{"text": text, "input_ids": row} for text, row in zip(texts, ids.tolist(), strict=True)]
+            raise InputError(
+                f"stopped in step {step}: the loss is {float(loss)}; its batch is in {self.stage.keep_batch(step, rows)}. "
+                "Usual cause: learning_rate too high, or too few warmup_steps"
+            )
+        return loss
+
+
+class PlainSFTTrainer(Resumable, SFTTrainer):
     """TRL's trainer without the entropy and accuracy that it computes at every step: a fifth of a small model's time."""
 
     def compute_loss(self, *args, **kwargs):
         return Trainer.compute_loss(self, *args, **kwargs)
+
+
+class SavingRewardTrainer(Resumable, RankingRewardTrainer):
+    """The trainer of rankings, resumable."""
+
+
+class SaveInTime(TrainerCallback):
+    """Has the trainer save when it is time, and stop when a signal asks for it."""
+
+    def __init__(self, saver: Saver):
+        self.saver = saver
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= self.saver.asked_to_stop
+        control.should_save = self.saver.asked_to_stop or self.saver.due(state.global_step)
 
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
@@ -82,9 +134,26 @@ def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
     return dataset.select(batch_order(dataset["length"], options.batch_size, options.epochs, options.seed))
 
 
-def train(trainer: Trainer) -> list[dict[str, float]]:
-    """Trains with our progress bar, and returns what was logged."""
+def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[dict[str, float]]:
+    """Trains with our progress bar, from the last checkpoint if there is one; returns what was logged, 20 steps a row."""
+    trainer.stage, trainer.saver = stage, Saver(stage, options)
     trainer.remove_callback(trainer_callback.PrinterCallback)
     trainer.add_callback(TrainerProgress())
-    trainer.train()
-    return trainer.state.log_history
+    trainer.add_callback(SaveInTime(trainer.saver))
+    with trainer.saver as saver:
+        trainer.train(resume_from_checkpoint=saver.latest())
+    if saver.asked_to_stop:
+        saver.stop(trainer.state.global_step)
+    return history([step for step in trainer.state.log_history if "loss" in step])
+
+
+def history(steps: list[dict[str, float]], together: int = 20) -> list[dict[str, float]]:
+    """What was logged, as means over 20 steps, under the number of the last of them."""
+    rows = []
+    for start in range(0, len(steps), together):
+        some = steps[start : start + together]
+        means = {
+            name: sum(step[name] for step in some) / len(some) for name in some[0] if name not in ("step", "epoch")
+        }
+        rows.append({"step": some[-1]["step"], **means})
+    return rows
