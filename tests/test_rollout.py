@@ -289,6 +289,26 @@ def test_complete_is_the_same_for_a_seed_and_another_for_another_and_says_how_fa
     assert done == [3, 3, 1]
 
 
+def test_an_interrupted_complete_goes_on_to_the_same_responses_and_samples_only_what_is_missing(
+    policy, tokenizer, monkeypatch
+):
+    prompts, done, sampled = [[20 + i] * (1 + i // 3) for i in range(7)], [], []
+    options = {"response_length": 6, "temperature": 1.0, "seed": 0, "batch_size": 2}
+    whole = complete(policy, tokenizer, prompts, **options)
+
+    def look(model, input_ids, *args, **kwargs):
+        sampled.append(len(input_ids))
+        return generate(model, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr("rlhf.rollout.generate", look)
+    # the first and third batch are there, of the second one response, of the last none
+    kept = [whole[0], whole[1], whole[2], None, whole[4], whole[5], None]
+    assert complete(policy, tokenizer, prompts, **options, completions=kept, progress=done.append) is kept
+    assert kept == whole
+    assert sampled == [2, 1]
+    assert done == [2, 2, 2, 1]
+
+
 def test_the_text_of_a_completion_is_its_tokens_without_the_eos_it_ends_with(policy, tokenizer):
     def wants_to_end(module, args, output):
         output.logits[..., tokenizer.eos_token_id] += 10
