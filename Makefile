@@ -15,7 +15,7 @@ MADE    = @eval "$(call STAGE,$(1)) $$(cat $(RUN)/.settings/$(1).args)"
 
 export ARGS
 
-.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test lint clean settings
+.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test mutate lint clean settings
 
 help:
 	@echo "make ppo          the whole pipeline: data, pretraining, SFT, comparisons, reward model, PPO"
@@ -30,6 +30,7 @@ help:
 	@echo "make evaluate     numbers for all models, with intervals"
 	@echo "make optimum      PPO on a world whose optimum is known, drawn in runs/optimum.png"
 	@echo "make test         the tests        make lint  style        make clean  removes runs/"
+	@echo "make mutate       can the tests fail? the mathematics changed in hundreds of ways, one at a time"
 	@echo
 	@echo "Each makes what it needs and is missing or out of date, and nothing else."
 	@echo "RECIPE=$(RECIPE)       a name in stages/recipes, or the path of a YAML file; results in $(RUN)"
@@ -92,9 +93,16 @@ optimum: $(READY)
 test: $(READY)
 	$(PY) -m pytest $(ARGS)
 
+# one thread: mutmut forks, and a pool of threads would not be there after it
+mutate: $(READY)
+	@$(PY) -m mutmut --version >/dev/null 2>&1 || $(PY) -m pip install --constraint .constraints.txt --editable ".[mutate]"
+	rm -rf mutants
+	OMP_NUM_THREADS=1 $(PY) -m mutmut run $(ARGS)
+	@$(PY) -m tests.survivors
+
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf runs
+	rm -rf runs mutants

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import InputError
@@ -335,15 +336,10 @@ def _dataset(examples: list[dict[str, Any]], tally: Tally) -> Dataset:
 
 def pad(sequences: list[list[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
     """Token ids (B, L) padded to the longest on the `side` "left" or "right", and their attention mask (B, L)."""
-    longest = max(map(len, sequences))
-    gaps = [longest - len(ids) for ids in sequences]
-    if side == "left":
-        ids = [[pad_id] * gap + ids for ids, gap in zip(sequences, gaps, strict=True)]
-        mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
-    else:
-        ids = [ids + [pad_id] * gap for ids, gap in zip(sequences, gaps, strict=True)]
-        mask = [[1] * (longest - gap) + [0] * gap for gap in gaps]
-    return torch.tensor(ids), torch.tensor(mask)
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id, padding_side=side)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)
+    return input_ids, mask
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[int]:

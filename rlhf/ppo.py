@@ -116,11 +116,11 @@ def explained_variance(
     """
     count = total(mask.sum())
 
-    def variance(x: Tensor) -> Tensor:
+    def squares(x: Tensor) -> Tensor:
         mean = total(x.where(mask, 0.0).sum()) / count
-        return total(((x - mean) ** 2).where(mask, 0.0).sum()) / count
+        return total(((x - mean) ** 2).where(mask, 0.0).sum())
 
-    return 1 - variance(returns - values) / variance(returns).clamp(min=1e-8)
+    return 1 - squares(returns - values) / squares(returns).clamp(min=1e-8)
 
 
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:

@@ -73,12 +73,12 @@ class RankingCollator:
 def pad_ranks(ranks: Sequence[Sequence[float]]) -> Tensor:
     """Ranks of any number of completions a prompt as (B, K), NaN where there is none."""
     rows = [torch.tensor(row, dtype=torch.float) for row in ranks]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=float("nan"))
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
 
 def by_prompt(scores: Tensor, ranks: Tensor) -> Tensor:
     """The scores of all completions, one after the other, as (B, K): one row a prompt, 0 where `ranks` is NaN."""
-    return torch.zeros_like(ranks, dtype=scores.dtype).masked_scatter(~ranks.isnan(), scores)
+    return torch.zeros_like(ranks).masked_scatter(~ranks.isnan(), scores)
 
 
 class RankingRewardTrainer(RewardTrainer):
@@ -97,7 +97,7 @@ class RankingRewardTrainer(RewardTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ranks = inputs["ranks"]
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        scores = by_prompt(outputs.logits.squeeze(-1).float(), ranks)
+        scores = by_prompt(outputs.logits.squeeze(1).float(), ranks)
         loss = ranking_loss(scores, ranks)
         right, pairs = pair_accuracy(scores.detach(), ranks)
         right, pairs = self.accelerator.gather_for_metrics((right.sum(), pairs.sum()))
@@ -106,7 +106,6 @@ class RankingRewardTrainer(RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-@torch.no_grad()
 def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:
     """The score (N,) of each sequence of prompt and completion, read at its last token; batches of similar length."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
@@ -116,7 +115,8 @@ def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int,
         rows = order[start : start + batch_size]
         input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
         last = attention_mask.sum(dim=1, keepdim=True) - 1
-        scores[rows] = scorer(input_ids, attention_mask).gather(1, last).squeeze(1).cpu()
+        with torch.no_grad():
+            scores[rows] = scorer(input_ids, attention_mask).gather(1, last).squeeze(1).cpu()
     return scores
 
 

@@ -91,9 +91,9 @@ class _PreallocatedLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start, self.length = self.length, self.length + key_states.shape[-2]
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start : self.length] = states
+        start, self.length = self.length, self.length + key_states.shape[2]
+        self.buffers[0][:, :, start : self.length] = key_states
+        self.buffers[1][:, :, start : self.length] = value_states
         self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
         return self.keys, self.values
 
@@ -109,7 +109,6 @@ def _new_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
     return cache
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     input_ids: Tensor,
@@ -130,7 +129,7 @@ def generate(
     batch, prompt_length = input_ids.shape
     device = input_ids.device
     # drawn on the CPU: a seed means the same on every device
-    uniforms = torch.rand(response_length, batch, generator=generator, dtype=torch.float64).to(device)
+    uniforms = torch.rand(response_length, batch, generator=generator, dtype=torch.float64, device="cpu").to(device)
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
     mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)
@@ -144,10 +143,9 @@ def generate(
         inputs = with_positions(model, seen)
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
-        logits = model(
-            input_ids=new_ids, past_key_values=cache, use_cache=True, **inputs, **last_logits(model, 1)
-        ).logits[:, -1]
-        chosen = _sample(logits, temperature, uniforms[t, rows])
+        with torch.no_grad():
+            output = model(input_ids=new_ids, past_key_values=cache, use_cache=True, **inputs, **last_logits(model, 1))
+        chosen = _sample(output.logits[:, -1], temperature, uniforms[t, rows])
         growing = ~ended[rows]
         tokens[rows, t] = torch.where(growing, chosen, pad_id)
         mask[rows, t] = growing
@@ -176,11 +174,12 @@ def generate(
 def _sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """A token for each row of logits (B, V), by inverting the cumulative distribution at `uniform` (B,)."""
     if temperature == 0:
-        return logits.argmax(dim=-1)
-    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
+        return logits.argmax(dim=1)
+    cumulative = torch.softmax(logits.double() / temperature, dim=1).cumsum(dim=1)
     # scaled by the last sum, which rounding may leave a little off 1; a token of probability 0 is never chosen
     threshold = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    chosen = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    return chosen.clamp(max=logits.shape[1] - 1)  # logits that are not numbers would give a token beyond the vocabulary
 
 
 @dataclass
@@ -240,7 +239,6 @@ def complete(
 # --- scoring ----------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def score(
     responses: Responses,
     *,
@@ -255,8 +253,10 @@ def score(
     parts = []
     for start in range(0, len(responses.mask), chunk):
         part = responses.select(slice(start, start + chunk))
-        logits, values = logits_and_values(policy, value_model, part)
-        ref_logits, _ = logits_and_values(reference, None, part)
+        with torch.no_grad():
+            logits, values = logits_and_values(policy, value_model, part)
+            ref_logits, _ = logits_and_values(reference, None, part)
+            scores = reward(part)
         parts.append(
             Rollout(
                 *(getattr(part, field.name) for field in fields(Responses)),
@@ -264,7 +264,7 @@ def score(
                 ref_logprobs=token_logprobs(ref_logits, part.tokens, temperature),
                 entropies=token_entropies(logits, temperature),
                 values=values,
-                scores=reward(part),
+                scores=scores,
             )
         )
     return Rollout(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Rollout)))

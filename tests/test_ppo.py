@@ -43,6 +43,13 @@ def test_score_falls_on_the_last_response_token_and_kl_on_every_one():
     torch.testing.assert_close(rewards, T([[-0.05, 0.0, 10.1, 0.0], [19.95, 0.0, 0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_score_of_another_precision_than_the_logprobs_is_the_same_reward(dtype):
+    zeros = torch.zeros(1, 2)
+    rewards = ppo.kl_penalised_rewards(T([3.0], dtype=dtype), zeros, zeros, masks([2], 2), kl_coef=0.1)
+    assert rewards.tolist() == [[0.0, 3.0]]
+
+
 @given(batches(2))
 def test_rewards_of_a_response_sum_to_score_minus_kl(batch):
     mask, logprobs, ref_logprobs = batch
@@ -119,6 +126,18 @@ def test_unshifted_whitening_keeps_the_mean_and_shifted_does_not():
     torch.testing.assert_close(ppo.whiten(values, mask, shift_mean=False), T([[1.0, 3.0]]))
 
 
+def test_values_that_are_all_the_same_are_whitened_to_zero():
+    assert ppo.whiten(T([[5.0, 5.0, 5.0]]), masks([2], 3)).tolist() == [[0.0, 0.0, 0.0]]
+
+
+@given(batches(), st.floats(0.5, 8), st.floats(-4, 4))
+def test_whitening_does_not_see_the_scale_and_the_origin_of_its_values(batch, scale, origin):
+    mask, values = batch
+    if float(values[mask].std(correction=0)) < 1e-2:
+        return
+    torch.testing.assert_close(ppo.whiten(scale * values + origin, mask), ppo.whiten(values, mask), atol=2e-3, rtol=0)
+
+
 def test_whitening_over_two_processes_is_that_of_the_whole_batch():
     values, mask = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), masks([5, 2, 3, 1], 5)
     whole = ppo.whiten(values, mask)
@@ -165,15 +184,16 @@ def test_beyond_the_clip_range_a_token_that_is_good_enough_has_no_gradient():
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
+    ("value", "target", "expected"),
     [
-        (1.1, 0.5 * 0.9**2),  # inside the range around the old value of 1: half the squared error to 2
-        (1.9, 0.5 * 0.8**2),  # moved further than 0.2: the error is that of 1.2, as if it had not
-        (-1.0, 0.5 * 3.0**2),  # moved away: the full error
+        (1.1, 2.0, 0.5 * 0.9**2),  # inside the range around the old value of 1: half the squared error
+        (1.9, 2.0, 0.5 * 0.8**2),  # moved up further than 0.2: the error is that of 1.2, as if it had not
+        (0.1, 0.0, 0.5 * 0.8**2),  # moved down further than 0.2: the error is that of 0.8
+        (-1.0, 2.0, 0.5 * 3.0**2),  # moved away: the full error
     ],
 )
-def test_value_loss_case_by_case(value, expected):
-    loss = ppo.value_loss(T([[value]]), T([[1.0]]), T([[2.0]]), masks([1], 1), cliprange_value=0.2)
+def test_value_loss_case_by_case(value, target, expected):
+    loss = ppo.value_loss(T([[value]]), T([[1.0]]), T([[target]]), masks([1], 1), cliprange_value=0.2)
     assert float(loss) == pytest.approx(expected)
 
 
@@ -196,6 +216,31 @@ def test_losses_and_metrics_do_not_see_padding(batch):
         )
 
     torch.testing.assert_close(everything(*wide, wide_mask), everything(new, old, advantages, returns, mask))
+
+
+@given(batches(4), st.sampled_from([0.0, -7.0, 1e30, math.inf, -math.inf, math.nan]))
+def test_nothing_outside_the_mask_changes_anything_whatever_it_is(batch, rubbish):
+    mask, *inside = batch
+    total = torch.arange(len(mask)) + 1.0
+
+    def everything(a, b, c, d):
+        return (
+            ppo.masked_mean(a, mask),
+            ppo.kl_penalised_rewards(total, a, b, mask, 0.3),
+            *ppo.gae(a, b, mask, 0.9, 0.8),
+            ppo.whiten(a, mask),
+            ppo.whiten(a, mask, shift_mean=False),
+            ppo.policy_loss(a, b, c, mask, 0.2),
+            ppo.value_loss(a, b, d, mask, 0.2),
+            ppo.approx_kl(a, b, mask),
+            ppo.clip_fraction(a, b, mask, 0.2),
+            ppo.explained_variance(a, d, mask),
+        )
+
+    outside = [tensor.where(mask, rubbish) for tensor in inside]
+    for one, other in zip(everything(*inside), everything(*outside), strict=True):
+        assert torch.equal(one, other)
+        assert other.isfinite().all()
 
 
 def test_losses_have_no_gradient_from_outside_the_mask_even_where_it_overflows():
@@ -228,6 +273,16 @@ def test_approx_kl_has_the_exact_kl_as_its_mean_on_a_vocabulary_of_two(p, q):
 def test_clip_fraction_counts_tokens_outside_the_range():
     new = T([[0.0, math.log(1.1), math.log(1.3), math.log(0.7)]])
     assert float(ppo.clip_fraction(new, torch.zeros(1, 4), masks([4], 4), 0.2)) == pytest.approx(0.5)
+
+
+def test_a_ratio_on_the_edge_of_the_clip_range_has_not_left_it():
+    assert float(ppo.clip_fraction(torch.zeros(1, 1), torch.zeros(1, 1), masks([1], 1), cliprange=0.0)) == 0
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_values_half_as_far_apart_as_the_returns_explain_three_quarters_of_their_variance(scale):
+    returns, mask = scale * T([[0.0, 2.0, 99.0]]), masks([2], 3)
+    assert float(ppo.explained_variance(returns / 2, returns, mask)) == pytest.approx(0.75)
 
 
 def test_explained_variance_is_one_for_the_truth_and_zero_for_a_constant():

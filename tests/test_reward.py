@@ -100,6 +100,28 @@ def test_pair_accuracy_counts_equal_scores_half():
     assert (float(right), int(pairs)) == (2.5, 3)
 
 
+def test_pair_accuracy_is_of_each_prompt_by_itself():
+    scores, ranks = torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    right, pairs = pair_accuracy(scores, ranks)
+    assert (right.tolist(), pairs.tolist()) == ([1.0, 0.0], [1, 1])
+
+
+@given(rankings)
+def test_pair_accuracy_is_a_count_over_pairs_that_do_not_tie(rows):
+    right, pairs = pair_accuracy(*tensors(rows))
+    for i, row in enumerate(rows):
+        untied = [(a, b) for a, rank_a in row for b, rank_b in row if rank_a < rank_b]
+        assert int(pairs[i]) == len(untied)
+        assert float(right[i]) == sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in untied)
+
+
+@given(rankings, st.floats(-3, 3, width=32))
+def test_loss_does_not_see_what_is_added_to_all_scores_or_stands_where_there_is_no_completion(rows, shift):
+    scores, ranks = tensors(rows)
+    elsewhere = (scores + shift).where(~ranks.isnan(), -7.0)
+    torch.testing.assert_close(ranking_loss(elsewhere, ranks), ranking_loss(scores, ranks), atol=1e-5, rtol=1e-4)
+
+
 # --- the trainer ------------------------------------------------------------------------------------------------------
 
 
@@ -153,13 +175,53 @@ def test_each_completion_goes_through_the_model_once(tmp_path, tokenizer, monkey
         {"sequences": [[5, 0], [6, 0]], "ranks": [1, 0]},
     ]
     trainer = RankingRewardTrainer(
-        model=model,
+        model,
         args=reward_config(tmp_path, per_device_train_batch_size=2),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
     trainer.train()
     assert rows_seen == [7]
+
+
+def test_the_accuracy_it_logs_is_the_share_of_pairs_that_the_model_orders_as_they_are_ranked(tmp_path, tokenizer):
+    """In training, of the model as it was before the step; and on rows held out, of the model that comes out."""
+    rows = [{"sequences": [[5, i, 0] for i in range(6, 11)], "ranks": [0, 1, 2, 3, 4]}]
+    held_out = [{"sequences": [[7, 8, 0], [9, 10, 11, 0], [12, 0], [13, 14, 0]], "ranks": [1, 1, 0, 2]}]
+
+    def accuracy(model, row):
+        scores = [float(model(input_ids=torch.tensor([ids])).logits) for ids in row["sequences"]]
+        rated = list(zip(scores, row["ranks"], strict=True))
+        right = [a > b for a, rank_a in rated for b, rank_b in rated if rank_a < rank_b]
+        return sum(right) / len(right)
+
+    before, model = classifier(), classifier()
+    trainer = RankingRewardTrainer(
+        model=model,
+        args=reward_config(tmp_path, per_device_train_batch_size=1, eval_strategy="epoch"),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(held_out),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    logged = {name: value for log in trainer.state.log_history for name, value in log.items()}
+    assert logged["accuracy"] == pytest.approx(accuracy(before, rows[0]))
+    assert logged["eval_accuracy"] == pytest.approx(accuracy(model.eval(), held_out[0]))
+
+
+def test_its_loss_comes_with_the_models_outputs_where_they_are_asked_for_and_without_a_cache(tmp_path, tokenizer):
+    model, sequences = classifier(), [[5, 6, 0], [7, 0]]
+    rows = Dataset.from_list([{"sequences": sequences, "ranks": [0, 1]}])
+    trainer = RankingRewardTrainer(
+        model=model, args=reward_config(tmp_path), train_dataset=rows, processing_class=tokenizer
+    )
+    model.config.use_cache = True  # as a model comes; TRL turns it off
+    batch = trainer.data_collator(list(rows))
+    loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+    alone = [float(model(input_ids=torch.tensor([ids])).logits) for ids in sequences]
+    assert outputs.logits[:, 0].tolist() == pytest.approx(alone, abs=1e-5)
+    assert float(loss) == pytest.approx(math.log1p(math.exp(alone[1] - alone[0])), abs=1e-5)
+    assert outputs.past_key_values is None
 
 
 def test_collator_puts_scores_back_beside_their_ranks():
@@ -200,6 +262,31 @@ def test_score_of_a_batch_is_the_score_of_each_alone_and_that_of_transformers():
     scores = score_sequences(Scorer(model), sequences, pad_id=1, batch_size=3)
     for score, ids in zip(scores, sequences, strict=True):
         torch.testing.assert_close(score, model(input_ids=torch.tensor([ids])).logits[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_each_sequence_is_scored_once_among_others_of_its_length():
+    seen = []
+
+    class Watched(Scorer):
+        def forward(self, input_ids, attention_mask):
+            seen.append(attention_mask.tolist())
+            return super().forward(input_ids, attention_mask)
+
+    score_sequences(Watched(classifier()), [[5, 0], [6, 7, 0], [8, 0], [9, 10, 0], [11, 0]], pad_id=1, batch_size=2)
+    assert [[sum(row) for row in mask] for mask in seen] == [[2, 2], [2, 3], [3]]
+
+
+def test_sequences_go_to_the_device_of_the_model():
+    class Elsewhere(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+
+        def forward(self, input_ids, attention_mask):
+            raise RuntimeError(input_ids.device.type, attention_mask.device.type)
+
+    with pytest.raises(RuntimeError, match="'meta', 'meta'"):
+        score_sequences(Elsewhere(), [[5, 0]], pad_id=1)
 
 
 def test_normalisation_is_saved_in_the_folder_and_applied_when_it_is_loaded(tmp_path):

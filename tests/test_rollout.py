@@ -1,13 +1,15 @@
 """Sampling and scoring: what is sampled is what the log-probabilities speak of, however it was padded and batched."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, MistralConfig
 
 from rlhf.data import pad
 from rlhf.logprobs import before, forward, text_logprobs, token_entropies, token_logprobs
 from rlhf.models import Scorer, ValueHead
-from rlhf.rollout import Responses, complete, generate, logits_and_values, score
+from rlhf.rollout import Responses, Rollout, _new_cache, _sample, complete, generate, logits_and_values, score
 from tests.conftest import tiny_gpt2, tiny_llama
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
@@ -63,7 +65,8 @@ def scorer_of(policy) -> Scorer:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_batched_padded_logprobs_are_those_of_each_sequence_alone(policy, temperature):
     responses = sample(policy, temperature=temperature)
-    logits, _ = logits_and_values(policy, None, responses)
+    logits, values = logits_and_values(policy, None, responses)
+    assert values is None
     logprobs = token_logprobs(logits, responses.tokens, temperature)
     for i, response in enumerate(responses_of(responses)):
         alone = logprobs_alone(policy, PROMPTS[i], response, temperature)
@@ -141,6 +144,35 @@ def test_every_token_is_sampled_as_often_as_its_probability_says(policy):
     assert int((counts > 0).sum()) > 50  # far more than the best few
 
 
+def test_six_tokens_that_are_equally_likely_share_the_unit_interval_equally():
+    edges = (torch.arange(6, dtype=torch.float64)[:, None] + torch.tensor([0.01, 0.99])).flatten() / 6
+    tokens = _sample(torch.zeros(12, 6), 1.0, edges)
+    assert tokens.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53], ids=["lowest", "highest"])
+def test_a_token_of_probability_zero_is_never_sampled(uniform):
+    """At both ends of what torch.rand can draw; the sum of the probabilities is a little off 1, above or below."""
+    logits = torch.randn(500, 60, generator=torch.Generator().manual_seed(0))
+    logits[:, [0, 1, 30, 58, 59]] = -torch.inf
+    tokens = _sample(logits, 1.0, torch.full((500,), uniform, dtype=torch.float64))
+    assert set(tokens.tolist()) == {2 if uniform == 0 else 57}
+
+
+def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary():
+    """On a GPU another one would end the process, before anyone could say what is wrong."""
+    tokens = _sample(torch.full((2, 6), torch.nan), 1.0, torch.tensor([0.0, 0.9], dtype=torch.float64))
+    assert (tokens < 6).all()
+
+
+def test_tokens_rarer_than_single_precision_can_tell_apart_are_sampled(monkeypatch, policy):
+    """Single-precision random numbers are multiples of 2 ** -24: a token less likely than that may have none."""
+    drawn = []
+    monkeypatch.setattr("rlhf.rollout._sample", lambda *args: drawn.append(args[2]) or _sample(*args))
+    sample(policy)
+    assert (torch.cat(drawn) * 2**24 % 1 != 0).any()
+
+
 def test_a_response_ends_with_its_first_stop_token_and_holds_it(policy):
     responses = sample(policy, PROMPTS * 40, temperature=3.0, length=40, stop_ids=[STOP, 2, 3])
     for response, ended in zip(responses_of(responses), responses.ended.tolist(), strict=True):
@@ -160,6 +192,76 @@ def test_a_row_is_sampled_alike_whatever_rows_are_beside_it(policy):
         assert together.tokens[row, :length].tolist() == never.tokens[row, :length].tolist()
 
 
+def test_finished_rows_leave_the_batch_once_they_are_many_and_a_step_computes_one_token(monkeypatch, policy):
+    chosen = iter([[STOP] + [5] * 7, [5] + [STOP] * 3 + [5] * 4, [STOP] * 4])
+    monkeypatch.setattr("rlhf.rollout._sample", lambda *args: torch.tensor(next(chosen)))
+    work = []
+
+    def look(module, args, kwargs, output):
+        work.append((*kwargs["input_ids"].shape, output.logits.shape[1]))
+
+    policy.register_forward_hook(look, with_kwargs=True)
+    responses = sample(policy, [PROMPTS[0]] * 8)
+    # rows, tokens and logits of each step: one row in eight is not worth the copy of the cache, four are
+    assert work == [(8, len(PROMPTS[0]), 1), (8, 1, 1), (4, 1, 1)]
+    assert responses.lengths.tolist() == [1, 2, 2, 2, 3, 3, 3, 3]
+    assert responses.mask.shape == (8, 3)  # no wider than the longest
+    assert responses.ended.all()
+
+
+def test_everything_it_makes_is_on_the_device_of_the_prompts(policy):
+    """With another default device, a tensor that is made without a word about its own could not meet the model's."""
+    input_ids, attention_mask = pad([PROMPTS[0]] * 4, PAD, "left")
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        responses = generate(
+            policy, input_ids, attention_mask, response_length=9, temperature=3.0, stop_ids=range(100), pad_id=PAD,
+            generator=generator,
+        )  # fmt: skip
+    assert {tensor.device.type for tensor in vars(responses).values()} == {"cpu"}
+    expected = sample(policy, [PROMPTS[0]] * 4, length=9, temperature=3.0, stop_ids=range(100))
+    assert expected.ended.any() and len(set(expected.lengths.tolist())) > 1
+    assert torch.equal(responses.input_ids, expected.input_ids)
+    assert torch.equal(responses.ended, expected.ended)
+
+
+def test_random_numbers_go_to_the_device_of_the_prompts(monkeypatch, policy):
+    def look(logits, temperature, uniform):
+        raise RuntimeError(logits.device.type, uniform.device.type)
+
+    logits = torch.zeros(len(PROMPTS), 1, 400, device="meta")
+    monkeypatch.setattr(policy, "forward", lambda **kwargs: SimpleNamespace(logits=logits))
+    monkeypatch.setattr("rlhf.rollout._sample", look)
+    input_ids, attention_mask = (tensor.to("meta") for tensor in pad(PROMPTS, PAD, "left"))
+    with pytest.raises(RuntimeError, match="'meta', 'meta'"):
+        generate(policy, input_ids, attention_mask, response_length=2, temperature=1.0, stop_ids=[], pad_id=PAD)
+
+
+def test_a_cached_token_stays_where_it_was_written_and_is_read_as_it_was_given(policy):
+    cache, places, given = _new_cache(policy, capacity=5), set(), []
+    for length in (3, 1, 1):
+        given.append((torch.randn(2, 4, length, 8), torch.randn(2, 4, length, 6)))
+        read = cache.update(*given[-1], 0)
+        places.add(tuple(tensor.data_ptr() for tensor in read))
+    assert len(places) == 1  # nothing was copied elsewhere
+    for states, all_states in zip(read, zip(*given, strict=True), strict=True):
+        assert torch.equal(states, torch.cat(all_states, dim=2))
+
+
+def test_a_sliding_window_stays_one():
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=4, initializer_range=0.2, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    policy = AutoModelForCausalLM.from_config(config).eval()
+    cache = _new_cache(policy, capacity=9)
+    for _ in range(9):
+        cache.update(torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8), 0)
+    assert cache.layers[0].keys.shape[2] < 5
+    test_greedy_decoding_is_that_of_transformers(policy)
+
+
 def test_the_preallocated_cache_is_used_and_agrees_with_transformers_own(monkeypatch, policy):
     preallocated = sample(policy, temperature=1.0)
     monkeypatch.setattr("rlhf.rollout._new_cache", lambda model, capacity: DynamicCache(config=model.config))
@@ -174,6 +276,73 @@ def test_complete_keeps_the_order_of_prompts_and_the_words_without_special_token
         assert completion.ids == responses_of(alone)[0]
         assert completion.ended == bool(alone.ended)
         assert "<|" not in completion.text
+
+
+def test_complete_is_the_same_for_a_seed_and_another_for_another_and_says_how_far_it_is(policy, tokenizer):
+    prompts, done = [[20 + i] for i in range(7)], []
+
+    def ids(seed, **kwargs):
+        options = {"response_length": 6, "temperature": 1.0, "seed": seed, "batch_size": 3}
+        return [completion.ids for completion in complete(policy, tokenizer, prompts, **options, **kwargs)]
+
+    assert ids(0) == ids(0, progress=done.append) != ids(1)
+    assert done == [3, 3, 1]
+
+
+def test_an_interrupted_complete_goes_on_to_the_same_responses_and_samples_only_what_is_missing(
+    policy, tokenizer, monkeypatch
+):
+    prompts, done, sampled = [[20 + i] * (1 + i // 3) for i in range(7)], [], []
+    options = {"response_length": 6, "temperature": 1.0, "seed": 0, "batch_size": 2}
+    whole = complete(policy, tokenizer, prompts, **options)
+
+    def look(model, input_ids, *args, **kwargs):
+        sampled.append(len(input_ids))
+        return generate(model, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr("rlhf.rollout.generate", look)
+    # the first and third batch are there, of the second one response, of the last none
+    kept = [whole[0], whole[1], whole[2], None, whole[4], whole[5], None]
+    assert complete(policy, tokenizer, prompts, **options, completions=kept, progress=done.append) is kept
+    assert kept == whole
+    assert sampled == [2, 1]
+    assert done == [2, 2, 2, 1]
+
+
+def test_the_text_of_a_completion_is_its_tokens_without_the_eos_it_ends_with(policy, tokenizer):
+    def wants_to_end(module, args, output):
+        output.logits[..., tokenizer.eos_token_id] += 10
+
+    policy.register_forward_hook(wants_to_end)
+    prompts = [[20 + i] for i in range(20)]
+    completions = complete(policy, tokenizer, prompts, response_length=12, temperature=1.0, seed=0)
+    ended = [completion for completion in completions if completion.ended and len(completion.ids) > 1]
+    assert ended
+    for completion in ended:
+        assert completion.ids[-1] == tokenizer.eos_token_id
+        assert completion.text == tokenizer.decode(completion.ids[:-1])
+
+
+def test_prompts_share_a_batch_with_others_of_their_length(policy, tokenizer, monkeypatch):
+    batches = []
+
+    def look(model, input_ids, attention_mask, **kwargs):
+        batches.append(attention_mask.sum(dim=1).tolist())
+        return generate(model, input_ids, attention_mask, **kwargs)
+
+    monkeypatch.setattr("rlhf.rollout.generate", look)
+    prompts = [[5], [6, 7], [8], [9, 10]]
+    complete(policy, tokenizer, prompts, response_length=2, temperature=1.0, seed=0, batch_size=2)
+    assert batches == [[1, 1], [2, 2]]
+
+
+def test_prompts_go_to_the_device_of_the_model(policy, tokenizer, monkeypatch):
+    def elsewhere(model, input_ids, attention_mask, **kwargs):
+        raise RuntimeError(input_ids.device.type, attention_mask.device.type)
+
+    monkeypatch.setattr("rlhf.rollout.generate", elsewhere)
+    with pytest.raises(RuntimeError, match="'meta', 'meta'"):
+        complete(policy.to("meta"), tokenizer, [[5]], response_length=2, temperature=1.0, seed=0)
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------
@@ -198,6 +367,25 @@ def test_a_value_head_on_the_trunk_reads_the_policys_last_hidden_state(policy):
     torch.testing.assert_close(values[1, 0], head(hidden[None, None])[0, 0], atol=1e-5, rtol=1e-5)
 
 
+def test_kl_of_a_response_is_the_sum_of_its_tokens_log_ratios():
+    zeros, logprobs, ref_logprobs = torch.zeros(2, 2), [[-1.0, -2.0], [-1.0, 9.0]], [[-1.5, -1.0], [-3.0, 7.0]]
+    rollout = Rollout(
+        input_ids=zeros, attention_mask=zeros, mask=torch.tensor([[True, True], [True, False]]),
+        ended=zeros[0], source=zeros[0], logprobs=torch.tensor(logprobs), ref_logprobs=torch.tensor(ref_logprobs),
+        entropies=zeros, values=zeros, scores=zeros[0],
+    )  # fmt: skip
+    assert rollout.kls.tolist() == [-0.5, 2.0]  # 0.5 - 1; 2
+
+
+def test_sampling_and_scoring_remember_nothing_for_a_gradient(policy):
+    responses, value_model = sample(policy), scorer_of(policy)
+    rollout = score(
+        responses, policy=policy, reference=policy, value_model=value_model,
+        reward=lambda part: value_model(part.input_ids, part.attention_mask)[:, -1], temperature=1.0, chunk=2,
+    )  # fmt: skip
+    assert not any(tensor.requires_grad for tensor in vars(rollout).values())
+
+
 def test_scoring_in_chunks_gives_what_scoring_at_once_gives():
     policy, reference = tiny_gpt2().eval(), tiny_llama().eval()
     responses, value_model = sample(policy), scorer_of(policy)
@@ -208,5 +396,6 @@ def test_scoring_in_chunks_gives_what_scoring_at_once_gives():
             reward=lambda part: part.lengths.float(), temperature=1.0, chunk=chunk,
         )  # fmt: skip
 
+    assert torch.equal(rollout(2).input_ids, responses.input_ids)
     for one, other in zip(vars(rollout(1)).values(), vars(rollout(99)).values(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
