@@ -67,6 +67,13 @@ def _equalities(rollout, policy, reference, reward, temperature, precision) -> I
         allowed,
         "dropout that is on in one of the passes, or a model that ignores attention_mask or position_ids",
     )
+    yield Equality(
+        "log-probabilities as when drawn",
+        "a token was drawn from another distribution than its log-probability speaks of: they differ",
+        _mean_difference(rollout.drawn_logprobs, rollout.logprobs, rollout.mask),
+        allowed,
+        "a model whose cache of keys and values does not continue as it would without one, or top-k, top-p at sampling",
+    )
     if _same_weights(policy, reference):
         yield Equality(
             "KL to the reference = 0",

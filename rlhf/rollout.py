@@ -28,6 +28,7 @@ class Responses:
     mask: Tensor  # (B, T) bool, True on the tokens of the response, its eos among them
     ended: Tensor  # (B,) bool, whether the response ended itself (with an eos) or was cut off
     source: Tensor  # (B,) which prompt of the data set it answers
+    drawn_logprobs: Tensor  # (B, T) log-probability of each token when it was drawn, nats; 0 where decoding was greedy
 
     @property
     def tokens(self) -> Tensor:
@@ -133,6 +134,7 @@ def generate(
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
     mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)
+    drawn_logprobs = torch.zeros(batch, response_length, device=device)
     ended = torch.zeros(batch, dtype=torch.bool, device=device)
 
     cache = _new_cache(model, prompt_length + response_length)
@@ -146,6 +148,8 @@ def generate(
         with torch.no_grad():
             output = model(input_ids=new_ids, past_key_values=cache, use_cache=True, **inputs, **last_logits(model, 1))
         chosen = _sample(output.logits[:, -1], temperature, uniforms[t, rows])
+        if temperature:
+            drawn_logprobs[rows, t] = token_logprobs(output.logits[:, -1:], chosen[:, None], temperature).squeeze(1)
         growing = ~ended[rows]
         tokens[rows, t] = torch.where(growing, chosen, pad_id)
         mask[rows, t] = growing
@@ -161,13 +165,14 @@ def generate(
             rows, new_ids, seen = rows[still], new_ids[still], seen[still]
 
     length = int(mask.sum(dim=1).max())
-    tokens, mask = tokens[:, :length], mask[:, :length]
+    tokens, mask, drawn_logprobs = tokens[:, :length], mask[:, :length], drawn_logprobs[:, :length]
     return Responses(
         input_ids=torch.cat([input_ids, tokens], dim=1),
         attention_mask=torch.cat([attention_mask.long(), mask.long()], dim=1),
         mask=mask,
         ended=ended,
         source=torch.arange(batch, device=device),
+        drawn_logprobs=drawn_logprobs,
     )
 
 

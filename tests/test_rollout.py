@@ -81,6 +81,7 @@ def test_more_padding_on_both_sides_does_not_change_logprobs_or_values(policy):
         torch.nn.functional.pad(responses.mask, (0, 3)),
         responses.ended,
         responses.source,
+        torch.nn.functional.pad(responses.drawn_logprobs, (0, 3)),
     )
     width = responses.mask.shape[1]
     for narrow, padded in zip(
@@ -371,7 +372,7 @@ def test_kl_of_a_response_is_the_sum_of_its_tokens_log_ratios():
     zeros, logprobs, ref_logprobs = torch.zeros(2, 2), [[-1.0, -2.0], [-1.0, 9.0]], [[-1.5, -1.0], [-3.0, 7.0]]
     rollout = Rollout(
         input_ids=zeros, attention_mask=zeros, mask=torch.tensor([[True, True], [True, False]]),
-        ended=zeros[0], source=zeros[0], logprobs=torch.tensor(logprobs), ref_logprobs=torch.tensor(ref_logprobs),
+        ended=zeros[0], source=zeros[0], drawn_logprobs=zeros, logprobs=torch.tensor(logprobs), ref_logprobs=torch.tensor(ref_logprobs),
         entropies=zeros, values=zeros, scores=zeros[0],
     )  # fmt: skip
     assert rollout.kls.tolist() == [-0.5, 2.0]  # 0.5 - 1; 2

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from rlhf.config import PPOConfig
 from rlhf.errors import InputError
 from rlhf.models import Scorer, ValueHead, load_policy, load_scorer
+from rlhf.rollout import generate
 from rlhf.scoring import last_token_scores, text_scores
 from rlhf.trainer import PPOTrainer, shuffled
 from tests.conftest import tiny_gpt2, tiny_llama
@@ -73,7 +74,7 @@ def test_ratio_is_one_and_kl_zero_before_the_first_step_with_dropout_modules_and
     assert first.metrics["clip_fraction"] == 0
     assert trainer.checked.startswith("ratio = 1")
     assert "KL to the reference = 0" in trainer.checked
-    assert "as without padding" in trainer.checked
+    assert "as when drawn" in trainer.checked and "as without padding" in trainer.checked
 
 
 def test_a_policy_that_changes_between_passes_is_refused(tokenizer):
@@ -88,6 +89,21 @@ def test_a_reference_that_runs_otherwise_than_the_policy_is_refused(tokenizer):
     trainer.reference.train()
     with pytest.raises(InputError, match="policy and reference are the same model, but"):
         next(trainer.train())
+
+
+def test_a_decoder_that_forgets_the_padding_is_refused(tokenizer, monkeypatch):
+    monkeypatch.setattr("rlhf.rollout.with_positions", lambda model, attention_mask: {"attention_mask": attention_mask})
+    with pytest.raises(InputError, match="drawn from another distribution than its log-probability speaks of"):
+        next(make_trainer(tokenizer).train())
+
+
+def test_a_decoder_at_another_temperature_is_refused(tokenizer, monkeypatch):
+    def cooler(*args, temperature, **kwargs):
+        return generate(*args, temperature=temperature / 2, **kwargs)
+
+    monkeypatch.setattr("rlhf.trainer.generate", cooler)
+    with pytest.raises(InputError, match="drawn from another distribution"):
+        next(make_trainer(tokenizer).train())
 
 
 def test_another_reference_than_the_policy_is_allowed_and_its_kl_is_counted(tokenizer):
