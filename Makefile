@@ -15,7 +15,7 @@ MADE    = @eval "$(call STAGE,$(1)) $$(cat $(RUN)/.settings/$(1).args)"
 
 export ARGS
 
-.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test mutate lint clean settings
+.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test mutate kill lint clean settings
 
 help:
 	@echo "make ppo          the whole pipeline: data, pretraining, SFT, comparisons, reward model, PPO"
@@ -30,6 +30,7 @@ help:
 	@echo "make evaluate     numbers for all models, with intervals"
 	@echo "make optimum      PPO on a world whose optimum is known, drawn in runs/optimum.png"
 	@echo "make test         the tests        make lint  style        make clean  removes runs/"
+	@echo "make kill         every stage killed a hundred times: is what comes out what would have been?"
 	@echo "make mutate       can the tests fail? the mathematics changed in hundreds of ways, one at a time"
 	@echo
 	@echo "Each makes what it needs and is missing or out of date, and nothing else."
@@ -99,6 +100,9 @@ mutate: $(READY)
 	rm -rf mutants
 	OMP_NUM_THREADS=1 $(PY) -m mutmut run $(ARGS)
 	@$(PY) -m tests.survivors
+
+kill: $(READY)
+	$(PY) -m tests.kill $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

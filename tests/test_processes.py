@@ -45,3 +45,9 @@ def test_metrics_are_the_same(one_and_two):
     assert one.keys() == two.keys()
     for name in one:
         assert two[name] == pytest.approx(one[name], abs=1e-5, rel=1e-4), name
+
+
+def test_a_run_goes_on_to_the_same_bits_on_one_process_and_on_two(one_and_two):
+    for run in one_and_two:
+        assert run["resumed"] == run["whole"]
+    assert one_and_two[0]["whole"] != one_and_two[1]["whole"]  # each process draws numbers of its own

@@ -98,7 +98,8 @@ def test_one_command_makes_every_stage_and_shows_the_answers(made):
     assert "ratio = 1" in printed and "KL to the reference = 0" in printed
     assert printed.count("  pretrain ") == printed.count("  sft ") == printed.count("  ppo ") == 6
     assert (run / "ppo" / "ppo.png").stat().st_size > 10_000
-    assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt")) + list(run.rglob("*.pkl"))
+    pickled = [path for end in ("bin", "pt", "pth", "pkl") for path in run.rglob(f"*.{end}")]
+    assert not [path for path in pickled if "checkpoints" not in path.parts]
 
 
 def test_a_line_of_the_log_for_every_step_with_the_numbers_that_matter(made):

@@ -14,7 +14,7 @@ import torch
 from rlhf.data import pad
 from rlhf.models import new_tokenizer
 from rlhf.rollout import Responses, generate, score
-from tests.test_trainer import PROMPTS, make_trainer
+from tests.test_trainer import PROMPTS, make_trainer, weights
 
 
 def main() -> None:
@@ -45,9 +45,28 @@ def main() -> None:
 
     trainer.collect, trainer.optimizer.step = collect, look
     metrics = next(trainer.train()).metrics
+    whole, resumed = weights_whole_and_resumed(tokenizer, Path(sys.argv[1]).with_suffix(".state"))
     if accelerator.is_main_process:
-        Path(sys.argv[1]).write_text(json.dumps({"metrics": metrics, "gradients": [g.tolist() for g in gradients]}))
+        found = {"metrics": metrics, "gradients": [g.tolist() for g in gradients], "whole": whole, "resumed": resumed}
+        Path(sys.argv[1]).write_text(json.dumps(found))
     accelerator.end_training()
+
+
+def weights_whole_and_resumed(tokenizer, folder: Path) -> tuple[list[float], list[float]]:
+    """The policy's weights after three steps, and after one step, a checkpoint, and two more by another trainer."""
+
+    def trainer():
+        return make_trainer(tokenizer, total_episodes=24, batch_size=8, dropout=0.1)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    list(whole.train())
+    next(first.train())
+    folder.mkdir(exist_ok=True)
+    first.save_state(folder)
+    first.accelerator.wait_for_everyone()
+    second.load_state(folder)
+    list(second.train())
+    return weights(whole.policy).tolist(), weights(second.policy).tolist()
 
 
 if __name__ == "__main__":
