@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory):
+def runs(tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("processes"), []
     for processes in ("1", "2"):
         file = folder / f"{processes}.json"
@@ -31,6 +31,12 @@ def one_and_two(tmp_path_factory):
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(json.loads(file.read_text()))
     return found
+
+
+@pytest.fixture(params=["tiny_gpt2", "tiny_llama"])
+def one_and_two(runs, request):
+    """What came out for a model, of one process and of two."""
+    return [run[request.param] for run in runs]
 
 
 def test_gradients_of_policy_and_value_model_are_the_same(one_and_two):

@@ -2,7 +2,7 @@
 
     python -m torch.distributed.run --nproc-per-node 2 -m tests.two_processes <file>
 
-The first process writes what came out: the metrics, and a summary of the gradients.
+The first process writes what came out for each model: the metrics, and the gradients.
 """
 
 import json
@@ -14,13 +14,16 @@ import torch
 from rlhf.data import pad
 from rlhf.models import new_tokenizer
 from rlhf.rollout import Responses, generate, score
+from rlhf.trainer import PPOTrainer
+from tests.conftest import tiny_gpt2, tiny_llama
 from tests.test_trainer import PROMPTS, make_trainer
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    tokenizer = new_tokenizer(["a fox and a dog . 1 2 3"] * 20, 400)
-    trainer = make_trainer(tokenizer, micro_batch_size=3, max_grad_norm=1e9, whiten_rewards=True, total_episodes=8)
+def first_step(make, tokenizer) -> tuple[PPOTrainer, dict]:
+    """The trainer, and the metrics and gradients of its first step."""
+    trainer = make_trainer(
+        tokenizer, make, micro_batch_size=3, max_grad_norm=1e9, whiten_rewards=True, total_episodes=8
+    )
     accelerator = trainer.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
     share = 8 // processes
@@ -45,9 +48,18 @@ def main() -> None:
 
     trainer.collect, trainer.optimizer.step = collect, look
     metrics = next(trainer.train()).metrics
-    if accelerator.is_main_process:
-        Path(sys.argv[1]).write_text(json.dumps({"metrics": metrics, "gradients": [g.tolist() for g in gradients]}))
-    accelerator.end_training()
+    return trainer, {"metrics": metrics, "gradients": [g.tolist() for g in gradients]}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    tokenizer = new_tokenizer(["a fox and a dog . 1 2 3"] * 20, 400)
+    found = {}
+    for make in (tiny_gpt2, tiny_llama):
+        trainer, found[make.__name__] = first_step(make, tokenizer)
+    if trainer.accelerator.is_main_process:
+        Path(sys.argv[1]).write_text(json.dumps(found))
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
