@@ -211,6 +211,8 @@ def draw(column, run: Course) -> None:
 def main() -> None:
     """Trains, and draws how PPO's distribution goes to the optimum."""
     import sys
+    from concurrent.futures import ProcessPoolExecutor
+    from functools import partial
     from pathlib import Path
 
     import matplotlib
@@ -222,11 +224,11 @@ def main() -> None:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/optimum.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot.subplots(3, len(KL_COEFS), figsize=(15, 11), layout="constrained")
-    for column, kl_coef in zip(axes.T, KL_COEFS, strict=True):
-        run = course(World.of_seed(0), kl_coef)
-        print(
-            f"kl_coef {kl_coef}: KL to the optimum {run.away[-1]:.4f} nats, {1 - run.left[-1]:.2%} of the way in the objective"
-        )
+    with ProcessPoolExecutor(2) as pool:
+        courses = pool.map(partial(course, World.of_seed(0)), KL_COEFS)
+    for column, run in zip(axes.T, courses, strict=True):
+        way = f"{1 - run.left[-1]:.2%} of the way in the objective"
+        print(f"kl_coef {run.kl_coef}: KL to the optimum {run.away[-1]:.1e} nats, {way}")
         draw(column, run)
     axes[0, 0].legend()
     axes[2, 0].legend()
