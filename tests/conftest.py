@@ -4,15 +4,16 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig
 
 import stages  # noqa: F401  its environment variables
-from rlhf.models import new_tokenizer
+from rlhf.models import Scorer, new_tokenizer
 
 SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 VOCABULARY = 400
@@ -59,12 +60,31 @@ def tiny_llama(vocab_size: int = VOCABULARY, dropout: float = 0.0) -> torch.nn.M
     return AutoModelForCausalLM.from_config(config)
 
 
-@pytest.fixture(params=[tiny_gpt2, tiny_llama], ids=["gpt2", "llama"])
+def real_llama(folder: Path, dropout: float = 0.0) -> torch.nn.Module:
+    """A Llama that has learned to tell stories, with the special tokens of the tests."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, attention_dropout=dropout, bos_token_id=0, eos_token_id=0, pad_token_id=1
+    )
+
+
+@pytest.fixture(params=["gpt2", "llama", "stories260K"])
 def make_policy(request):
-    """A function that makes a tiny model: of GPT-2's kind, and of Llama's."""
-    return request.param
+    """A function that makes a small model: of GPT-2's kind, of Llama's kind, and a Llama with real weights."""
+    if request.param == "stories260K":
+        return partial(real_llama, request.getfixturevalue("shared") / "models" / request.param)
+    return {"gpt2": tiny_gpt2, "llama": tiny_llama}[request.param]
 
 
 @pytest.fixture
 def policy(make_policy):
     return make_policy().eval()
+
+
+def scorer_of(policy) -> Scorer:
+    """A scorer as transformers makes it, on a copy of the policy's trunk, with a head that is random."""
+    policy.config.num_labels = 1
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(policy.config).eval()
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    torch.nn.init.normal_(model.score.weight, std=0.1)
+    return Scorer(model)

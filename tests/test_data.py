@@ -157,11 +157,22 @@ def test_prompt_and_completion_tokens_decode_to_prompt_completion_and_eos(tokeni
     assert after.count(tokenizer.eos_token_id) == 1
 
 
-def test_the_states_of_training_are_those_of_sampling_where_a_token_would_span_the_border(tokenizer):
-    """ "quick" is one token; cut in two, the prompt keeps its own tokens, so that sampling starts where training did."""
-    assert len(tokenizer(" quick").input_ids) == 1
-    before = prompt_ids(tokenizer, "the qu")
-    assert tokenizer(" quick").input_ids[0] not in before + completion_ids(tokenizer, "the qu", "ick")
+@pytest.fixture(params=["new", "gpt2", "llama"])
+def any_tokenizer(request):
+    """A tokenizer as the pipeline trains it, GPT-2's own, and a Llama's."""
+    if request.param == "new":
+        return request.getfixturevalue("tokenizer")
+    folder = {"gpt2": "tokenizers/gpt2", "llama": "models/stories260K"}[request.param]
+    return load_tokenizer(request.getfixturevalue("shared") / folder)
+
+
+def test_the_states_of_training_are_those_of_sampling_where_a_token_would_span_the_border(any_tokenizer):
+    """ " the" is one token; cut in two, the prompt keeps its own tokens, so that sampling starts where training did."""
+    the = any_tokenizer(" the", add_special_tokens=False).input_ids[-1]
+    assert any_tokenizer.decode([the]).strip() == "the"
+    before, after = prompt_ids(any_tokenizer, "a t"), completion_ids(any_tokenizer, "a t", "he")
+    assert the in any_tokenizer("a the").input_ids
+    assert the not in before + after
 
 
 def test_a_completion_that_was_cut_off_has_no_eos(tokenizer):
@@ -194,10 +205,10 @@ def test_gpt2s_own_tokenizer_gives_its_published_ids(shared):
     assert tokenizer.pad_token_id not in (None, 50256)
 
 
-def test_pad_and_eos_are_two_tokens_and_the_eos_is_in_the_loss(tokenizer):
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
-    dataset = demonstration_dataset([{"prompt": "a", "completion": " fox"}], tokenizer, 64, Tally())
-    assert dataset[0]["labels"][-1] == tokenizer.eos_token_id
+def test_pad_and_eos_are_two_tokens_and_the_eos_is_in_the_loss(any_tokenizer):
+    assert any_tokenizer.pad_token_id != any_tokenizer.eos_token_id
+    dataset = demonstration_dataset([{"prompt": "a", "completion": " fox"}], any_tokenizer, 64, Tally())
+    assert dataset[0]["labels"][-1] == any_tokenizer.eos_token_id
 
 
 def test_a_document_longer_than_the_context_is_cut_into_pieces_that_lose_nothing(tokenizer):

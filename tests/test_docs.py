@@ -44,6 +44,17 @@ def test_our_names_in_that_page_exist():
     assert named - {"num_mini_batches", "k1", "show_samples"} <= ours
 
 
+def test_every_test_that_the_table_of_traps_names_exists():
+    table = (DOCS / "correctness.md").read_text().split("## The traps")[1]
+    named = [re.findall(r"`([^`]+)`", line.split("|")[3]) for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(named) > 15
+    for names in named:
+        for name in names:
+            if ".py" in name:
+                file, _, name = name.partition("::")
+            assert f"def {name.rstrip('…')}" in (Path(__file__).parent / file).read_text(), name
+
+
 def test_every_number_that_ppo_logs_is_explained(tokenizer):
     logged = set(next(make_trainer(tokenizer).train()).metrics)
     assert logged <= first_column("metrics.md")

@@ -76,12 +76,12 @@ def test_a_reward_model_loads_with_transformers_alone_and_scores_alike(folder, t
 
 
 def test_the_head_of_a_new_scorer_has_the_published_spread(folder):
-    heads = [new_scorer(folder, load_tokenizer(folder)).model.score.weight for _ in range(200)]
-    assert float(torch.cat(heads).std()) == pytest.approx(33**-0.5, rel=0.05)
+    heads = torch.cat([new_scorer(folder, load_tokenizer(folder)).model.score.weight.detach() for _ in range(100)])
+    assert float(heads.std()) == pytest.approx((heads.shape[1] + 1) ** -0.5, rel=0.05)
 
 
 def test_a_value_head_saved_with_its_trunk_gives_the_same_values(policy, tmp_path):
-    head = ValueHead(32)
+    head = ValueHead(policy.config.hidden_size)
     torch.nn.init.normal_(head.score.weight)
     head.save_pretrained(tmp_path, policy)
     ids = torch.tensor([[5, 6, 7, 8]])

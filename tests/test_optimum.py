@@ -3,14 +3,16 @@
 import pytest
 import torch
 
-from tests.optimum import EOS, PROMPTS, RESPONSES, World, kl, log_distribution, objective, optimum, text_loss
+from tests.optimum import EOS, KL_COEFS, PROMPTS, RESPONSES, World, kl, log_distribution, objective, optimum, text_loss
 
 TEXT = [[2, 3, 3, 2], [3, 3, 2, 0], [1, 2, 2, 2], [2, 3, 2, 2]]
 
 
-@pytest.mark.parametrize("kl_coef", [0.5, 1.0])
-def test_ppo_arrives_at_the_optimum_of_the_kl_penalised_objective(kl_coef):
-    world = World.of_seed(0)
+@pytest.mark.parametrize("kl_coef", KL_COEFS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ppo_arrives_at_the_optimum_of_the_kl_penalised_objective(seed, kl_coef):
+    """Less than 1 % of the way is left, of that from the SFT model's objective to the highest; and so of the highest."""
+    world = World.of_seed(seed)
     trainer = world.trainer(kl_coef=kl_coef)
     list(trainer.train())
     with torch.no_grad():
@@ -19,7 +21,7 @@ def test_ppo_arrives_at_the_optimum_of_the_kl_penalised_objective(kl_coef):
     assert kl(best, log_ref) > 0.05  # there was a way to go
     assert kl(log_pi, best) < 0.01
     reached, start = (objective(log_p, log_ref, world.rewards, kl_coef) for log_p in (log_pi, log_ref))
-    assert (highest - reached) / (highest - start) < 0.03
+    assert (highest - reached) / (highest - start) < 0.01
 
 
 def test_every_response_is_listed_once_and_their_probabilities_sum_to_one():
@@ -76,7 +78,7 @@ def test_expected_update_is_the_gradient_of_the_whole_objective(ptx_coef):
     world = World.of_seed(0)
     trainer = world.trainer(
         kl_coef=0.5, ptx_coef=ptx_coef, text=TEXT, ptx_batch_size=len(TEXT), learning_rate=0.0, value_learning_rate=0.0,
-        num_ppo_epochs=1, num_mini_batches=1, batch_size=8192, total_episodes=8192 * 4, value_warmup_steps=0, max_grad_norm=1e9,
+        num_ppo_epochs=1, num_mini_batches=1, batch_size=8192, total_episodes=8192 * 2, value_warmup_steps=0, max_grad_norm=1e9,
     )  # fmt: skip
     with torch.no_grad():
         trainer.value_model.model.score.weight.zero_()
@@ -101,7 +103,7 @@ def test_the_solution_moves_toward_the_pretraining_text_as_gamma_grows():
     losses = []
     for ptx_coef in (0.0, 0.1, 1.0):
         world = World.of_seed(0)
-        trainer = world.trainer(kl_coef=0.5, ptx_coef=ptx_coef, text=TEXT, ptx_batch_size=4, total_episodes=512 * 20)
+        trainer = world.trainer(kl_coef=0.5, ptx_coef=ptx_coef, text=TEXT, ptx_batch_size=4, total_episodes=128 * 50)
         list(trainer.train())
         with torch.no_grad():
             losses.append(float(text_loss(trainer.policy, TEXT)))
@@ -113,7 +115,7 @@ def test_the_penalty_for_a_missing_eos_makes_ending_likelier():
     ended = torch.tensor([response[-1] == EOS for response in RESPONSES])
     shares = []
     for penalty in (0.0, 2.0):
-        trainer = world.trainer(kl_coef=0.5, missing_eos_penalty=penalty, total_episodes=512 * 20)
+        trainer = world.trainer(kl_coef=0.5, missing_eos_penalty=penalty, total_episodes=128 * 50)
         list(trainer.train())
         with torch.no_grad():
             shares.append(float(log_distribution(trainer.policy).exp()[:, ended].sum(dim=1).mean()))

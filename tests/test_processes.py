@@ -1,6 +1,7 @@
 """What one process computes, two compute together."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory):
+def runs(tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("processes"), []
     for processes in ("1", "2"):
         file = folder / f"{processes}.json"
@@ -25,12 +26,26 @@ def one_and_two(tmp_path_factory):
             "--master-port",
             f"2961{processes}",
         ]
+        # without this Accelerate sees no GPUs, and takes each process for the only one
+        given = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [*launch, "-m", "tests.two_processes", file], cwd=ROOT, capture_output=True, text=True, timeout=300
+            [*launch, "-m", "tests.two_processes", file],
+            cwd=ROOT,
+            env=given,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(json.loads(file.read_text()))
+        assert found[-1]["processes"] == int(processes)
     return found
+
+
+@pytest.fixture(params=["tiny_gpt2", "tiny_llama"])
+def one_and_two(runs, request):
+    """What came out for a model, of one process and of two."""
+    return [run[request.param] for run in runs]
 
 
 def test_gradients_of_policy_and_value_model_are_the_same(one_and_two):
@@ -47,7 +62,7 @@ def test_metrics_are_the_same(one_and_two):
         assert two[name] == pytest.approx(one[name], abs=1e-5, rel=1e-4), name
 
 
-def test_a_run_goes_on_to_the_same_bits_on_one_process_and_on_two(one_and_two):
-    for run in one_and_two:
+def test_a_run_goes_on_to_the_same_bits_on_one_process_and_on_two(runs):
+    for run in runs:
         assert run["resumed"] == run["whole"]
-    assert one_and_two[0]["whole"] != one_and_two[1]["whole"]  # each process draws numbers of its own
+    assert runs[0]["whole"] != runs[1]["whole"]  # each process draws numbers of its own

@@ -6,21 +6,35 @@ import pytest
 import torch
 
 from rlhf.errors import InputError
+from rlhf.models import load_tokenizer
 from rlhf.scoring import last_token_scores, load_function, score_texts
-from tests.conftest import tiny_gpt2
-from tests.test_rollout import sample, scorer_of
+from tests.conftest import real_llama, scorer_of
+from tests.test_rollout import sample
 
 ROWS = [{"prompt": "a", "task": "x"}, {"prompt": "b", "task": "y"}]
 
 
-def test_the_score_is_read_at_the_last_token_of_the_response_ended_or_not():
-    policy = tiny_gpt2().eval()
-    scorer, responses = scorer_of(tiny_gpt2()), sample(policy, length=6, stop_ids=tuple(range(0, 400, 3)))
+def test_the_score_is_that_of_transformers_at_the_last_token_of_the_response_ended_or_not(policy):
+    scorer, responses = scorer_of(policy), sample(policy, length=6, stop_ids=tuple(range(0, 400, 3)))
     assert responses.ended.any() and len(set(responses.lengths.tolist())) > 1
     scores = last_token_scores(scorer, responses)
-    for i, (ids, attention) in enumerate(zip(responses.input_ids, responses.attention_mask, strict=True)):
-        alone = ids[attention.bool()][None]
-        torch.testing.assert_close(scores[i], scorer(alone, torch.ones_like(alone))[0, -1], atol=1e-5, rtol=1e-5)
+    for score, ids, attention in zip(scores, responses.input_ids, responses.attention_mask, strict=True):
+        own = scorer.model(input_ids=ids[attention.bool()][None]).logits[0, 0]
+        torch.testing.assert_close(score, own, atol=1e-5, rtol=1e-5)
+
+
+def test_the_reward_model_reads_the_tokens_that_were_sampled_not_those_that_their_text_would_have(shared):
+    """Real weights and their own tokenizer: sampled tokens are often not those that their text would be cut into."""
+    source = shared / "models" / "stories260K"
+    tokenizer, policy = load_tokenizer(source), real_llama(source).eval()
+    scorer, responses = scorer_of(policy), sample(policy, [[1]] * 8, temperature=3.0, stop_ids=[2])
+    scores, others = last_token_scores(scorer, responses), 0
+    for score, ids, attention in zip(scores, responses.input_ids, responses.attention_mask, strict=True):
+        sampled = ids[attention.bool()]
+        again = tokenizer(tokenizer.decode(sampled, skip_special_tokens=True), return_tensors="pt").input_ids
+        torch.testing.assert_close(score, scorer.model(input_ids=sampled[None]).logits[0, 0], atol=1e-5, rtol=1e-5)
+        others += (score - scorer.model(input_ids=again).logits[0, 0]).abs() > 1e-3
+    assert others > 0
 
 
 def test_a_function_gets_the_columns_it_names_and_no_others():

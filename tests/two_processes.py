@@ -2,7 +2,7 @@
 
     python -m torch.distributed.run --nproc-per-node 2 -m tests.two_processes <file>
 
-The first process writes what came out: the metrics, and a summary of the gradients.
+The first process writes what came out for each model: the metrics, and the gradients.
 """
 
 import json
@@ -14,13 +14,16 @@ import torch
 from rlhf.data import pad
 from rlhf.models import new_tokenizer
 from rlhf.rollout import Responses, generate, score
+from rlhf.trainer import PPOTrainer
+from tests.conftest import tiny_gpt2, tiny_llama
 from tests.test_trainer import PROMPTS, make_trainer, weights
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    tokenizer = new_tokenizer(["a fox and a dog . 1 2 3"] * 20, 400)
-    trainer = make_trainer(tokenizer, micro_batch_size=3, max_grad_norm=1e9, whiten_rewards=True, total_episodes=8)
+def first_step(make, tokenizer) -> tuple[PPOTrainer, dict]:
+    """The trainer, and the metrics and gradients of its first step."""
+    trainer = make_trainer(
+        tokenizer, make, micro_batch_size=3, max_grad_norm=1e9, whiten_rewards=True, total_episodes=8
+    )
     accelerator = trainer.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
     share = 8 // processes
@@ -45,11 +48,20 @@ def main() -> None:
 
     trainer.collect, trainer.optimizer.step = collect, look
     metrics = next(trainer.train()).metrics
-    whole, resumed = weights_whole_and_resumed(tokenizer, Path(sys.argv[1]).with_suffix(".state"))
-    if accelerator.is_main_process:
-        found = {"metrics": metrics, "gradients": [g.tolist() for g in gradients], "whole": whole, "resumed": resumed}
-        Path(sys.argv[1]).write_text(json.dumps(found))
-    accelerator.end_training()
+    return trainer, {"metrics": metrics, "gradients": [g.tolist() for g in gradients]}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    tokenizer = new_tokenizer(["a fox and a dog . 1 2 3"] * 20, 400)
+    file, found = Path(sys.argv[1]), {}
+    for make in (tiny_gpt2, tiny_llama):
+        trainer, found[make.__name__] = first_step(make, tokenizer)
+    found["whole"], found["resumed"] = weights_whole_and_resumed(tokenizer, file.with_suffix(".state"))
+    found["processes"] = trainer.accelerator.num_processes
+    if trainer.accelerator.is_main_process:
+        file.write_text(json.dumps(found))
+    trainer.accelerator.end_training()
 
 
 def weights_whole_and_resumed(tokenizer, folder: Path) -> tuple[list[float], list[float]]:
