@@ -91,8 +91,9 @@ optimum: $(READY)
 
 # --- the project itself -----------------------------------------------------------------------------------------------
 
+# a file at a time on each of two cores; ARGS="-n 0" for one after the other, with a debugger
 test: $(READY)
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 # one thread: mutmut forks, and a pool of threads would not be there after it
 mutate: $(READY)

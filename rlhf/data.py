@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
@@ -249,8 +250,14 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: Text) -> list[int]:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], generation: bool = False) -> str:
-    """Chat messages as the text that the tokenizer's chat template makes of them."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    """Chat messages as the text that the tokenizer's chat template makes of them, in a sandbox.
+
+    Raises InputError if it makes none, for instance because the roles don't alternate.
+    """
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    except TemplateError as error:
+        raise InputError(f"the tokenizer's chat template refuses {words_of(messages)[:200]!r}: {error}") from error
 
 
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -53,7 +53,9 @@ def main() -> None:
         check(given.recipe, on_command_line)  # before the first stage works for minutes, not after
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in changed.items():
-            path.write_text(text, encoding="utf-8")
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)  # a kill leaves no half of it
 
 
 def check(recipe: str, arguments: dict[str, list[str]]) -> None:

@@ -131,8 +131,11 @@ class SaveInTime(TrainerCallback):
         self.saver = saver
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop |= self.saver.asked_to_stop
         control.should_save = self.saver.asked_to_stop or self.saver.due(state.global_step)
+
+    def on_save(self, args, state, control, **kwargs):
+        # not before: a checkpoint is the same whether or not its run was interrupted
+        control.should_training_stop |= self.saver.asked_to_stop
 
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:

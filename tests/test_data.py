@@ -19,6 +19,7 @@ from rlhf.data import (
     prompt_dataset,
     prompt_ids,
     read_rows,
+    render,
     text_dataset,
     text_ids,
 )
@@ -254,3 +255,19 @@ def test_batches_hold_rows_of_similar_length_and_come_in_no_order_of_length():
     means = torch.tensor([[sum(batch) / 16] for batch in batches]).squeeze()
     following = torch.corrcoef(torch.stack([means[:-1], means[1:]]))[0, 1]
     assert abs(float(following)) < 0.2
+
+
+def test_a_message_that_looks_like_a_template_is_only_words(tokenizer):
+    words = "{{ 7 * 7 }}{% for i in range(9) %}x{% endfor %}"
+    assert words in render(tokenizer, [{"role": "user", "content": words}])
+
+
+@pytest.mark.parametrize("template", [
+    "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.system('true') }}",
+    "{{ raise_exception('roles must alternate') }}",
+])  # fmt: skip
+def test_a_chat_template_that_refuses_or_would_run_code_is_refused(tokenizer, monkeypatch, template):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    with pytest.raises(InputError, match="chat template refuses 'user: Hi'"):
+        prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])

@@ -27,7 +27,7 @@ def shell(*command, status: int = 0, **environment) -> str:
     inherited = {
         k: v for k, v in os.environ.items() if k not in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     }
-    given = {**inherited, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", **environment}
+    given = {**inherited, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(
         command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
     )
