@@ -69,11 +69,6 @@ class Stage:
             old.rename(self.result)
         return finished
 
-    def begun(self) -> dict[str, Any]:
-        """Options and inputs of the run that left checkpoints here; empty if there is none."""
-        path = self.folder / BEGUN
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
     def keep_batch(self, step: int, rows: Iterable[Row]) -> Path:
         """Writes the batch whose numbers went wrong to where no later run removes it."""
         path = self.run / f"{self.name}-stopped-in-step-{step}.jsonl"
@@ -128,8 +123,7 @@ class Stage:
 
 def record_of(folder: Path) -> dict[str, Any]:
     """What a stage has recorded in its result; empty if there is none."""
-    path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(folder / RECORD)
 
 
 def main(name: str, options_class: type[StageOptions], work: Callable[[Any, Stage], dict[str, Any]]) -> None:
@@ -179,6 +173,19 @@ def quiet_libraries() -> None:
 def say(label: str, text: str = "") -> None:
     """A line of a stage's report: a label in a column of its own, and what there is to say."""
     print(f"{label:<13}{text}".rstrip(), flush=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that a stage has written, empty if there is no such file. Raises InputError if it is no object."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); remove it") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: damaged; remove it")
+    return value
 
 
 def as_json(value: Any) -> Any:

@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 
 from rlhf.checkpoint import Checkpoints, step_of, write_json
 from rlhf.errors import InputError
-from stages.cli import BEGUN, CHECKPOINTS, Stage, as_json, say
+from stages.cli import BEGUN, CHECKPOINTS, Stage, as_json, read_json, say
 from stages.interruption import Interrupted, interruption
 from stages.options import SavingOptions
+from stages.settings import code
 
 
 class Saver:
@@ -30,11 +31,12 @@ class Saver:
 
         To be asked when all inputs are known. Those of another run are removed.
         """
-        begun = {"options": as_json(asdict(self.options)), "inputs": as_json(inputs_of(self.stage))}
-        before = self.stage.begun()
-        if self.checkpoints.steps() and before:
-            difference = self.stage.difference(before["options"])
-            if before["inputs"] != begun["inputs"]:
+        options = as_json(asdict(self.options))
+        begun = {"options": options, "inputs": inputs_of(self.stage), "code": code(self.stage.name, options)}
+        before = read_json(self.stage.folder / BEGUN)
+        if self.checkpoints.steps():
+            difference = self.stage.difference(before.get("options", {}))
+            if before.get("inputs") != begun["inputs"]:
                 difference = difference or " (its inputs have changed)"
             if difference:
                 say("", f"what was interrupted was another run{difference}: starts from the beginning")
@@ -42,7 +44,8 @@ class Saver:
         write_json(self.stage.folder / BEGUN, begun)
         path = self.checkpoints.newest(warn=lambda text: say("", text))
         if path:
-            say("", f"goes on after step {step_of(path):,}")
+            changed = "" if before["code"] == begun["code"] else ", with code that has changed since"
+            say("", f"goes on after step {step_of(path):,}{changed}")
         return path
 
     @contextmanager

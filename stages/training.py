@@ -89,8 +89,9 @@ class Resumable(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         def write(folder: Path) -> None:
-            self.args.output_dir = str(folder)
+            output, self.args.output_dir = self.args.output_dir, str(folder)
             Trainer._save_checkpoint(self, model, trial)
+            self.args.output_dir = output
             for path in (folder / f"checkpoint-{self.state.global_step}").iterdir():
                 path.rename(folder / path.name)
             path.parent.rmdir()
