@@ -45,8 +45,7 @@ class Checkpoints:
             write(partial)
             write_json(partial / MANIFEST, _manifest(partial))
             replace(partial, path)
-            for old in self.steps()[: -self.keep]:
-                shutil.rmtree(old)
+            self.sweep()
         # torch has no class of its own for a file that can't be written
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -54,12 +53,20 @@ class Checkpoints:
             raise InputError(f"can't write the checkpoint {path} ({_first_line(error)}); {kept}") from error
         return path
 
+    def sweep(self) -> None:
+        """Removes the oldest, and what a kill has left of those that were being written or removed."""
+        for old in self.steps()[: -self.keep]:
+            old.rename(old.with_name(f".{old.name}.old"))  # a half of it must not be taken for a checkpoint
+        for rest in self.folder.glob(".step-*"):
+            shutil.rmtree(rest)
+
     def steps(self) -> list[Path]:
         """The checkpoints that are there, from the oldest to the newest."""
         return sorted(self.folder.glob("step-" + 7 * "[0-9]"))
 
     def newest(self, warn: Callable[[str], None] = warnings.warn) -> Path | None:
         """The newest checkpoint that is what was written, or None; `warn` is told of those that are not."""
+        self.sweep()
         for path in reversed(self.steps()):
             damage = damage_of(path)
             if not damage:

@@ -83,9 +83,17 @@ def test_what_was_left_by_a_kill_in_the_middle_is_not_taken_for_a_checkpoint(tmp
     checkpoints = saved(tmp_path)
     (tmp_path / ".step-0000004.partial").mkdir()
     (tmp_path / ".step-0000004.partial" / "state.safetensors").write_bytes(b"half")
+    (tmp_path / ".step-0000001.old").mkdir()
     assert step_of(checkpoints.newest(pytest.fail)) == 3
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-0000002", "step-0000003"]
     saved(tmp_path, steps=[4])
     assert step_of(checkpoints.newest(pytest.fail)) == 4
+
+
+def test_what_was_left_by_a_kill_before_the_oldest_went_goes_later(tmp_path):
+    saved(tmp_path, keep=3)
+    Checkpoints(tmp_path, keep=2).newest(pytest.fail)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-0000002", "step-0000003"]
 
 
 def test_state_comes_back_as_it_was(tmp_path):
