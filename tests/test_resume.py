@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ import torch
 from rlhf.checkpoint import MANIFEST, _manifest
 from rlhf.errors import InputError
 from rlhf.models import load_policy, load_tokenizer
+from stages.options import SavingOptions
+from stages.saving import Saver
 from tests.conftest import tiny_gpt2
 from tests.forks import ONE_THREAD
 from tests.test_stages import ROOT, STAGES, finished, made, make, run, shell, stage  # noqa: F401  fixtures among them
@@ -114,6 +117,31 @@ def half(stopped, tmp_path):
 
 def newest(run) -> Path:  # noqa: F811
     return sorted((run / ".ppo.partial" / "checkpoints").glob("step-*"))[-1]
+
+
+def test_checkpoints_are_due_by_steps_and_by_minutes_and_never_take_more_than_a_twentieth_of_the_time(
+    monkeypatch, tmp_path
+):
+    clock = [1000.0]
+    monkeypatch.setattr("stages.saving.time.time", lambda: clock[0])
+    saver = Saver(SimpleNamespace(folder=tmp_path), SavingOptions(save_steps=4, save_minutes=1.0))
+    assert [step for step in range(1, 10) if saver.due(step)] == [4, 8]
+    clock[0] += 59
+    assert not saver.due(9)
+    clock[0] += 1
+    assert saver.due(9)
+
+    def slow(folder):
+        clock[0] += 30
+
+    saver.save(9, slow)
+    clock[0] += 20 * 30 - 1
+    assert not saver.due(10)
+    clock[0] += 1
+    assert saver.due(10)
+    never = Saver(SimpleNamespace(folder=tmp_path), SavingOptions(save_minutes=None))
+    clock[0] += 1e6
+    assert not any(never.due(step) for step in range(1, 10))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(half):

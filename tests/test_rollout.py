@@ -61,6 +61,22 @@ def test_batched_padded_logprobs_are_those_of_each_sequence_alone(policy, temper
         torch.testing.assert_close(logprobs[i, : len(response)], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_log_probability_with_which_a_token_is_drawn_is_that_of_its_sequence_alone(policy, temperature):
+    """The decoder reads keys and values from its cache, and drops rows that have ended."""
+    stop_ids = range(0, 400, 3)
+    responses = sample(policy, PROMPTS * 5, temperature=temperature, length=12, stop_ids=stop_ids)
+    assert len(set(responses.lengths.tolist())) > 2
+    assert responses.drawn_logprobs.shape == responses.mask.shape
+    for i, response in enumerate(responses_of(responses)):
+        alone = logprobs_alone(policy, PROMPTS[i % len(PROMPTS)], response, temperature)
+        torch.testing.assert_close(responses.drawn_logprobs[i, : len(response)], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_greedy_decoding_draws_nothing(policy):
+    assert sample(policy, temperature=0.0).drawn_logprobs.abs().sum() == 0
+
+
 def test_more_padding_on_both_sides_does_not_change_logprobs_or_values(policy):
     responses, value_model = sample(policy), scorer_of(policy)
     wide = Responses(
