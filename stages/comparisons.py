@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data.labeller import rank
+from rlhf.checkpoint import step_of
 from rlhf.config import option
 from rlhf.data import Row, Tally, prompt_dataset, read_jsonl, read_rows, words_of
 from rlhf.errors import InputError
@@ -81,6 +82,7 @@ def sample(policy, tokenizer, prompts: dict[str, list], options: Options, stage:
     found = {part: [None] * (options.completions * len(ids)) for part, ids in prompts.items()}
     saver, bar = Saver(stage, options), ProgressBar(sum(map(len, found.values())))
     with saver.going_on() as checkpoint:
+        begun = step_of(checkpoint) if checkpoint else 0
         for _, row in read_jsonl(checkpoint / SAMPLED) if checkpoint else ():
             found[row["part"]][row["number"]] = Completion(**row["completion"])
 
@@ -91,10 +93,10 @@ def sample(policy, tokenizer, prompts: dict[str, list], options: Options, stage:
 
     def progress(count: int) -> None:
         bar.update(count)
-        if saver.asked_to_stop or saver.due(bar.done):
+        if bar.done > begun and (saver.asked_to_stop or saver.due(bar.done)):
             saver.save(bar.done, save)
         if saver.asked_to_stop:
-            saver.stop(bar.done)
+            saver.stop(max(bar.done, begun))
 
     with saver:
         for number, (part, ids) in enumerate(prompts.items()):

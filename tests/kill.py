@@ -32,8 +32,17 @@ SAVING = ["--save_steps", "1", "--save_minutes", "none"]
 def start(stage: str, run: Path, output: Path) -> int:
     """Starts a stage in a process of its own, and returns the number of the process."""
     saving = SAVING if hasattr(import_module(f"stages.{stage}").Options, "save_steps") else []
-    argv = ["--recipe", str(RECIPE), "--run", str(run), "--output", str(output), *saving, *SIZES.get(stage, [])]
+    given = SIZES.get(stage, []) + (["--model", str(run / "dropout")] if stage == "sft" else [])
+    argv = ["--recipe", str(RECIPE), "--run", str(run), "--output", str(output), *saving, *given]
     return fork(stage, argv, Path(f"{output}.log"))
+
+
+def with_dropout(run: Path) -> None:
+    """Gives what comes after pretraining a model whose training draws random numbers, as GPT-2's own does."""
+    shutil.copytree(run / "pretrain", run / "dropout")
+    config = json.loads((run / "dropout" / "config.json").read_text())
+    config |= dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.1)
+    (run / "dropout" / "config.json").write_text(json.dumps(config))
 
 
 def ended(pid: int, wait: bool = False) -> bool:
@@ -109,7 +118,11 @@ def main() -> None:
         import_module(f"stages.{stage}")  # before any time is taken
     with tempfile.TemporaryDirectory() as folder:
         run, rng = Path(folder) / "toy", random.Random(given.seed)
-        seconds = {stage: uninterrupted(stage, run) for stage in STAGES}
+        seconds = {}
+        for stage in STAGES:
+            seconds[stage] = uninterrupted(stage, run)
+            if stage == "pretrain":
+                with_dropout(run)
         for stage in given.stages:
             started = time.time()
             counts = killed(stage, run, Path(folder) / "killed" / stage, given.kills, seconds[stage], rng)
