@@ -1,6 +1,7 @@
 """Tiny models and tokenizers for the tests: made here, on the CPU, from a seed, without a network."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import stages  # noqa: F401  its environment variables
 from rlhf.models import Scorer, new_tokenizer
+from tests.pipeline import make
 
 SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 VOCABULARY = 400
@@ -88,3 +90,17 @@ def scorer_of(policy) -> Scorer:
     model.base_model.load_state_dict(policy.base_model.state_dict())
     torch.nn.init.normal_(model.score.weight, std=0.1)
     return Scorer(model)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A toy run that `make ppo` has made, and what it printed."""
+    run = tmp_path_factory.mktemp("runs") / "toy"
+    return run, make("ppo", run=run)
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of it that a test may change."""
+    shutil.copytree(made[0], tmp_path / "toy")
+    return tmp_path / "toy"

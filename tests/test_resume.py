@@ -22,7 +22,7 @@ from stages.options import SavingOptions
 from stages.saving import Saver
 from tests.conftest import tiny_gpt2
 from tests.forks import ONE_THREAD
-from tests.test_stages import ROOT, STAGES, finished, made, make, run, shell, stage  # noqa: F401  fixtures among them
+from tests.pipeline import ROOT, STAGES, finished, make, shell, stage
 from tests.test_trainer import make_trainer, weights
 
 SAVING = ("--save_steps", "1", "--save_minutes", "none")
@@ -58,7 +58,7 @@ def test_stages_killed_at_random_moments_end_with_the_same_bytes():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(run, number):  # noqa: F811
+def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(run, number):
     command = [sys.executable, "-u", "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run)]
     command += ["--total_episodes", "6400", "--show_samples", "0"]
     process = subprocess.Popen(
@@ -85,7 +85,7 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(run, number):  #
     assert f"goes on after step {step}" in printed
 
 
-def interrupted(run, *arguments) -> Path:  # noqa: F811
+def interrupted(run, *arguments) -> Path:
     """Leaves a PPO run that was interrupted after some steps, and returns its checkpoints."""
     folder = run / ".ppo.partial" / "checkpoints"
     command = [sys.executable, "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run), *SAVING, *arguments]
@@ -98,9 +98,9 @@ def interrupted(run, *arguments) -> Path:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def stopped(made, tmp_path_factory):  # noqa: F811
+def stopped(made, tmp_path_factory):
     """A run whose PPO was killed after a few steps of twenty."""
-    run = tmp_path_factory.mktemp("stopped") / "toy"  # noqa: F811
+    run = tmp_path_factory.mktemp("stopped") / "toy"
     shutil.copytree(made[0], run)
     interrupted(run, "--total_episodes", "320")
     return run
@@ -115,7 +115,7 @@ def half(stopped, tmp_path):
     return tmp_path / "toy"
 
 
-def newest(run) -> Path:  # noqa: F811
+def newest(run) -> Path:
     return sorted((run / ".ppo.partial" / "checkpoints").glob("step-*"))[-1]
 
 
@@ -177,17 +177,17 @@ def test_a_checkpoint_is_a_model_that_loads(half):
     assert load_policy(path, load_tokenizer(path)).config.model_type == "gpt2"
 
 
-def test_the_last_checkpoints_stay_beside_the_finished_model(run):  # noqa: F811
+def test_the_last_checkpoints_stay_beside_the_finished_model(run):
     stage("ppo", *SAVING, run=run)
     assert [path.name for path in sorted((run / "ppo" / "checkpoints").iterdir())] == ["step-0000002", "step-0000003"]
     assert not list(run.glob(".ppo*"))
 
 
-def test_a_finished_model_of_another_configuration_is_replaced_only_with_a_word(run):  # noqa: F811
+def test_a_finished_model_of_another_configuration_is_replaced_only_with_a_word(run):
     assert "(kl_coef 0.05, now 0.2)" in stage("ppo", "--kl_coef", "0.2", run=run)
 
 
-def test_a_kill_while_the_result_is_moved_into_place_costs_nothing(run):  # noqa: F811
+def test_a_kill_while_the_result_is_moved_into_place_costs_nothing(run):
     (run / "ppo").rename(run / ".ppo.old")
     shutil.copytree(run / ".ppo.old", run / ".ppo.partial")
     printed = stage("ppo", run=run)
@@ -226,7 +226,7 @@ def limited():
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 
 
-def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(run):  # noqa: F811
+def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(run):
     before = finished(run)
     command = [sys.executable, "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run), *SAVING]
     done = subprocess.run(
@@ -241,7 +241,7 @@ def test_a_place_that_can_not_be_written_to_is_named():
     assert "/proc/rlhf" in stage("data", run="/proc/rlhf", status=2)
 
 
-def test_a_reward_that_is_no_number_stops_the_run_and_keeps_the_batch(run, tmp_path):  # noqa: F811
+def test_a_reward_that_is_no_number_stops_the_run_and_keeps_the_batch(run, tmp_path):
     (tmp_path / "odd.py").write_text(
         "def reward(completions):\n    return [float('inf') if i == 3 else 0.0 for i in range(len(completions))]\n"
     )
@@ -254,7 +254,7 @@ def test_a_reward_that_is_no_number_stops_the_run_and_keeps_the_batch(run, tmp_p
     )
 
 
-def test_a_loss_that_is_no_number_stops_training_and_keeps_the_batch(run):  # noqa: F811
+def test_a_loss_that_is_no_number_stops_training_and_keeps_the_batch(run):
     printed = stage("sft", "--learning_rate", "1e30", "--warmup_steps", "0", run=run, status=2)
     assert "the loss is nan" in printed
     kept = next(run.glob("sft-stopped-in-step-*.jsonl"))
@@ -305,7 +305,7 @@ def forged(folder) -> None:
     (folder / MANIFEST).write_text(json.dumps(_manifest(folder)))
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(run, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_would_run_code_is_refused(run, tmp_path):
     command = [sys.executable, "-m", "stages.sft", "--recipe", "tests/toy.yaml", "--run", str(run), *SAVING]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL)
     folder = run / ".sft.partial" / "checkpoints"
@@ -337,7 +337,7 @@ def test_a_ppo_checkpoint_that_makes_no_sense_is_refused(half):
     ("sft: {trainer: {push_to_hub: true}}", "out of the run's folder"),
     ("sft: {trainer: {output_dir: /tmp}}", "output_dir"),
 ])  # fmt: skip
-def test_a_recipe_leads_nowhere_out_of_its_run(run, tmp_path, text, says):  # noqa: F811
+def test_a_recipe_leads_nowhere_out_of_its_run(run, tmp_path, text, says):
     recipe = tmp_path / "odd.yaml"
     recipe.write_text(f"base: {ROOT}/tests/toy.yaml\n{text}\n")
     assert says in stage(text.split(":")[0], run=run, recipe=recipe, status=2)
@@ -348,7 +348,7 @@ def test_nothing_is_reported_to_anyone():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_make_goes_on_where_it_was_killed(run):  # noqa: F811
+def test_make_goes_on_where_it_was_killed(run):
     shutil.rmtree(run / "ppo")
     folder = interrupted(run, "--total_episodes", "320", "--show_samples", "0")
     assert folder.exists()

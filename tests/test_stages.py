@@ -1,93 +1,16 @@
 """The stages as a user runs them: through the Makefile, at toy size, from nothing to PPO, and on files of one's own."""
 
-import atexit
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.forks import Forks
-
-ROOT = Path(__file__).parent.parent
-STAGES = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
-
-
-def shell(*command, status: int = 0, **environment) -> str:
-    """Runs a command in the project's folder, and returns all that it prints."""
-    # not what a make around the tests was told
-    inherited = {
-        k: v for k, v in os.environ.items() if k not in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-    }
-    given = {**inherited, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(
-        command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
-    )
-    assert done.returncode == status, done.stdout
-    assert "Traceback" not in done.stdout, done.stdout
-    assert "Warning" not in done.stdout, done.stdout
-    return done.stdout
-
-
-def make(*arguments, run, recipe="tests/toy.yaml", status: int = 0, **environment) -> str:
-    """make with the environment that the tests run in, which it takes as ready."""
-    venv = ["PY=" + sys.executable, "READY=ready-for-tests", "-o", "ready-for-tests"]
-    return shell(
-        "make",
-        "--no-print-directory",
-        *venv,
-        f"RECIPE={recipe}",
-        f"RUN={run}",
-        *arguments,
-        status=status,
-        **environment,
-    )
-
-
-@cache
-def forks() -> Forks:
-    server = Forks()
-    atexit.register(server.close)
-    return server
-
-
-def stage(name, *arguments, run, recipe="tests/toy.yaml", status: int = 0) -> str:
-    """Runs a stage, and returns all that it prints."""
-    ended, printed = forks().run(name, ["--recipe", str(recipe), "--run", str(run), *map(str, arguments)])
-    assert ended == status, printed
-    assert "Traceback" not in printed and "Warning" not in printed, printed
-    return printed
-
-
-def finished(run: Path) -> dict[str, str]:
-    """When each stage has finished."""
-    return {
-        name: json.loads((run / name / "stage.json").read_text())["finished"] + str((run / name).stat().st_ino)
-        for name in STAGES
-    }
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A run that `make ppo` has made, and what it printed."""
-    run = tmp_path_factory.mktemp("runs") / "toy"
-    return run, make("ppo", run=run)
-
-
-@pytest.fixture
-def run(made, tmp_path):
-    """A copy of it that a test may change."""
-    shutil.copytree(made[0], tmp_path / "toy")
-    return tmp_path / "toy"
-
+from tests.pipeline import ROOT, STAGES, finished, make, shell, stage
 
 # --- the whole pipeline -----------------------------------------------------------------------------------------------
 
