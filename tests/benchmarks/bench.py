@@ -1,6 +1,6 @@
 """How fast we are beside TRL: both sides in turn, on the same models, prompts, lengths, epochs, minibatches and losses.
 
-    make bench                                  all rows, in about half an hour on two cores
+    make bench                                  all rows, in about half an hour
     make bench ARGS="--list"                    their names
     make bench ARGS="--only ppo-tiny-1-fp32"    one of them, or several; 'ppo-tiny*' is understood
 
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
@@ -57,32 +58,41 @@ class Process:
         self.process.stdin.flush()
         return self.answer()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *error) -> None:
         self.process.stdin.close()
         self.process.wait()
 
 
-def measure(workload: Workload, sides: list[Side], pythons: dict[str, str], threads: int) -> dict[Side, list[dict]]:
-    """The steps of every side, made in turn: the second of one side follows the first of all."""
+def measure(
+    workload: Workload, sides: list[Side], pythons: dict[str, str], threads: int, rounds: int
+) -> dict[Side, list[dict]]:
+    """The timed steps of every side, made in turn: the second of one side follows the first of all."""
     from tests.benchmarks.inputs import make_models
 
-    size = SIZES[workload.size]
-    with tempfile.TemporaryDirectory() as scratch:
+    steps, facts = {side: [] for side in sides}, {}
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as alive:
         make_models(Path(scratch), workload)
-        processes = {}
-        try:
-            for side in sides:
-                python = pythons.get(side.who, sys.executable)
-                processes[side] = Process(side, workload, Path(scratch), python, threads)
-            agree(workload, {side: process.answer() for side, process in processes.items()})
-            steps: dict[Side, list[dict]] = {side: [] for side in sides}
-            for _ in range(size.warmup + size.rounds):
+
+        def start(side: Side) -> Process:
+            return Process(side, workload, Path(scratch), pythons.get(side.who, sys.executable), threads)
+
+        if SIZES[workload.size].together:
+            processes = {side: alive.enter_context(start(side)) for side in sides}
+            facts = {side: process.answer() for side, process in processes.items()}
+            for _ in range(1 + rounds):
                 for side, process in processes.items():
                     steps[side].append(process.step())
-        finally:
-            for process in processes.values():
-                process.close()
-    steps = {side: rows[size.warmup :] for side, rows in steps.items()}
+            steps = {side: rows[1:] for side, rows in steps.items()}  # without the first, which warms up
+        else:
+            for _ in range(rounds):
+                for side in sides:
+                    with start(side) as process:
+                        facts[side] = process.answer()
+                        steps[side].append(process.step())
+    agree(workload, facts)
     for key in ("samples", "updates", "prompts"):
         same(workload, key, {side: [row.get(key) for row in rows] for side, rows in steps.items()})
     return steps
@@ -242,14 +252,10 @@ def chosen(patterns: list[str] | None) -> list[Comparison]:
 
 
 def groups(comparisons: list[Comparison]) -> Iterator[list[Comparison]]:
-    """Comparisons that are measured together: those of one workload with one peer, which then runs but once.
-
-    Large models are measured in pairs, since three or more of their processes may not fit into memory.
-    """
+    """Comparisons that are measured together: those of one workload with one peer, which then runs but once."""
     together: dict[Any, list[Comparison]] = {}
     for comparison in comparisons:
-        alone = comparison.ours if SIZES[comparison.workload.size].warmup == 0 else None
-        together.setdefault((comparison.workload, comparison.theirs, alone), []).append(comparison)
+        together.setdefault((comparison.workload, comparison.theirs), []).append(comparison)
     yield from together.values()
 
 
@@ -258,6 +264,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to run, instead of all")
     parser.add_argument("--list", action="store_true", help="print the names of all rows, and run nothing")
     parser.add_argument("--trl112", default=".venv-trl112/bin/python", help="Python of the environment with TRL 1.12.0")
+    parser.add_argument("--rounds", type=int, help="timed steps of each side, instead of 5 (tiny) or 2 (larger)")
     parser.add_argument("--threads", type=int, default=1, help="of each side")
     parser.add_argument("--output", type=Path, default=Path("runs/bench/bench.json"))
     given = parser.parse_args()
@@ -274,7 +281,8 @@ def main() -> None:
     print(HEADING, flush=True)
     for group in groups(comparisons):
         sides = list(dict.fromkeys([group[0].theirs, *(comparison.ours for comparison in group)]))
-        steps = measure(group[0].workload, sides, {"TRL 1.12": given.trl112}, given.threads)
+        workload, pythons = group[0].workload, {"TRL 1.12": given.trl112}
+        steps = measure(workload, sides, pythons, given.threads, given.rounds or SIZES[workload.size].rounds)
         for comparison in group:
             rows.append(row(comparison, steps[comparison.ours], steps[comparison.theirs], peak, gpu))
             print(line(rows[-1]), flush=True)

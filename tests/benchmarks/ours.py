@@ -43,6 +43,7 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, share_t
         config, policy=policy, reference=reference, value_model=value_model, tokenizer=tokenizer, prompts=prompts,
         reward=partial(last_token_scores, reward_model),
     )  # fmt: skip
+    trainer.checked = "not measured"  # the check before the first step is made once a run, not at every step
 
     seen = {}
     worker.watch(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 PROMPT_TOKENS = (24, 40)  # drawn evenly between these, both included
 RESPONSE_TOKENS = 48
 K = 4  # completions a prompt of the reward model's rankings
-TRAINER_STEPS = 10  # optimizer steps of SFT or of the reward model that are timed together
+TRAINER_STEPS = 5  # optimizer steps of SFT or of the reward model that are timed together
 TRAINER_BATCH = 32  # rows in each; for the reward model half as many prompts
 
 
@@ -25,7 +25,7 @@ class Size:
     context: int
     batch: int  # responses a PPO step
     rounds: int  # timed steps of each side
-    warmup: int  # steps before them
+    together: bool = True  # all processes stay in memory, and their first step is not counted
 
     @property
     def blocks(self) -> int:
@@ -39,9 +39,9 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(4, 128, 4, 1024, 128, batch=64, rounds=5, warmup=1),
-    "small": Size(6, 384, 6, 8192, 128, batch=64, rounds=3, warmup=1),
-    "gpt2": Size(12, 768, 12, 50257, 1024, batch=32, rounds=2, warmup=0),
+    "tiny": Size(4, 128, 4, 1024, 128, batch=64, rounds=5),
+    "small": Size(6, 384, 6, 8192, 128, batch=64, rounds=2),
+    "gpt2": Size(12, 768, 12, 50257, 1024, batch=32, rounds=2, together=False),
 }
 
 
