@@ -229,16 +229,16 @@ def line(row: dict) -> str:
 def legend(rows: list[dict], where: str) -> str:
     """What the table's numbers are."""
     peak = rows[0]["peak_gflops"]
-    notes = {}
+    notes: dict[str, list[str]] = {}
     for row in rows:
         if row["note"]:
-            notes.setdefault(row["note"], []).append(row["name"])
+            notes.setdefault(("" if row["like_for_like"] else "† ") + row["note"], []).append(row["name"])
     return "\n".join(
         [
             f"Measured on {where}. Its peak, a product of large matrices: fp32 {peak['fp32']:,.0f}, bf16 {peak['bf16']:,.0f} GFLOP/s.",
             "FLOPs: 2 a parameter and token forward, 4 backward, of the passes that the algorithm needs; no padding.",
             "Tokens: prompts and responses, or the rows of a data set, each once. Pairs in columns are ours / theirs.",
-            *(f"† {note}: {', '.join(names)}" for note, names in notes.items()),
+            *(f"{note}: {', '.join(names)}" for note, names in notes.items()),
         ]
     )
 

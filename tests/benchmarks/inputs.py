@@ -48,14 +48,15 @@ def make_models(folder: Path, workload: Workload) -> None:
 
 
 def set_logits(policy, logits: dict[int, float]) -> None:
-    """Raises the logit of each token by a constant: along a direction that the last layer's bias now points to."""
-    words, bias = policy.transformer.wte.weight, policy.transformer.ln_f.bias
+    """Gives tokens a constant logit above an average one: the last layer's first coordinate becomes one that says 10."""
+    words, norm = policy.transformer.wte.weight, policy.transformer.ln_f
+    usual = words.shape[1] * policy.config.initializer_range**2 / 2  # of the others' log-sum-exp, above log V
     with torch.no_grad():
-        direction = torch.nn.functional.normalize(torch.randn(len(bias)), dim=0)
-        words -= words @ direction[:, None] * direction  # no other token's logit is moved
-        bias.copy_(10 * direction)
+        norm.weight[0], norm.bias[0] = 0.0, 10.0
+        words[:, 0] = 0.0
         for token, logit in logits.items():
-            words[token] += logit / 10 * direction
+            words[token] = 0.0
+            words[token, 0] = (logit + usual) / 10
 
 
 def prompts(workload: Workload) -> list[list[int]]:
