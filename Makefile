@@ -6,16 +6,18 @@ ARGS   ?=
 RUN    ?= runs/$(basename $(notdir $(RECIPE)))$(if $(SEED),-seed$(SEED))
 PYTHON ?= python3
 VENV   ?= .venv
+VENV112 ?= .venv-trl112
 
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/ready
+READY112 := $(VENV112)/ready
 STAGE   = $(PY) -m stages.$(1) --recipe $(RECIPE) --run $(RUN) $(if $(SEED),--seed $(SEED))
 # what a stage was asked for on the command line stays with its result: see stages/settings.py
 MADE    = @eval "$(call STAGE,$(1)) $$(cat $(RUN)/.settings/$(1).args)"
 
 export ARGS
 
-.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test mutate kill lint clean settings
+.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test bench mutate kill lint clean settings
 
 help:
 	@echo "make ppo          the whole pipeline: data, pretraining, SFT, comparisons, reward model, PPO"
@@ -30,6 +32,7 @@ help:
 	@echo "make evaluate     numbers for all models, with intervals"
 	@echo "make optimum      PPO on a world whose optimum is known, drawn in runs/optimum.png"
 	@echo "make test         the tests        make lint  style        make clean  removes runs/"
+	@echo "make bench        how fast this is beside TRL, side by side: docs/speed.md"
 	@echo "make kill         every stage killed a hundred times: is what comes out what would have been?"
 	@echo "make mutate       can the tests fail? the mathematics changed in hundreds of ways, one at a time"
 	@echo
@@ -47,6 +50,14 @@ $(READY): pyproject.toml .constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --constraint .constraints.txt torch
 	$(PY) -m pip install --constraint .constraints.txt --editable ".[dev]"
+	@touch $@
+
+# the last TRL with a PPO, to compare with: everything else is of the same version as in ours
+$(READY112): .constraints.txt
+	@test -x $(VENV112)/bin/python || $(PYTHON) -m venv $(VENV112)
+	sed 's/^trl==.*/trl==1.12.0/' .constraints.txt > $(VENV112)/constraints.txt
+	$(VENV112)/bin/python -m pip install --constraint $(VENV112)/constraints.txt torch
+	$(VENV112)/bin/python -m pip install --constraint $(VENV112)/constraints.txt trl
 	@touch $@
 
 # --- the stages -------------------------------------------------------------------------------------------------------
@@ -94,6 +105,9 @@ optimum: $(READY)
 # a file at a time on each of two cores; ARGS="-n 0" for one after the other, with a debugger
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+bench: $(READY) $(READY112)
+	$(PY) -m tests.benchmarks.bench --trl112 $(VENV112)/bin/python $(ARGS)
 
 # one thread: mutmut forks, and a pool of threads would not be there after it
 mutate: $(READY)

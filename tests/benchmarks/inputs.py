@@ -1,0 +1,117 @@
+"""Models, prompts and rows that both sides are given: made from a seed, without a network."""
+
+import hashlib
+import random
+from itertools import combinations
+from math import log
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    logging,
+)
+
+from tests.benchmarks.workloads import PROMPT_TOKENS, RESPONSE_TOKENS, SIZES, TRAINER_BATCH, TRAINER_STEPS, K, Workload
+
+logging.disable_progress_bar()
+EOS, PAD = 0, 1
+HAZARD = 0.031  # a response that ends with this probability at every token has 25 of 48 on average
+
+
+def make_models(folder: Path, workload: Workload) -> None:
+    """Writes a policy, a scorer (reward model, and start of the value model) and a tokenizer of numbered words."""
+    size = SIZES[workload.size]
+    words = {f"w{i}": i for i in range(size.vocabulary)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w2")),
+        eos_token="w0",
+        pad_token="w1",
+        padding_side="left",
+    )
+    config = GPT2Config(
+        vocab_size=size.vocabulary, n_positions=size.context, n_embd=size.width, n_layer=size.layers, n_head=size.heads,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD,
+        num_labels=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    policy = AutoModelForCausalLM.from_config(config)
+    set_logits(policy, {EOS: log(HAZARD / (1 - HAZARD) * size.vocabulary) if workload.eos else -20.0, PAD: -20.0})
+    for part, model in (("policy", policy), ("scorer", AutoModelForSequenceClassification.from_config(config))):
+        model.save_pretrained(folder / part)
+        tokenizer.save_pretrained(folder / part)
+
+
+def set_logits(policy, logits: dict[int, float]) -> None:
+    """Gives tokens a constant logit above an average one: the last layer's first coordinate becomes one that says 10."""
+    words, norm = policy.transformer.wte.weight, policy.transformer.ln_f
+    usual = words.shape[1] * policy.config.initializer_range**2 / 2  # of the others' log-sum-exp, above log V
+    with torch.no_grad():
+        norm.weight[0], norm.bias[0] = 0.0, 10.0
+        words[:, 0] = 0.0
+        for token, logit in logits.items():
+            words[token] = 0.0
+            words[token, 0] = (logit + usual) / 10
+
+
+def prompts(workload: Workload) -> list[list[int]]:
+    """As many prompts as a step has responses: every step answers all of them."""
+    size, rng = SIZES[workload.size], random.Random(1)
+    return [_words(rng, size.vocabulary, *PROMPT_TOKENS) for _ in range(size.batch)]
+
+
+def documents(workload: Workload) -> list[dict[str, list[int]]]:
+    """Rows of `input_ids` and `labels`: texts, or prompts with completions, which alone are learned."""
+    vocabulary, rng, rows = SIZES[workload.size].vocabulary, random.Random(2), []
+    for _ in range(TRAINER_BATCH * TRAINER_STEPS):
+        prompt, completion = _words(rng, vocabulary, *PROMPT_TOKENS), _completion(rng, vocabulary)
+        labels = (prompt if workload.kind == "pretrain" else [-100] * len(prompt)) + completion
+        rows.append({"input_ids": prompt + completion, "labels": labels})
+    return rows
+
+
+def rankings(workload: Workload) -> list[dict[str, list]]:
+    """Rows of `sequences`, prompts with K completions each, and their `ranks`."""
+    vocabulary, rng, rows = SIZES[workload.size].vocabulary, random.Random(3), []
+    for _ in range(TRAINER_BATCH // 2 * TRAINER_STEPS):
+        prompt = _words(rng, vocabulary, *PROMPT_TOKENS)
+        sequences = [prompt + _completion(rng, vocabulary) for _ in range(K)]
+        rows.append({"sequences": sequences, "ranks": rng.sample(range(K), K)})
+    return rows
+
+
+def pairs(rankings: list[dict[str, list]]) -> list[dict[str, list[int]]]:
+    """The same rankings as TRL wants them: all pairs of completions of a prompt, the better one first."""
+    found = []
+    for row in rankings:
+        ordered = [ids for _, ids in sorted(zip(row["ranks"], row["sequences"], strict=True))]
+        found += [{"chosen_ids": better, "rejected_ids": worse} for better, worse in combinations(ordered, 2)]
+    return found
+
+
+def _words(rng: random.Random, vocabulary: int, shortest: int, longest: int) -> list[int]:
+    return [rng.randrange(2, vocabulary) for _ in range(rng.randint(shortest, longest))]
+
+
+def _completion(rng: random.Random, vocabulary: int) -> list[int]:
+    return [*_words(rng, vocabulary, 3, RESPONSE_TOKENS - 1), EOS]
+
+
+def checksum(*models) -> str:
+    """Of all weights: two sides that say the same have loaded the same models."""
+    digest = hashlib.sha256()
+    for model in models:
+        for weight in model.state_dict().values():
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def prompts_checksum(input_ids, pad_id: int) -> str:
+    """Of a batch of prompts, whatever their order and padding."""
+    rows = sorted([token for token in row if token != pad_id] for row in input_ids.tolist())
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

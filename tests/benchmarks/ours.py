@@ -1,0 +1,145 @@
+"""Our side of the benchmark: `rlhf` and the trainers of `stages`, as the stages run them."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import TrainerCallback, set_seed, trainer_callback
+from trl import RewardConfig, SFTConfig
+
+from rlhf import trainer as trainer_module
+from rlhf.config import PPOConfig
+from rlhf.data import pad
+from rlhf.logprobs import before, forward, token_logprobs
+from rlhf.models import ValueHead, load_policy, load_scorer, load_tokenizer, stop_token_ids
+from rlhf.rollout import generate
+from rlhf.scoring import last_token_scores
+from rlhf.trainer import PPOTrainer
+from stages.training import PlainSFTTrainer, SavingRewardTrainer, TrainingOptions, in_batches, trainer_arguments
+from tests.benchmarks import inputs
+from tests.benchmarks.worker import Worker, run
+from tests.benchmarks.workloads import RESPONSE_TOKENS, SIZES, TRAINER_BATCH, TRAINER_STEPS, Workload
+
+LEARNING_RATE = 3e-6  # TRL's default for PPO; small, so that responses keep their length
+
+
+def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+    size, prompts = SIZES[workload.size], inputs.prompts(workload)
+    tokenizer = load_tokenizer(folder / "policy")
+    policy, reference = (load_policy(folder / "policy", tokenizer) for _ in range(2))
+    reward_model = load_scorer(folder / "scorer").requires_grad_(False).to(worker.device)
+    value_model = ValueHead(size.width) if share_trunk else load_scorer(folder / "scorer")
+    config = PPOConfig(
+        total_episodes=1000 * size.batch, batch_size=size.batch, num_ppo_epochs=workload.epochs, num_mini_batches=4,
+        learning_rate=LEARNING_RATE, value_learning_rate=None, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
+        response_length=RESPONSE_TOKENS, temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, gamma=1.0, lam=0.95,
+        cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, ptx_coef=0.0, value_warmup_steps=0, share_trunk=share_trunk,
+        bf16=numerics == "bf16",
+    )  # fmt: skip
+    facts = {"models": inputs.checksum(policy, reward_model.model), **probe(policy, reward_model, prompts, worker)}
+    trainer = PPOTrainer(
+        config, policy=policy, reference=reference, value_model=value_model, tokenizer=tokenizer, prompts=prompts,
+        reward=partial(last_token_scores, reward_model),
+    )  # fmt: skip
+    trainer.checked = "not measured"  # the check before the first step is made once a run, not at every step
+
+    seen = {}
+    worker.watch(
+        trainer_module, "generate",
+        before=lambda model, input_ids, *args, **kwargs: seen.update(
+            prompts=inputs.prompts_checksum(input_ids, tokenizer.pad_token_id)
+        ),
+        after=lambda responses: worker.mark("generate"),
+    )  # fmt: skip
+    worker.watch(trainer, "update", before=lambda *args, **kwargs: "score" in worker.phases or worker.mark("score"))
+    worker.ready(**facts)
+    for step in trainer.train():
+        rollout = step.rollout
+        tokens = {"tokens": int(rollout.attention_mask.sum()), "response_tokens": int(rollout.mask.sum())}
+        worker.end("update", samples=len(rollout.mask), **tokens, **seen)
+
+
+def probe(policy, reward_model, prompts: list[list[int]], worker: Worker) -> dict[str, list[float]]:
+    """Log-probabilities of the last 8 tokens of some prompts, and their scores: both sides must say the same."""
+    input_ids, attention_mask = pad(prompts[:4], inputs.PAD, "left")
+    with torch.no_grad():
+        logits = before(forward(policy.cpu(), input_ids, attention_mask, 8).logits, 8)
+        scores = reward_model.cpu()(input_ids, attention_mask)[:, -1]
+    reward_model.to(worker.device)
+    logprobs = token_logprobs(logits, input_ids[:, -8:], 1.0).sum(dim=1)
+    return {"logprobs": logprobs.tolist(), "scores": scores.tolist()}
+
+
+def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+    accelerator = Accelerator(mixed_precision="bf16" if numerics == "bf16" else "no")
+    tokenizer = load_tokenizer(folder / "policy")
+    policy = load_policy(folder / "policy", tokenizer).to(worker.device)
+    input_ids, attention_mask = (t.to(worker.device) for t in pad(inputs.prompts(workload), inputs.PAD, "left"))
+    seen = inputs.prompts_checksum(input_ids, inputs.PAD)
+    worker.ready(models=inputs.checksum(policy))
+    while True:
+        with accelerator.autocast():
+            responses = generate(
+                policy, input_ids, attention_mask, response_length=RESPONSE_TOKENS, temperature=1.0,
+                stop_ids=stop_token_ids(policy, tokenizer), pad_id=inputs.PAD,
+            )  # fmt: skip
+        tokens = {"tokens": int(responses.attention_mask.sum()), "response_tokens": int(responses.mask.sum())}
+        worker.end("generate", samples=len(input_ids), prompts=seen, **tokens)
+
+
+class Ends(TrainerCallback):
+    """Ends a step of the benchmark after some optimizer steps of a trainer: the rows have been gone through once."""
+
+    def __init__(self, worker: Worker, samples: int, tokens: int):
+        self.worker, self.counts = worker, {"samples": samples, "tokens": tokens}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % TRAINER_STEPS == 0:
+            self.worker.end("update", **self.counts)
+
+
+def options(worker: Worker, numerics: str, batch_size: int) -> TrainingOptions:
+    return TrainingOptions(
+        epochs=100, batch_size=batch_size, learning_rate=1e-4, bf16=numerics == "bf16",
+        trainer={"use_cpu": not worker.cuda},  # else transformers refuses bf16
+    )  # fmt: skip
+
+
+def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+    tokenizer = load_tokenizer(folder / "policy")
+    policy = load_policy(folder / "policy", tokenizer)
+    rows = inputs.documents(workload)
+    lengths = [len(row["input_ids"]) for row in rows]
+    dataset = Dataset.from_list([{**row, "length": length} for row, length in zip(rows, lengths, strict=True)])
+    facts = {"models": inputs.checksum(policy)}
+    given = options(worker, numerics, TRAINER_BATCH)
+    trainer = PlainSFTTrainer(
+        model=policy, args=trainer_arguments(SFTConfig, given, folder / "trainer"), processing_class=tokenizer,
+        train_dataset=in_batches(dataset, given), callbacks=[Ends(worker, len(rows), sum(lengths))],
+    )  # fmt: skip
+    trainer.remove_callback(trainer_callback.PrinterCallback)
+    worker.ready(**facts)
+    trainer.train()
+
+
+def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+    tokenizer, scorer = load_tokenizer(folder / "scorer"), load_scorer(folder / "scorer")
+    rows = inputs.rankings(workload)
+    lengths = [[len(ids) for ids in row["sequences"]] for row in rows]
+    dataset = Dataset.from_list([{**row, "length": max(each)} for row, each in zip(rows, lengths, strict=True)])
+    facts = {"models": inputs.checksum(scorer.model)}
+    given = options(worker, numerics, TRAINER_BATCH // 2)
+    trainer = SavingRewardTrainer(
+        model=scorer.model, args=trainer_arguments(RewardConfig, given, folder / "trainer"), processing_class=tokenizer,
+        train_dataset=in_batches(dataset, given), callbacks=[Ends(worker, len(rows), sum(map(sum, lengths)))],
+    )  # fmt: skip
+    trainer.remove_callback(trainer_callback.PrinterCallback)
+    worker.ready(**facts)
+    trainer.train()
+
+
+if __name__ == "__main__":
+    set_seed(0)
+    run({"ppo": ppo, "decode": decode, "pretrain": sft, "sft": sft, "reward": reward})

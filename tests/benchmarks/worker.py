@@ -1,0 +1,100 @@
+"""One side of a comparison, in a process of its own: it loads its models, then does a step whenever it is asked to.
+
+The parent sends a line for each step and gets a line of JSON: `cpu` and `wall` seconds, the same by `phases`, the peak of
+memory so far, how many optimizer steps were made, and what the side counts besides.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from tests.benchmarks.workloads import Workload
+
+
+class Worker:
+    """The clock of a side, and its line to the parent."""
+
+    def __init__(self):
+        # whatever the libraries print goes elsewhere
+        self.replies = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self.cuda = torch.cuda.is_available()
+        self.device = "cuda" if self.cuda else "cpu"
+        self.updates = 0
+        register_optimizer_step_post_hook(self._count)
+
+    def _count(self, *args) -> None:
+        self.updates += 1
+
+    def ready(self, **facts: Any) -> None:
+        """Says what must be the same on both sides, and waits for the first step to be asked for."""
+        self._reply(facts)
+        self._await()
+
+    def mark(self, phase: str) -> None:
+        """Everything since the last mark was this phase."""
+        cpu, wall = self._now()
+        self.phases[phase] = [a + b for a, b in zip(self.phases.get(phase, (0, 0)), (cpu, wall), strict=True)]
+
+    def end(self, phase: str, **counts: Any) -> None:
+        """Ends a step, whose last phase was `phase`, and waits until the next is asked for."""
+        self.mark(phase)
+        cpu, wall = (sum(part) for part in zip(*self.phases.values(), strict=True))
+        if self.cuda:
+            memory = torch.cuda.max_memory_allocated()
+        else:
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        step = {"cpu": cpu, "wall": wall, "phases": self.phases, "memory_mb": memory / 1e6, "updates": self.updates}
+        self._reply({**step, **counts})
+        self._await()
+
+    def _reply(self, message: dict) -> None:
+        print(json.dumps(message), file=self.replies, flush=True)
+
+    def _await(self) -> None:
+        if not sys.stdin.readline():
+            os._exit(0)  # from wherever in a trainer's loop this is
+        self.phases, self.updates = {}, 0
+        self._now(since_last=False)
+
+    def _now(self, since_last: bool = True) -> tuple[float, float]:
+        """Seconds of this process's CPU time and of wall time since the last call; on a GPU wall time by its events."""
+        event = torch.cuda.Event(enable_timing=True) if self.cuda else None
+        if event:
+            event.record()
+            torch.cuda.synchronize()
+        now = (time.process_time(), time.perf_counter(), event)
+        before, self.last = self.last if since_last else now, now
+        wall = before[2].elapsed_time(event) / 1000 if event else now[1] - before[1]
+        return now[0] - before[0], wall
+
+    def watch(self, owner: Any, name: str, before: Callable | None = None, after: Callable | None = None) -> None:
+        """Has `before` called with the arguments of owner.name, and `after` with its result, at each of its calls."""
+        function = getattr(owner, name)
+
+        @wraps(function)
+        def watched(*args, **kwargs):
+            if before:
+                before(*args, **kwargs)
+            result = function(*args, **kwargs)
+            if after:
+                after(result)
+            return result
+
+        setattr(owner, name, watched)
+
+
+def run(works: dict[str, Callable]) -> None:
+    """Does what the parent's first argument says, with the function for that kind of workload."""
+    job = json.loads(sys.argv[1])
+    workload, side = Workload(**job["workload"]), job["side"]
+    works[workload.kind](Worker(), workload, Path(job["folder"]), side["numerics"], side["share_trunk"])

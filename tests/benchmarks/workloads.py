@@ -1,0 +1,154 @@
+"""What the benchmark compares: sizes, workloads, and the rows of the table with their targets.
+
+A workload is a fixed amount of work, done in steps: a PPO step, a batch of responses decoded, or some optimizer steps
+of SFT or of the reward model. A comparison is a workload, how each side computes it, and what is read from the clock.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+PROMPT_TOKENS = (24, 40)  # drawn evenly between these, both included
+RESPONSE_TOKENS = 48
+K = 4  # completions a prompt of the reward model's rankings
+TRAINER_STEPS = 5  # optimizer steps of SFT or of the reward model that are timed together
+TRAINER_BATCH = 32  # rows in each; for the reward model half as many prompts
+
+
+@dataclass(frozen=True)
+class Size:
+    """A GPT-2."""
+
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    context: int
+    batch: int  # responses a PPO step
+    rounds: int  # timed steps of each side
+    together: bool = True  # all processes stay in memory, and their first step is not counted
+
+    @property
+    def blocks(self) -> int:
+        """Parameters of the blocks' matrices."""
+        return 12 * self.layers * self.width**2
+
+    @property
+    def policy(self) -> int:
+        """Parameters that a token of the policy meets as matrices: the blocks, and the head."""
+        return self.blocks + self.vocabulary * self.width
+
+
+SIZES = {
+    "tiny": Size(4, 128, 4, 1024, 128, batch=64, rounds=5),
+    "small": Size(6, 384, 6, 8192, 128, batch=64, rounds=2),
+    "gpt2": Size(12, 768, 12, 50257, 1024, batch=32, rounds=2, together=False),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """An amount of work that both sides are given."""
+
+    kind: str  # ppo, decode, pretrain, sft or reward
+    size: str
+    epochs: int = 1  # of PPO over its batch
+    eos: bool = False  # responses end themselves, after 25 of 48 tokens on average; otherwise none does
+
+    def flops(self, tokens: int, share_trunk: bool = False) -> float:
+        """Floating-point operations of a step on `tokens` tokens: 2 a parameter and token forward, 4 backward.
+
+        In PPO each token passes through the policy to be generated, the reference, the value and the reward model once,
+        and through policy and value model forward and backward in every epoch. Padding, and whatever a side does twice,
+        is not counted.
+        """
+        size = SIZES[self.size]
+        policy, scorer = 2 * size.policy * tokens, 2 * size.blocks * tokens
+        value = 0 if share_trunk else scorer
+        return {
+            "ppo": policy + policy + value + scorer + 3 * self.epochs * (policy + value),
+            "decode": policy,
+            "pretrain": 3 * policy,
+            "sft": 3 * policy,
+            "reward": 3 * scorer,
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one side does a workload."""
+
+    who: str  # "ours", "TRL 1.12", "TRL 1.16" or "generate"
+    numerics: str = "fp32"
+    share_trunk: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the table."""
+
+    name: str
+    workload: Workload
+    ours: Side
+    theirs: Side
+    target: float
+    quantity: str = "time"  # or "memory"
+    like_for_like: bool = True
+    note: str = ""  # in what it is not, or what else should be known
+
+    @property
+    def numerics(self) -> str:
+        ours, theirs = self.ours.numerics, self.theirs.numerics
+        return ours if ours == theirs else f"{ours} against {theirs}"
+
+
+BF16_NOTE = "ours in bf16; TRL 1.12's bf16=True is silently without effect"
+TRUNK_NOTE = "less work: a value head on the policy's trunk, TRL has a second model"
+
+
+def _comparisons() -> Iterator[Comparison]:
+    for size, epochs, eos, fp32, bf16 in [
+        ("tiny", 1, False, 2.0, 3.5),
+        ("tiny", 4, False, 2.0, 3.5),
+        ("tiny", 1, True, 2.5, 3.5),
+        ("tiny", 4, True, 2.5, 3.5),
+        ("small", 1, False, 1.6, 4.0),
+        ("small", 1, True, 1.6, 4.0),
+        ("gpt2", 1, False, 1.6, 4.0),
+        ("gpt2", 1, True, 1.6, 4.0),
+    ]:
+        name, workload = f"ppo-{size}-{epochs}" + ("-eos" if eos else ""), Workload("ppo", size, epochs, eos)
+        theirs = Side("TRL 1.12")
+        for numerics, target, note in (("fp32", fp32, ""), ("bf16", bf16, BF16_NOTE)):
+            yield Comparison(
+                f"{name}-{numerics}", workload, Side("ours", numerics), theirs, target, "time", not note, note
+            )
+        if epochs == 1 and not eos and size != "gpt2":
+            for numerics, target, note in (("fp32", 3.0, TRUNK_NOTE), ("bf16", 6.0, f"{TRUNK_NOTE}; {BF16_NOTE}")):
+                ours = Side("ours", numerics, share_trunk=True)
+                yield Comparison(f"{name}-trunk-{numerics}", workload, ours, theirs, target, "time", False, note)
+        if size == "gpt2" and not eos:
+            for numerics, note in (("fp32", ""), ("bf16", BF16_NOTE)):
+                ours = Side("ours", numerics)
+                yield Comparison(f"memory-{size}-{numerics}", workload, ours, theirs, 2.0, "memory", not note, note)
+
+    for workload, who, fp32, bf16, note in [
+        (Workload("decode", "tiny"), "generate", 2.0, 3.0, ""),
+        (Workload("decode", "tiny", eos=True), "generate", 2.0, 3.0, ""),
+        (Workload("decode", "small", eos=True), "generate", 2.0, 3.0, ""),
+        (Workload("pretrain", "tiny"), "TRL 1.16", 2.0, 3.0, ""),
+        (Workload("sft", "tiny"), "TRL 1.16", 2.0, 3.0, ""),
+        (
+            Workload("reward", "tiny"),
+            "TRL 1.16",
+            4.0,
+            6.0,
+            f"the same pairs and loss: {K * (K - 1)} forward passes there, {K} here",
+        ),
+    ]:
+        name = f"{workload.kind}-{workload.size}" + ("-eos" if workload.eos else "")
+        for numerics, target in (("fp32", fp32), ("bf16", bf16)):
+            ours, theirs = Side("ours", numerics), Side(who, numerics)
+            yield Comparison(f"{name}-{numerics}", workload, ours, theirs, target, note=note)
+
+
+COMPARISONS = {comparison.name: comparison for comparison in _comparisons()}
