@@ -5,6 +5,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments, trainer_callback
@@ -75,7 +76,12 @@ def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: P
             logging_nan_inf_filter=False,
             save_strategy="no",  # Saver decides
             disable_tqdm=True,
-            **{"gradient_checkpointing": False, **(options.trainer or {})},
+            # told that it is on a CPU, transformers allows bf16 there
+            **{
+                "gradient_checkpointing": False,
+                "use_cpu": not torch.accelerator.is_available(),
+                **(options.trainer or {}),
+            },
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error

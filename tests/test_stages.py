@@ -295,6 +295,11 @@ def test_a_value_head_on_the_policys_trunk_and_the_other_options_of_ppo(run):
     assert (run / "ppo" / "value_model" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("name", ["sft", "reward", "ppo"])
+def test_bf16_works_on_a_cpu_as_well(run, name):
+    stage(name, "--bf16", run=run)
+
+
 # --- real input -------------------------------------------------------------------------------------------------------
 
 

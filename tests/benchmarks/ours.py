@@ -101,10 +101,7 @@ class Ends(TrainerCallback):
 
 
 def options(worker: Worker, numerics: str, batch_size: int) -> TrainingOptions:
-    return TrainingOptions(
-        epochs=100, batch_size=batch_size, learning_rate=1e-4, bf16=numerics == "bf16",
-        trainer={"use_cpu": not worker.cuda},  # else transformers refuses bf16
-    )  # fmt: skip
+    return TrainingOptions(epochs=100, batch_size=batch_size, learning_rate=1e-4, bf16=numerics == "bf16")
 
 
 def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
