@@ -4,6 +4,7 @@ One parser reads both, so that a misspelt name, a wrong type or an impossible va
 """
 
 import json
+import math
 import sys
 from argparse import ArgumentError
 from dataclasses import dataclass, fields
@@ -68,6 +69,9 @@ def parse(options_class: type[T], stage: str, argv: list[str] | None = None) -> 
     if written := {key: where for key, _, where in recipe_options(recipe, stage) if key in ("run", "output")}:
         key, where = next(iter(written.items()))
         raise InputError(f"{where}: a recipe does not say where results go; give --{key} on the command line")
+    for name, value in vars(options).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} is {value}; it must be a finite number")
     for name in ("gold", "labeller", "reward_function"):
         if getattr(options, name, None):
             load_function(getattr(options, name))  # now, not when it is called for the first time
@@ -91,6 +95,7 @@ def _parser(options_class: type, stage: str) -> HfArgumentParser:
 
 def _json_object(text: str) -> dict:
     value = json.loads(text)
+    json.dumps(value, allow_nan=False)  # refuses NaN and infinity, which JSON does not have
     if not isinstance(value, dict):
         raise ValueError(text)
     return value

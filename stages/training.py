@@ -104,7 +104,16 @@ class Resumable(Trainer):
             # the arguments are known, and they are the one file that would have to be unpickled
             (folder / "training_args.bin").unlink()
 
+        self.check_weights()
         self.saver.save(self.state.global_step, write)
+
+    def check_weights(self) -> None:
+        """Raises InputError if a weight is not finite, so that what is saved is good."""
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise InputError(
+                f"stopped after step {self.state.global_step}: some weights are not finite. "
+                "Usual cause: learning_rate too high, or too few warmup_steps"
+            )
 
     def training_step(self, model, inputs, *args, **kwargs) -> Tensor:
         ids = inputs["input_ids"]
@@ -164,6 +173,7 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
             raise InputError(
                 f"the checkpoint {checkpoint} holds more than data: it would run code; remove it"
             ) from error
+    trainer.check_weights()
     if saver.asked_to_stop:
         saver.stop(trainer.state.global_step)
     return history([step for step in trainer.state.log_history if "loss" in step])

@@ -170,6 +170,10 @@ arguments = st.lists(
 @given(st.sampled_from(STAGES), arguments)
 @example("sft", ["--recipe"])
 @example("ppo", ["--seed", "9" * 5000])
+@example("ppo", ["--kl_coef", "nan"])
+@example("sft", ["--trainer", '{"a": NaN}'])
 def test_command_lines_are_understood_or_refused(stage, argv):
     argv = [argument for argument in argv if argument not in ("-h", "--help")]
-    refused_or(lambda: parse(OPTIONS[stage], stage, argv))
+    options = refused_or(lambda: parse(OPTIONS[stage], stage, argv))
+    if options is not None:
+        json.dumps(vars(options), allow_nan=False)  # a record of them can be written

@@ -261,6 +261,14 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_batch(run):
     assert len(kept.read_text().splitlines()) == 16 and kept.name in printed
 
 
+def test_weights_that_are_no_numbers_are_neither_saved_nor_called_a_result(run):
+    """The loss of the one step is still finite; what it does to the weights is not."""
+    before = finished(run)
+    one_step = ("--epochs", "0.08", "--warmup_steps", "0", "--learning_rate", "1e39", *SAVING)
+    assert "some weights are not finite" in stage("sft", *one_step, run=run, status=2)
+    assert finished(run) == before and not list((run / ".sft.partial").glob("checkpoints/step-*"))
+
+
 # --- what was only meant to be read is not run ------------------------------------------------------------------------
 
 

@@ -221,3 +221,27 @@ def test_a_hub_data_set_is_named_with_its_configuration_and_split(monkeypatch):
         (("owner/name",), {"split": "test[:5]"}),
         (("owner/name", "main"), {"split": "train"}),
     ]
+
+
+def test_what_a_row_says_is_never_run(tmp_path):
+    """Words that mean something to Python, YAML, Jinja, a shell, a spreadsheet or pickle come out of every reader as words."""
+    ran = tmp_path / "ran"
+    nasty = [
+        f"__import__('os').mkdir('{ran}')", f"!!python/object/apply:os.mkdir ['{ran}']", f"$(mkdir {ran}); `mkdir {ran}`",
+        f"{{{{ cycler.__init__.__globals__.os.mkdir('{ran}') }}}}", f"=cmd|' mkdir {ran}'!A1", f"cos\nmkdir\n(V{ran}\ntR.",
+        "../../../etc/passwd", "<|endoftext|>", "%s%n{0.__class__}",
+    ]  # fmt: skip
+    rows = [{"prompt": words, "completion": words} for words in nasty]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    Dataset.from_list(rows).to_csv(tmp_path / "d.csv", index=False)
+    Dataset.from_list(rows).to_parquet(tmp_path / "e.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        assert [row for _, row in rows_of(path)] == rows, path.name
+        for row in rows:
+            (made,) = checked([("row", r) for r in adapt(row, "demonstrations", Tally())], "demonstrations", Tally())
+            assert made == row
+    (tmp_path / "f.txt").write_text("\n\n".join(words for words in nasty if "\n" not in words))
+    assert [row["text"] for _, row in rows_of(tmp_path / "f.txt")] == [words for words in nasty if "\n" not in words]
+    assert not ran.exists()
