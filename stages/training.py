@@ -1,5 +1,6 @@
 """What pretraining, SFT and the reward model share: options of TRL's trainers, and how those are run."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -92,6 +93,7 @@ class Resumable(Trainer):
 
     stage: Stage
     saver: Saver
+    batch: Tensor  # the ids of the last one
 
     def _save_checkpoint(self, model, trial) -> None:
         def write(folder: Path) -> None:
@@ -116,17 +118,27 @@ class Resumable(Trainer):
             )
 
     def training_step(self, model, inputs, *args, **kwargs) -> Tensor:
-        ids = inputs["input_ids"]
+        self.batch = inputs["input_ids"]
         loss = super().training_step(model, inputs, *args, **kwargs)
-        if not loss.isfinite():
-            step = self.state.global_step + 1
-            texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
-            rows = [{"text": text, "input_ids": row} for text, row in zip(texts, ids.tolist(), strict=True)]
-            raise InputError(
-                f"stopped in step {step}: the loss is {float(loss)}; its batch is in {self.stage.keep_batch(step, rows)}. "
-                "Usual cause: learning_rate too high, or too few warmup_steps"
-            )
+        self.check_finite("loss", float(loss))
         return loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """After each step, and before a checkpoint is written."""
+        self.check_finite("norm of the gradient", logs.get("grad_norm", 0.0))
+        super().log(logs, *args, **kwargs)
+
+    def check_finite(self, what: str, number: float) -> None:
+        """Raises InputError if the number is not finite; the batch that it comes from is kept."""
+        if math.isfinite(number):
+            return
+        step = self.state.global_step + (what == "loss")  # which is counted when its gradient has been used
+        texts = self.processing_class.batch_decode(self.batch, skip_special_tokens=True)
+        rows = [{"text": text, "input_ids": ids} for text, ids in zip(texts, self.batch.tolist(), strict=True)]
+        raise InputError(
+            f"stopped in step {step}: the {what} is {number}; its batch is in {self.stage.keep_batch(step, rows)}. "
+            "Usual cause: learning_rate too high, or too few warmup_steps"
+        )
 
 
 class PlainSFTTrainer(Resumable, SFTTrainer):

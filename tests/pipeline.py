@@ -45,6 +45,11 @@ def make(*arguments, run, recipe="tests/toy.yaml", status: int = 0, **environmen
     )
 
 
+def command(name, *arguments, run) -> list[str]:
+    """The command line of a stage at toy size, for what needs a process of its own."""
+    return [sys.executable, "-u", "-m", f"stages.{name}", "--recipe", "tests/toy.yaml", "--run", str(run), *arguments]
+
+
 @cache
 def forks() -> Forks:
     server = Forks()

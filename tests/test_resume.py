@@ -14,15 +14,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
+from trl import SFTConfig
 
 from rlhf.checkpoint import MANIFEST, _manifest
 from rlhf.errors import InputError
 from rlhf.models import load_policy, load_tokenizer
+from stages.cli import Stage
 from stages.options import SavingOptions
 from stages.saving import Saver
+from stages.training import PlainSFTTrainer, TrainingOptions, train, trainer_arguments
 from tests.conftest import tiny_gpt2
 from tests.forks import ONE_THREAD
-from tests.pipeline import ROOT, STAGES, finished, make, shell, stage
+from tests.pipeline import ROOT, STAGES, command, finished, make, shell, stage
 from tests.test_trainer import make_trainer, weights
 
 SAVING = ("--save_steps", "1", "--save_minutes", "none")
@@ -59,10 +63,14 @@ def test_stages_killed_at_random_moments_end_with_the_same_bytes():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(run, number):
-    command = [sys.executable, "-u", "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run)]
-    command += ["--total_episodes", "6400", "--show_samples", "0"]
+    line_of_it = command("ppo", "--total_episodes", "6400", "--show_samples", "0", run=run)
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        line_of_it,
+        cwd=ROOT,
+        env={**os.environ, **ONE_THREAD},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     before = finished(run)
     while line := process.stdout.readline():
@@ -75,7 +83,7 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(run, number):
     assert finished(run) == before
     step = said.split("saved after step ")[1].split(":")[0]
     printed = ""
-    again = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, text=True)
+    again = subprocess.Popen(line_of_it, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, text=True)
     while line := again.stdout.readline():
         printed += line
         if "goes on" in line:
@@ -88,8 +96,8 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(run, number):
 def interrupted(run, *arguments) -> Path:
     """Leaves a PPO run that was interrupted after some steps, and returns its checkpoints."""
     folder = run / ".ppo.partial" / "checkpoints"
-    command = [sys.executable, "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run), *SAVING, *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL)
+    saving = command("ppo", *SAVING, *arguments, run=run)
+    process = subprocess.Popen(saving, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL)
     while not (folder / "step-0000003").exists():
         time.sleep(0.01)
     process.kill()
@@ -200,18 +208,8 @@ def test_a_kill_while_the_result_is_moved_into_place_costs_nothing(run):
 
 
 def test_two_at_work_on_one_result_is_refused(half):
-    command = [
-        sys.executable,
-        "-m",
-        "stages.ppo",
-        "--recipe",
-        "tests/toy.yaml",
-        "--run",
-        str(half),
-        "--total_episodes",
-        "320",
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, text=True)
+    longer = command("ppo", "--total_episodes", "320", run=half)
+    process = subprocess.Popen(longer, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, text=True)
     while "goes on" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGSTOP)
@@ -228,9 +226,13 @@ def limited():
 
 def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(run):
     before = finished(run)
-    command = [sys.executable, "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run), *SAVING]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, preexec_fn=limited
+        command("ppo", *SAVING, run=run),
+        cwd=ROOT,
+        env={**os.environ, **ONE_THREAD},
+        capture_output=True,
+        text=True,
+        preexec_fn=limited,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "can't write the checkpoint" in done.stderr
@@ -245,8 +247,8 @@ def test_a_reward_that_is_no_number_stops_the_run_and_keeps_the_batch(run, tmp_p
     (tmp_path / "odd.py").write_text(
         "def reward(completions):\n    return [float('inf') if i == 3 else 0.0 for i in range(len(completions))]\n"
     )
-    command = (sys.executable, "-m", "stages.ppo", "--recipe", "tests/toy.yaml", "--run", str(run))
-    printed = shell(*command, "--reward_function", "odd:reward", PYTHONPATH=str(tmp_path), status=2)
+    odd = command("ppo", "--reward_function", "odd:reward", run=run)
+    printed = shell(*odd, PYTHONPATH=str(tmp_path), status=2)
     assert "stopped in step 1: 1 of 16 scores are not finite" in printed
     rows = [json.loads(line) for line in (run / "ppo-stopped-in-step-1.jsonl").read_text().splitlines()]
     assert (
@@ -259,6 +261,22 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_batch(run):
     assert "the loss is nan" in printed
     kept = next(run.glob("sft-stopped-in-step-*.jsonl"))
     assert len(kept.read_text().splitlines()) == 16 and kept.name in printed
+
+
+def test_a_gradient_that_is_no_number_stops_training_and_keeps_the_batch(tokenizer, tmp_path):
+    """The loss is finite: it is the first batch that did it, not the next one, whose loss would show it."""
+    options = TrainingOptions(run=str(tmp_path), batch_size=2, save_steps=1)
+    held = Stage("sft", options)
+    held.begin()
+    rows = Dataset.from_list([{"input_ids": [i, i + 1, 0], "labels": [i, i + 1, 0]} for i in range(20, 30)])
+    arguments = trainer_arguments(SFTConfig, options, held.folder)
+    trainer = PlainSFTTrainer(model=tiny_gpt2(), args=arguments, train_dataset=rows, processing_class=tokenizer)
+    trainer.model.transformer.ln_f.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(InputError, match="stopped in step 1: the norm of the gradient is (inf|nan); its batch is in"):
+        train(trainer, held, options)
+    kept = [json.loads(line) for line in (tmp_path / "sft-stopped-in-step-1.jsonl").read_text().splitlines()]
+    assert [row["input_ids"] for row in kept] == [[20, 21, 0], [21, 22, 0]]
+    assert not list(held.folder.glob("checkpoints/step-*"))
 
 
 def test_weights_that_are_no_numbers_are_neither_saved_nor_called_a_result(run):
@@ -314,8 +332,8 @@ def forged(folder) -> None:
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(run, tmp_path):
-    command = [sys.executable, "-m", "stages.sft", "--recipe", "tests/toy.yaml", "--run", str(run), *SAVING]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL)
+    saving = command("sft", *SAVING, run=run)
+    process = subprocess.Popen(saving, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL)
     folder = run / ".sft.partial" / "checkpoints"
     while not list(folder.glob("step-*")):
         time.sleep(0.01)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.pipeline import ROOT, STAGES, finished, make, shell, stage
+from tests.pipeline import ROOT, STAGES, command, finished, make, shell, stage
 
 # --- the whole pipeline -----------------------------------------------------------------------------------------------
 
@@ -144,8 +143,8 @@ def test_no_gold_is_shown_for_a_prompt_that_nobody_can_judge(run):
 
 def test_a_labeller_without_an_opinion_is_named(run, tmp_path):
     (tmp_path / "shy.py").write_text("def label(completions):\n    return [None for _ in completions]\n")
-    command = (sys.executable, "-m", "stages.comparisons", "--recipe", "tests/toy.yaml", "--run", str(run))
-    printed = shell(*command, "--labeller", "shy:label", PYTHONPATH=str(tmp_path), status=2)
+    shy = command("comparisons", "--labeller", "shy:label", run=run)
+    printed = shell(*shy, PYTHONPATH=str(tmp_path), status=2)
     assert "shy:label gives no number for an answer to 'User:" in printed
 
 
@@ -263,18 +262,8 @@ def test_a_reward_function_of_ones_own_takes_the_place_of_the_reward_model(run, 
     (tmp_path / "shouting.py").write_text(
         "def reward(completions, **_):\n    return [text.count('!') for text in completions]\n"
     )
-    arguments = (
-        sys.executable,
-        "-m",
-        "stages.ppo",
-        "--recipe",
-        "tests/toy.yaml",
-        "--run",
-        str(run),
-        "--reward_function",
-        "shouting:reward",
-    )
-    shell(*arguments, PYTHONPATH=str(tmp_path))
+    shouting = command("ppo", "--reward_function", "shouting:reward", run=run)
+    shell(*shouting, PYTHONPATH=str(tmp_path))
     steps = [json.loads(line) for line in (run / "ppo" / "log.jsonl").read_text().splitlines()]
     assert all(step["score"] * 16 == pytest.approx(round(step["score"] * 16), abs=1e-4) for step in steps)
 
