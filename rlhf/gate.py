@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlhf.errors import InputError
 from rlhf.logprobs import token_logprobs
 from rlhf.ppo import masked_mean
-from rlhf.rollout import Responses, Rollout, logits_and_values
+from rlhf.rollout import Responses, Rollout, logprobs_and_values
 
 # what is put down to rounding, by Accelerate's mixed precision: nats a token, and units of the score
 TOLERANCE = {"no": 1e-5, "bf16": 0.05, "fp16": 0.01}
@@ -58,21 +58,14 @@ def gate(
 
 def _equalities(rollout, policy, reference, reward, temperature, precision) -> Iterator[Equality]:
     allowed = TOLERANCE[precision]
-    logits, _ = logits_and_values(policy, None, rollout)
-    logprobs = token_logprobs(logits, rollout.tokens, temperature)
+    logprobs, _ = logprobs_and_values(policy, None, rollout, temperature)
     yield Equality(
         "ratio = 1",
-        "the policy disagrees with itself: log-probabilities of update and rollout differ",
+        "the policy disagrees with itself: log-probabilities of the update and of sampling differ",
         _mean_difference(logprobs, rollout.logprobs, rollout.mask),
         allowed,
-        "dropout that is on in one of the passes, or a model that ignores attention_mask or position_ids",
-    )
-    yield Equality(
-        "log-probabilities as when drawn",
-        "a token was drawn from another distribution than its log-probability speaks of: they differ",
-        _mean_difference(rollout.drawn_logprobs, rollout.logprobs, rollout.mask),
-        allowed,
-        "a model whose cache of keys and values does not continue as it would without one, or top-k, top-p at sampling",
+        "dropout that is on, a model that ignores attention_mask or position_ids, one whose cache of keys and values does "
+        "not continue as it would without, or top-k, top-p, another temperature at sampling",
     )
     if _same_weights(policy, reference):
         yield Equality(

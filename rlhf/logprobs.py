@@ -1,45 +1,67 @@
 """The one definition of a log-probability, for rollout, reference, update and evaluation.
 
-It is of the full softmax at the sampling temperature, in fp32, from a forward pass that masks padding out and counts
+It is of the full softmax at the sampling temperature, in fp32, from a forward pass that sees no padding and counts
 positions without it. Because all of them share it, the probability ratio is 1 and the KL to the reference 0 before the
 first step, to rounding.
 
-Shapes: B sequences of L tokens, of which the last T are the response; V vocabulary.
+Shapes: B sequences of L tokens; N tokens of them without padding; R tokens that are asked for; V vocabulary.
 """
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from torch.utils.checkpoint import checkpoint
 
-from rlhf.models import last_logits, with_positions
+from rlhf.forward import States, states
 
-
-def forward(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, length: int, **kwargs) -> ModelOutput:
-    """The model's output, with logits at least where the last `length` tokens of each row (B, L) are chosen."""
-    inputs = {**with_positions(model, attention_mask), **last_logits(model, length + 1)}
-    return model(input_ids=input_ids, use_cache=False, **inputs, **kwargs)
+LOGITS = (
+    2**25
+)  # numbers that are held of a softmax at a time: 128 MiB; what is more is done piece by piece, and again backwards
 
 
-def before(outputs: Tensor, length: int) -> Tensor:
-    """Of outputs (B, L, ...), those of the state before each of the last `length` tokens, in which it is chosen."""
-    return outputs[:, -length - 1 : -1]
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """The log-probability (..., V), in nats, of every token under softmax(logits / temperature)."""
+    logits = logits.float()
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """The log-probability (B, T), in nats, of `tokens` under softmax(logits / temperature), logits being (B, T, V)."""
-    return torch.log_softmax(logits.float() / temperature, dim=-1).gather(2, tokens[:, :, None]).squeeze(2)
+    """The log-probability (...,), in nats, of `tokens` (...,) under softmax(logits / temperature), logits (..., V)."""
+    return log_softmax(logits, temperature).gather(-1, tokens[..., None]).squeeze(-1)
 
 
-def token_entropies(logits: Tensor, temperature: float) -> Tensor:
-    """The entropy (B, T), in nats, of softmax(logits / temperature)."""
-    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
-    return -(log_softmax.exp() * log_softmax).sum(dim=-1)
+def entropies(log_softmax: Tensor, probabilities: Tensor) -> Tensor:
+    """The entropy (...,), in nats, of distributions (..., V) given both as log-probabilities and as probabilities."""
+    return -(probabilities * log_softmax.clamp(min=torch.finfo(log_softmax.dtype).min)).sum(dim=-1)
+
+
+def chosen_logprobs(states: States, chosen: Tensor, temperature: float) -> Tensor:
+    """The log-probability (R,), in nats, of the tokens numbered `chosen` (R,) of N, each in the state before it."""
+
+    def piece(chosen: Tensor) -> Tensor:
+        return token_logprobs(states.logits(chosen - 1), states.ids[chosen], temperature)
+
+    vocabulary = states.logits(chosen[:0]).shape[-1]
+    pieces = chosen.split(max(1, LOGITS // vocabulary))
+    if len(pieces) == 1:
+        return piece(chosen)
+    return torch.cat([checkpoint(piece, part, use_reentrant=False) for part in pieces])
 
 
 def text_logprobs(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The log-probability (B, L - 1), in nats, of each token of right-padded rows after their first, and its mask."""
-    length = input_ids.shape[1] - 1
-    logits = before(forward(model, input_ids, attention_mask, length).logits, length)
-    return token_logprobs(logits, input_ids[:, 1:], temperature), attention_mask[:, 1:].bool()
+    mask, first = attention_mask[:, 1:].bool(), torch.zeros_like(attention_mask[:, :1])
+    chosen = numbered(torch.cat([first, attention_mask[:, 1:]], dim=1), attention_mask)
+    logprobs = chosen_logprobs(states(model, input_ids, attention_mask), chosen, temperature)
+    return put(logprobs, mask), mask
+
+
+def numbered(wanted: Tensor, attention_mask: Tensor) -> Tensor:
+    """The numbers (R,), among the N tokens of a batch, of those that are `wanted` (B, L)."""
+    return wanted[attention_mask.bool()].nonzero().squeeze(1)
+
+
+def put(values: Tensor, mask: Tensor) -> Tensor:
+    """Values (R,), one for each True of `mask` (B, T), where these are; 0 elsewhere."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)

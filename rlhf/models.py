@@ -4,10 +4,8 @@ Everything here is plain Hugging Face: any `AutoModelForCausalLM` is a policy, a
 with one label a scorer, and what is saved loads without this package. Shapes: B sequences, L tokens.
 """
 
-import inspect
 import sys
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -28,6 +26,8 @@ from transformers import (
 )
 
 from rlhf.errors import InputError
+from rlhf.forward import hidden_states
+from rlhf.kernels import speed_up
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -126,7 +126,9 @@ def new_policy(
         initializer_range=initializer_range,
         bos_token_id=tokenizer.bos_token_id,  # not GPT-2's own, which is beyond a small vocabulary
     )
-    return _agree(AutoModelForCausalLM.from_config(config), tokenizer)
+    policy = AutoModelForCausalLM.from_config(config)
+    speed_up(policy)
+    return _agree(policy, tokenizer)
 
 
 def load_policy(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -160,13 +162,15 @@ def _agree(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTra
 def _load(auto_class, source: str | Path, **kwargs) -> PreTrainedModel:
     try:
         # code that comes with a model is not run, and not asked about; torch reads old pickles with weights_only
-        return auto_class.from_pretrained(str(source), dtype=torch.float32, trust_remote_code=False, **kwargs)
+        model = auto_class.from_pretrained(str(source), dtype=torch.float32, trust_remote_code=False, **kwargs)
     except UnpicklingError as error:
         raise InputError(
             f"the weights at {source} hold more than numbers: they would run code, and are not loaded"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"no model that {auto_class.__name__} can load at {source} ({_first_line(error)})") from error
+    speed_up(model)
+    return model
 
 
 def _first_line(error: Exception) -> str:
@@ -188,34 +192,7 @@ def room_for_prompt(model: PreTrainedModel, response_length: int) -> int:
     return room
 
 
-# --- forward passes ---------------------------------------------------------------------------------------------------
-
-
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions (B, L) that count real tokens only, so that padding on the left does not change what a model says."""
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-def with_positions(model: nn.Module, attention_mask: Tensor) -> dict[str, Tensor]:
-    """The keyword arguments that tell `model` where padding is: the mask, and positions if it takes them."""
-    positions = {"position_ids": position_ids(attention_mask)} if accepts(model, "position_ids") else {}
-    return {"attention_mask": attention_mask, **positions}
-
-
-def last_logits(model: nn.Module, count: int) -> dict[str, int]:
-    """The keyword argument that spares `model` the logits of all but its last `count` positions, if it takes one."""
-    return {"logits_to_keep": count} if accepts(model, "logits_to_keep") else {}
-
-
-def accepts(model: nn.Module, argument: str) -> bool:
-    """Whether the model's forward pass takes a keyword argument of this name."""
-    module = getattr(model, "module", model)  # DistributedDataParallel hides the signature
-    return argument in _parameters(type(module))
-
-
-@cache
-def _parameters(model_class: type) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters)
+# --- scorers -----------------------------------------------------------------------------------------------------------
 
 
 class Scorer(nn.Module):
@@ -235,12 +212,13 @@ class Scorer(nn.Module):
     def config(self):
         return self.model.config
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Normalised scores of every prefix, (B, L) in fp32; meaningless where `attention_mask` is 0."""
-        hidden = self.model.base_model(
-            input_ids=input_ids, use_cache=False, **with_positions(self.model.base_model, attention_mask)
-        ).last_hidden_state
-        raw = self.model.score(hidden).squeeze(-1).float()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, at: Tensor | None = None) -> Tensor:
+        """The normalised score (R,), in fp32, of the prefixes that end at the tokens numbered `at` (R,).
+
+        Tokens are numbered row after row without padding, see `rlhf.logprobs.numbered`; without `at` it is all (N,).
+        """
+        hidden = hidden_states(self.model, input_ids, attention_mask)
+        raw = self.model.score(hidden if at is None else hidden[at]).squeeze(-1).float()
         return (raw - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -256,7 +234,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The value of every state, (B, L), from its hidden state (B, L, width)."""
+        """The value of every state, (...,), from its hidden state (..., width)."""
         return self.score(hidden).squeeze(-1).float()
 
     def save_pretrained(self, folder: str | Path, policy: PreTrainedModel) -> None:

@@ -114,9 +114,9 @@ def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int,
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
-        last = attention_mask.sum(dim=1, keepdim=True) - 1
+        last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
         with torch.no_grad():
-            scores[rows] = scorer(input_ids, attention_mask).gather(1, last).squeeze(1).cpu()
+            scores[rows] = scorer(input_ids, attention_mask, last).cpu()
     return scores
 
 

@@ -15,8 +15,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from rlhf.data import pad
-from rlhf.logprobs import before, forward, token_entropies, token_logprobs
-from rlhf.models import ValueHead, last_logits, stop_token_ids, with_positions
+from rlhf.forward import last_logits, packs, states, unwrapped, with_positions
+from rlhf.logprobs import chosen_logprobs, entropies, log_softmax, numbered, put
+from rlhf.models import ValueHead, stop_token_ids
 
 
 @dataclass
@@ -28,7 +29,8 @@ class Responses:
     mask: Tensor  # (B, T) bool, True on the tokens of the response, its eos among them
     ended: Tensor  # (B,) bool, whether the response ended itself (with an eos) or was cut off
     source: Tensor  # (B,) which prompt of the data set it answers
-    drawn_logprobs: Tensor  # (B, T) log-probability of each token when it was drawn, nats; 0 where decoding was greedy
+    logprobs: Tensor  # (B, T) log-probability of each token when it was drawn, nats; 0 where decoding was greedy
+    entropies: Tensor  # (B, T) entropy of the distribution it was drawn from, nats; 0 where decoding was greedy
 
     @property
     def tokens(self) -> Tensor:
@@ -39,6 +41,12 @@ class Responses:
     def lengths(self) -> Tensor:
         """Tokens a response, (B,)."""
         return self.mask.sum(dim=1)
+
+    @property
+    def chosen(self) -> Tensor:
+        """The numbers (R,) of the responses' tokens among all tokens without padding, row after row."""
+        prompt = self.mask.new_zeros(len(self.mask), self.input_ids.shape[1] - self.mask.shape[1])
+        return numbered(torch.cat([prompt, self.mask], dim=1), self.attention_mask)
 
     def select(self, rows: Tensor | slice):
         """Some of the rows, as the same dataclass."""
@@ -63,9 +71,7 @@ class Responses:
 class Rollout(Responses):
     """Responses and all that PPO wants to know about them before the update."""
 
-    logprobs: Tensor  # (B, T) log-probability of each response token under the policy that sampled it, nats
-    ref_logprobs: Tensor  # (B, T) the same under the reference
-    entropies: Tensor  # (B, T) entropy of the distribution each token was drawn from, nats
+    ref_logprobs: Tensor  # (B, T) log-probability of each token under the reference, nats
     values: Tensor  # (B, T) expected return before each token
     scores: Tensor  # (B,) what the reward says of the whole response
 
@@ -134,22 +140,39 @@ def generate(
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
     mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)
-    drawn_logprobs = torch.zeros(batch, response_length, device=device)
+    logprobs, spread = torch.zeros(2, batch, response_length, device=device)
     ended = torch.zeros(batch, dtype=torch.bool, device=device)
 
+    causal = packs(model)  # its attention is that and no more
     cache = _new_cache(model, prompt_length + response_length)
-    can_drop = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+    can_select = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
     rows = torch.arange(batch, device=device)  # the responses that still grow, as rows of the batch
     new_ids, seen = input_ids, attention_mask.long()
+    # a prompt that is answered several times is read once
+    asked, same = torch.unique(torch.stack([new_ids, seen], dim=1).cpu(), dim=0, return_inverse=True)
+    if shared := can_select and len(asked) < batch:
+        asked, same = asked.to(device), same.to(device)
+        new_ids, seen = asked.unbind(dim=1)
     for t in range(response_length):
         inputs = with_positions(model, seen)
+        if t and causal:
+            inputs["attention_mask"] = seen.bool()[:, None, None]  # what a model would make of it, layer by layer
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
         with torch.no_grad():
             output = model(input_ids=new_ids, past_key_values=cache, use_cache=True, **inputs, **last_logits(model, 1))
-        chosen = _sample(output.logits[:, -1], temperature, uniforms[t, rows])
+        logits = output.logits[:, -1]
+        if shared and t == 0:
+            cache.batch_select_indices(same)
+            logits, seen = logits[same], seen[same]
         if temperature:
-            drawn_logprobs[rows, t] = token_logprobs(output.logits[:, -1:], chosen[:, None], temperature).squeeze(1)
+            distribution = log_softmax(logits, temperature)
+            probabilities = distribution.exp()
+            chosen = _sample(probabilities, uniforms[t, rows])
+            logprobs[rows, t] = distribution.gather(1, chosen[:, None]).squeeze(1)
+            spread[rows, t] = entropies(distribution, probabilities)
+        else:
+            chosen = logits.argmax(dim=1)
         growing = ~ended[rows]
         tokens[rows, t] = torch.where(growing, chosen, pad_id)
         mask[rows, t] = growing
@@ -159,32 +182,34 @@ def generate(
         if len(still) == 0:
             break
         new_ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-        # finished rows are dropped when they are many enough to pay for the copy of the cache
-        if can_drop and len(still) <= 0.85 * len(rows):
-            cache.batch_select_indices(still)
-            rows, new_ids, seen = rows[still], new_ids[still], seen[still]
+        # finished rows are dropped when they are many enough to pay for the copy of the cache; some may stay, since
+        # products are compiled anew for each number of rows
+        keep = -(-len(still) // 8) * 8
+        if can_select and keep <= 0.85 * len(rows):
+            kept = torch.cat([still, ended[rows].nonzero().squeeze(1)[: keep - len(still)]])
+            cache.batch_select_indices(kept)
+            rows, new_ids, seen = rows[kept], new_ids[kept], seen[kept]
 
     length = int(mask.sum(dim=1).max())
-    tokens, mask, drawn_logprobs = tokens[:, :length], mask[:, :length], drawn_logprobs[:, :length]
+    tokens, mask = tokens[:, :length], mask[:, :length]
     return Responses(
         input_ids=torch.cat([input_ids, tokens], dim=1),
         attention_mask=torch.cat([attention_mask.long(), mask.long()], dim=1),
         mask=mask,
         ended=ended,
         source=torch.arange(batch, device=device),
-        drawn_logprobs=drawn_logprobs,
+        logprobs=logprobs[:, :length].where(mask, 0.0),
+        entropies=spread[:, :length].where(mask, 0.0),
     )
 
 
-def _sample(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-    """A token for each row of logits (B, V), by inverting the cumulative distribution at `uniform` (B,)."""
-    if temperature == 0:
-        return logits.argmax(dim=1)
-    cumulative = torch.softmax(logits.double() / temperature, dim=1).cumsum(dim=1)
+def _sample(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """A token for each distribution (B, V), by inverting its cumulative distribution at `uniform` (B,)."""
+    cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
     # scaled by the last sum, which rounding may leave a little off 1; a token of probability 0 is never chosen
     threshold = uniform[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
-    return chosen.clamp(max=logits.shape[1] - 1)  # logits that are not numbers would give a token beyond the vocabulary
+    return chosen.clamp(max=cumulative.shape[1] - 1)  # what is no number would give a token beyond the vocabulary
 
 
 @dataclass
@@ -208,13 +233,13 @@ def complete(
     completions: list[Completion | None] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Completion]:
-    """A response to each prompt, given as token ids; in batches of similar length, in the order of the prompts.
+    """A response to each prompt, given as token ids, in their order; batches are of similar length, equal prompts beside each other.
 
     `completions`, which is filled and returned, may hold some of an interrupted call with the same arguments.
     """
     generator = torch.Generator().manual_seed(seed)
     completions = [None] * len(prompts) if completions is None else completions
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))  # the same ones beside each other
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         if all(completions[i] for i in rows):
@@ -257,35 +282,37 @@ def score(
     """The responses with everything PPO needs to know of them, `chunk` rows at a time to bound memory."""
     parts = []
     for start in range(0, len(responses.mask), chunk):
-        part = responses.select(slice(start, start + chunk))
+        part = responses.select(slice(start, start + chunk)).trimmed()
         with torch.no_grad():
-            logits, values = logits_and_values(policy, value_model, part)
-            ref_logits, _ = logits_and_values(reference, None, part)
-            scores = reward(part)
-        parts.append(
-            Rollout(
-                *(getattr(part, field.name) for field in fields(Responses)),
-                logprobs=token_logprobs(logits, part.tokens, temperature),
-                ref_logprobs=token_logprobs(ref_logits, part.tokens, temperature),
-                entropies=token_entropies(logits, temperature),
-                values=values,
-                scores=scores,
-            )
-        )
-    return Rollout(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Rollout)))
+            ref_logprobs, _ = logprobs_and_values(reference, None, part, temperature)
+            _, values = logprobs_and_values(policy, value_model, part, None)
+            parts.append((ref_logprobs, values, reward(part)))
+    width = responses.mask.shape[1]
+    columns = [
+        [nn.functional.pad(part, (0, width - part.shape[1])) if part.dim() > 1 else part for part in column]
+        for column in zip(*parts, strict=True)
+    ]
+    ref_logprobs, values, scores = map(torch.cat, columns)
+    own = (getattr(responses, field.name) for field in fields(Responses))
+    return Rollout(*own, ref_logprobs=ref_logprobs, values=values, scores=scores)
 
 
-def logits_and_values(
-    policy: nn.Module, value_model: nn.Module | None, responses: Responses
-) -> tuple[Tensor, Tensor | None]:
-    """The policy's logits (B, T, V) for each response token, and the value (B, T) of the state before it.
+def logprobs_and_values(
+    policy: nn.Module, value_model: nn.Module | None, responses: Responses, temperature: float | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The log-probability, in nats, of each response token, and the value of the state before it: both (B, T).
 
-    The value model is a `Scorer` of its own, or a `ValueHead` on the policy's trunk; without one there is no value.
+    The value model is a `Scorer` of its own, or a `ValueHead` on the policy's trunk; without one there is no value, and
+    without a temperature there are no log-probabilities.
     """
-    inputs, length = (responses.input_ids, responses.attention_mask), responses.mask.shape[1]
-    on_trunk = isinstance(getattr(value_model, "module", value_model), ValueHead)
-    output = forward(policy, *inputs, length, output_hidden_states=on_trunk)
-    values = None
+    inputs, chosen = (responses.input_ids, responses.attention_mask), responses.chosen
+    on_trunk = isinstance(unwrapped(value_model), ValueHead)
+    logprobs = values = None
+    if temperature is not None or on_trunk:
+        policy_states = states(policy, *inputs)
+    if temperature is not None:
+        logprobs = put(chosen_logprobs(policy_states, chosen, temperature), responses.mask)
     if value_model is not None:
-        values = before(value_model(output.hidden_states[-1]) if on_trunk else value_model(*inputs), length)
-    return before(output.logits, length), values
+        given = (policy_states.hidden[chosen - 1],) if on_trunk else (*inputs, chosen - 1)
+        values = put(value_model(*given), responses.mask)
+    return logprobs, values

@@ -23,8 +23,8 @@ TextFunction = Callable[..., Sequence[float]]
 
 def last_token_scores(reward_model: Scorer, responses: Responses) -> Tensor:
     """The reward model's score (B,) of each response, read at its last token, the eos if it has one."""
-    scores = reward_model(responses.input_ids, responses.attention_mask)[:, -responses.mask.shape[1] :]
-    return scores.gather(1, responses.lengths[:, None] - 1).squeeze(1)
+    last = responses.attention_mask.sum(dim=1).cumsum(dim=0) - 1
+    return reward_model(responses.input_ids, responses.attention_mask, last)
 
 
 def text_scores(

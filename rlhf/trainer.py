@@ -26,9 +26,9 @@ from rlhf.data import pad
 from rlhf.errors import InputError
 from rlhf.gate import gate
 from rlhf.health import check_metrics, check_rollout, check_update
-from rlhf.logprobs import text_logprobs, token_logprobs
+from rlhf.logprobs import text_logprobs
 from rlhf.models import ValueHead, stop_token_ids
-from rlhf.rollout import Responses, Rollout, generate, logits_and_values, score
+from rlhf.rollout import Responses, Rollout, generate, logprobs_and_values, score
 from rlhf.scoring import last_token_scores
 
 
@@ -173,7 +173,7 @@ class PPOTrainer:
                 value_model=self.value_model,
                 reward=self.reward,
                 temperature=config.temperature,
-                chunk=config.micro_batch_size or share,
+                chunk=config.micro_batch_size or share // config.num_mini_batches,
             )
 
     def update(self, batch: Experience, text: list[list[int]], meter: "Meter", train_policy: bool) -> None:
@@ -191,8 +191,7 @@ class PPOTrainer:
         found = Meter(self.total)
         for number, part in enumerate(parts):
             with self.synchronised(last=number == len(parts) - 1):
-                logits, values = logits_and_values(self.policy, self.value_model, part)
-                logprobs = token_logprobs(logits, part.tokens, config.temperature)
+                logprobs, values = logprobs_and_values(self.policy, self.value_model, part, config.temperature)
                 pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, part.mask, config.cliprange)
                 vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
                 loss = (pg_loss + config.vf_coef * vf_loss) * part.mask.sum() / tokens

@@ -270,9 +270,9 @@ def test_each_sequence_is_scored_once_among_others_of_its_length():
     seen = []
 
     class Watched(Scorer):
-        def forward(self, input_ids, attention_mask):
+        def forward(self, input_ids, attention_mask, at):
             seen.append(attention_mask.tolist())
-            return super().forward(input_ids, attention_mask)
+            return super().forward(input_ids, attention_mask, at)
 
     score_sequences(Watched(classifier()), [[5, 0], [6, 7, 0], [8, 0], [9, 10, 0], [11, 0]], pad_id=1, batch_size=2)
     assert [[sum(row) for row in mask] for mask in seen] == [[2, 2], [2, 3], [3]]
@@ -284,7 +284,7 @@ def test_sequences_go_to_the_device_of_the_model():
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
 
-        def forward(self, input_ids, attention_mask):
+        def forward(self, input_ids, attention_mask, at):
             raise RuntimeError(input_ids.device.type, attention_mask.device.type)
 
     with pytest.raises(RuntimeError, match="'meta', 'meta'"):

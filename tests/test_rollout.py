@@ -1,5 +1,6 @@
 """Sampling and scoring: what is sampled is what the log-probabilities speak of, however it was padded and batched."""
 
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,9 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, MistralConfig
 
 from rlhf.data import pad
-from rlhf.logprobs import before, forward, text_logprobs, token_entropies, token_logprobs
+from rlhf.forward import States
+from rlhf.logprobs import chosen_logprobs, entropies, log_softmax, text_logprobs
 from rlhf.models import ValueHead
-from rlhf.rollout import Responses, Rollout, _new_cache, _sample, complete, generate, logits_and_values, score
+from rlhf.rollout import Responses, Rollout, _new_cache, _sample, complete, generate, logprobs_and_values, score
 from rlhf.scoring import last_token_scores
 from tests.conftest import scorer_of, tiny_gpt2, tiny_llama
 
@@ -53,9 +55,8 @@ def responses_of(responses: Responses) -> list[list[int]]:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_batched_padded_logprobs_are_those_of_each_sequence_alone(policy, temperature):
     responses = sample(policy, temperature=temperature)
-    logits, values = logits_and_values(policy, None, responses)
+    logprobs, values = logprobs_and_values(policy, None, responses, temperature)
     assert values is None
-    logprobs = token_logprobs(logits, responses.tokens, temperature)
     for i, response in enumerate(responses_of(responses)):
         alone = logprobs_alone(policy, PROMPTS[i], response, temperature)
         torch.testing.assert_close(logprobs[i, : len(response)], alone, atol=1e-5, rtol=1e-5)
@@ -67,14 +68,15 @@ def test_the_log_probability_with_which_a_token_is_drawn_is_that_of_its_sequence
     stop_ids = range(0, 400, 3)
     responses = sample(policy, PROMPTS * 5, temperature=temperature, length=12, stop_ids=stop_ids)
     assert len(set(responses.lengths.tolist())) > 2
-    assert responses.drawn_logprobs.shape == responses.mask.shape
+    assert responses.logprobs.shape == responses.mask.shape
     for i, response in enumerate(responses_of(responses)):
         alone = logprobs_alone(policy, PROMPTS[i % len(PROMPTS)], response, temperature)
-        torch.testing.assert_close(responses.drawn_logprobs[i, : len(response)], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(responses.logprobs[i, : len(response)], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_greedy_decoding_draws_nothing(policy):
-    assert sample(policy, temperature=0.0).drawn_logprobs.abs().sum() == 0
+    responses = sample(policy, temperature=0.0)
+    assert responses.logprobs.abs().sum() == responses.entropies.abs().sum() == 0
 
 
 def test_more_padding_on_both_sides_does_not_change_logprobs_or_values(policy):
@@ -85,11 +87,14 @@ def test_more_padding_on_both_sides_does_not_change_logprobs_or_values(policy):
         torch.nn.functional.pad(responses.mask, (0, 3)),
         responses.ended,
         responses.source,
-        torch.nn.functional.pad(responses.drawn_logprobs, (0, 3)),
+        torch.nn.functional.pad(responses.logprobs, (0, 3)),
+        torch.nn.functional.pad(responses.entropies, (0, 3)),
     )
     width = responses.mask.shape[1]
     for narrow, padded in zip(
-        logits_and_values(policy, value_model, responses), logits_and_values(policy, value_model, wide), strict=True
+        logprobs_and_values(policy, value_model, responses, 0.7),
+        logprobs_and_values(policy, value_model, wide, 0.7),
+        strict=True,
     ):
         torch.testing.assert_close(padded[:, :width][responses.mask], narrow[responses.mask], atol=1e-4, rtol=1e-4)
     trimmed = wide.trimmed()
@@ -105,21 +110,38 @@ def test_text_logprobs_are_the_models_own_loss(policy):
         torch.testing.assert_close(-logprobs[i][mask[i]].mean(), own, atol=1e-5, rtol=1e-5)
 
 
-def test_entropy_of_equal_logits_is_that_of_the_uniform_distribution():
-    entropies = token_entropies(torch.zeros(1, 2, 8), temperature=0.5)
-    torch.testing.assert_close(entropies, torch.full((1, 2), 8.0).log())
+def test_entropy_of_equal_logits_is_that_of_the_uniform_distribution_and_what_can_not_be_adds_nothing():
+    for logits, count in ((torch.zeros(1, 2, 8), 8.0), (torch.tensor([[[0.0, -torch.inf, 0.0]]]), 2.0)):
+        distribution = log_softmax(logits, temperature=0.5)
+        found = entropies(distribution, distribution.exp())
+        torch.testing.assert_close(found, torch.full(logits.shape[:2], count).log())
 
 
-def test_before_is_the_state_in_which_each_token_was_chosen():
-    positions = torch.arange(6)[None]
-    assert before(positions, 2).tolist() == [[3, 4]]  # tokens 4 and 5 are chosen after seeing up to 3 and 4
+def test_a_token_belongs_to_the_state_before_it():
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 5.0]])
+    said = States(torch.tensor([1, 0, 1]), torch.empty(3, 0), lambda at: logits[at])
+    found = chosen_logprobs(said, torch.tensor([1, 2]), 1.0)  # 0 after the first state, 1 after the second
+    torch.testing.assert_close(found, -torch.tensor([1 + math.e, 1 + math.exp(2)]).log())
 
 
-def test_forward_gives_the_same_logits_with_and_without_the_saving(policy):
-    ids, mask = pad(PROMPTS, PAD, "left")
-    saved = before(forward(policy, ids, mask, 3).logits, 3)
-    full = policy(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
-    torch.testing.assert_close(saved, full[:, -4:-1])
+def test_log_probabilities_made_piece_by_piece_are_the_same_and_so_are_their_gradients(policy, monkeypatch):
+    documents = pad([[5, 6, 7, 8, 0], [9, 10, 0]], PAD, "right")
+
+    def both():
+        policy.zero_grad()
+        logprobs, _ = text_logprobs(policy, *documents)
+        (logprobs * torch.arange(logprobs.numel()).view(logprobs.shape)).sum().backward()
+        return logprobs.detach(), [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+    whole = both()
+    most = []
+    monkeypatch.setattr("rlhf.logprobs.LOGITS", 2 * policy.config.vocab_size)
+    monkeypatch.setattr(
+        "rlhf.logprobs.log_softmax", lambda logits, t: most.append(len(logits)) or log_softmax(logits, t)
+    )
+    pieces = both()
+    assert most == [2, 2, 2] * 2  # six tokens, two at a time, and again for the gradient
+    torch.testing.assert_close(pieces, whole)
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -154,7 +176,7 @@ def test_every_token_is_sampled_as_often_as_its_probability_says(policy):
 
 def test_six_tokens_that_are_equally_likely_share_the_unit_interval_equally():
     edges = (torch.arange(6, dtype=torch.float64)[:, None] + torch.tensor([0.01, 0.99])).flatten() / 6
-    tokens = _sample(torch.zeros(12, 6), 1.0, edges)
+    tokens = _sample(torch.full((12, 6), 1 / 6), edges)
     assert tokens.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
@@ -163,20 +185,20 @@ def test_a_token_of_probability_zero_is_never_sampled(uniform):
     """At both ends of what torch.rand can draw; the sum of the probabilities is a little off 1, above or below."""
     logits = torch.randn(500, 60, generator=torch.Generator().manual_seed(0))
     logits[:, [0, 1, 30, 58, 59]] = -torch.inf
-    tokens = _sample(logits, 1.0, torch.full((500,), uniform, dtype=torch.float64))
+    tokens = _sample(torch.softmax(logits, dim=-1), torch.full((500,), uniform, dtype=torch.float64))
     assert set(tokens.tolist()) == {2 if uniform == 0 else 57}
 
 
 def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary():
     """On a GPU another one would end the process, before anyone could say what is wrong."""
-    tokens = _sample(torch.full((2, 6), torch.nan), 1.0, torch.tensor([0.0, 0.9], dtype=torch.float64))
+    tokens = _sample(torch.full((2, 6), torch.nan), torch.tensor([0.0, 0.9], dtype=torch.float64))
     assert (tokens < 6).all()
 
 
 def test_tokens_rarer_than_single_precision_can_tell_apart_are_sampled(monkeypatch, policy):
     """Single-precision random numbers are multiples of 2 ** -24: a token less likely than that may have none."""
     drawn = []
-    monkeypatch.setattr("rlhf.rollout._sample", lambda *args: drawn.append(args[2]) or _sample(*args))
+    monkeypatch.setattr("rlhf.rollout._sample", lambda *args: drawn.append(args[1]) or _sample(*args))
     sample(policy)
     assert (torch.cat(drawn) * 2**24 % 1 != 0).any()
 
@@ -202,7 +224,7 @@ def test_a_row_is_sampled_alike_whatever_rows_are_beside_it(policy):
 
 
 def test_finished_rows_leave_the_batch_once_they_are_many_and_a_step_computes_one_token(monkeypatch, policy):
-    chosen = iter([[STOP] + [5] * 7, [5] + [STOP] * 3 + [5] * 4, [STOP] * 4])
+    chosen = iter([[STOP] + [5] * 23, [5] + [STOP] * 14 + [5] * 9, [STOP] * 9 + [5] * 7])
     monkeypatch.setattr("rlhf.rollout._sample", lambda *args: torch.tensor(next(chosen)))
     work = []
 
@@ -210,12 +232,25 @@ def test_finished_rows_leave_the_batch_once_they_are_many_and_a_step_computes_on
         work.append((*kwargs["input_ids"].shape, output.logits.shape[1]))
 
     policy.register_forward_hook(look, with_kwargs=True)
-    responses = sample(policy, [PROMPTS[0]] * 8)
-    # rows, tokens and logits of each step: one row in eight is not worth the copy of the cache, four are
-    assert work == [(8, len(PROMPTS[0]), 1), (8, 1, 1), (4, 1, 1)]
-    assert responses.lengths.tolist() == [1, 2, 2, 2, 3, 3, 3, 3]
-    assert responses.mask.shape == (8, 3)  # no wider than the longest
+    responses = sample(policy, [PROMPTS[0]] * 24)
+    # rows, tokens and logits of each step: one row of 24 is not worth the copy of the cache, 15 are; 9 stay, filled up to 16
+    assert work == [(1, len(PROMPTS[0]), 1), (24, 1, 1), (16, 1, 1)]
+    assert responses.lengths.tolist() == [1] + [2] * 14 + [3] * 9
+    assert responses.mask.shape == (24, 3)  # no wider than the longest
     assert responses.ended.all()
+
+
+def test_a_prompt_that_is_answered_several_times_is_read_once_and_each_answer_is_its_own(policy):
+    work, prompts = [], [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0], PROMPTS[1]]
+    alone = [sample(policy, prompts[:i] + [PROMPTS[2]] * (5 - i), temperature=2.0) for i in range(1, 6)]
+    policy.register_forward_hook(
+        lambda module, args, kwargs, output: work.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    together = sample(policy, prompts, temperature=2.0)
+    assert work[:2] == [(2, len(PROMPTS[0])), (5, 1)]
+    for i in range(5):
+        assert responses_of(together)[i] == responses_of(alone[i])[i]
+    assert len({tuple(response) for response in responses_of(together)}) == 5
 
 
 def test_everything_it_makes_is_on_the_device_of_the_prompts(policy):
@@ -235,13 +270,15 @@ def test_everything_it_makes_is_on_the_device_of_the_prompts(policy):
 
 
 def test_random_numbers_go_to_the_device_of_the_prompts(monkeypatch, policy):
-    def look(logits, temperature, uniform):
-        raise RuntimeError(logits.device.type, uniform.device.type)
+    def look(probabilities, uniform):
+        raise RuntimeError(probabilities.device.type, uniform.device.type)
 
     logits = torch.zeros(len(PROMPTS), 1, 400, device="meta")
     monkeypatch.setattr(policy, "forward", lambda **kwargs: SimpleNamespace(logits=logits))
     monkeypatch.setattr("rlhf.rollout._sample", look)
+    monkeypatch.setattr(torch, "unique", lambda rows, **kwargs: (rows, torch.arange(len(rows))))
     input_ids, attention_mask = (tensor.to("meta") for tensor in pad(PROMPTS, PAD, "left"))
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: tensor)  # a meta tensor has no numbers to look at
     with pytest.raises(RuntimeError, match="'meta', 'meta'"):
         generate(policy, input_ids, attention_mask, response_length=2, temperature=1.0, stop_ids=[], pad_id=PAD)
 
@@ -372,18 +409,18 @@ def test_the_order_of_a_batch_changes_nothing_but_the_order(policy):
 
 def test_value_of_a_token_is_that_of_the_prompt_and_the_tokens_before_it(policy):
     responses, value_model = sample(policy), scorer_of(policy)
-    _, values = logits_and_values(policy, value_model, responses)
+    _, values = logprobs_and_values(policy, value_model, responses, None)
     for i, response in enumerate(responses_of(responses)):
         for t in range(len(response)):
             prefix = torch.tensor([PROMPTS[i] + response[:t]])
-            alone = value_model(prefix, torch.ones_like(prefix))[0, -1]
+            alone = value_model(prefix, torch.ones_like(prefix))[-1]
             torch.testing.assert_close(values[i, t], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_a_value_head_on_the_trunk_reads_the_policys_last_hidden_state(policy):
     responses, head = sample(policy), ValueHead(policy.config.hidden_size)
     torch.nn.init.normal_(head.score.weight)
-    _, values = logits_and_values(policy, head, responses)
+    _, values = logprobs_and_values(policy, head, responses, None)
     prefix = torch.tensor([PROMPTS[1]])
     hidden = policy.base_model(input_ids=prefix).last_hidden_state[0, -1]
     torch.testing.assert_close(values[1, 0], head(hidden[None, None])[0, 0], atol=1e-5, rtol=1e-5)
@@ -393,7 +430,7 @@ def test_kl_of_a_response_is_the_sum_of_its_tokens_log_ratios():
     zeros, logprobs, ref_logprobs = torch.zeros(2, 2), [[-1.0, -2.0], [-1.0, 9.0]], [[-1.5, -1.0], [-3.0, 7.0]]
     rollout = Rollout(
         input_ids=zeros, attention_mask=zeros, mask=torch.tensor([[True, True], [True, False]]),
-        ended=zeros[0], source=zeros[0], drawn_logprobs=zeros, logprobs=torch.tensor(logprobs), ref_logprobs=torch.tensor(ref_logprobs),
+        ended=zeros[0], source=zeros[0], logprobs=torch.tensor(logprobs), ref_logprobs=torch.tensor(ref_logprobs),
         entropies=zeros, values=zeros, scores=zeros[0],
     )  # fmt: skip
     assert rollout.kls.tolist() == [-0.5, 2.0]  # 0.5 - 1; 2
@@ -403,7 +440,7 @@ def test_sampling_and_scoring_remember_nothing_for_a_gradient(policy):
     responses, value_model = sample(policy), scorer_of(policy)
     rollout = score(
         responses, policy=policy, reference=policy, value_model=value_model,
-        reward=lambda part: value_model(part.input_ids, part.attention_mask)[:, -1], temperature=1.0, chunk=2,
+        reward=partial(last_token_scores, value_model), temperature=1.0, chunk=2,
     )  # fmt: skip
     assert not any(tensor.requires_grad for tensor in vars(rollout).values())
 

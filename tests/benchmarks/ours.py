@@ -12,7 +12,8 @@ from trl import RewardConfig, SFTConfig
 from rlhf import trainer as trainer_module
 from rlhf.config import PPOConfig
 from rlhf.data import pad
-from rlhf.logprobs import before, forward, token_logprobs
+from rlhf.forward import states
+from rlhf.logprobs import chosen_logprobs, numbered
 from rlhf.models import ValueHead, load_policy, load_scorer, load_tokenizer, stop_token_ids
 from rlhf.rollout import generate
 from rlhf.scoring import last_token_scores
@@ -65,10 +66,12 @@ def probe(policy, reward_model, prompts: list[list[int]], worker: Worker) -> dic
     """Log-probabilities of the last 8 tokens of some prompts, and their scores: both sides must say the same."""
     input_ids, attention_mask = pad(prompts[:4], inputs.PAD, "left")
     with torch.no_grad():
-        logits = before(forward(policy.cpu(), input_ids, attention_mask, 8).logits, 8)
-        scores = reward_model.cpu()(input_ids, attention_mask)[:, -1]
+        wanted = torch.zeros_like(attention_mask)
+        wanted[:, -8:] = 1
+        chosen = numbered(wanted, attention_mask)
+        logprobs = chosen_logprobs(states(policy.cpu(), input_ids, attention_mask), chosen, 1.0).view(-1, 8).sum(dim=1)
+        scores = reward_model.cpu()(input_ids, attention_mask, attention_mask.sum(dim=1).cumsum(dim=0) - 1)
     reward_model.to(worker.device)
-    logprobs = token_logprobs(logits, input_ids[:, -8:], 1.0).sum(dim=1)
     return {"logprobs": logprobs.tolist(), "scores": scores.tolist()}
 
 

@@ -1,0 +1,160 @@
+"""Forward passes over a batch of sequences: without its padding where the model allows it, logits only where asked for.
+
+Shapes: B sequences of L tokens, with padding at either end; N tokens without it, row after row; w width; V vocabulary.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from rlhf.kernels import ATTENTION, layout, speed_up
+
+ROUND = 128
+
+
+@dataclass
+class States:
+    """What a causal language model made of a batch: the state after every token, and logits for those who ask."""
+
+    ids: Tensor  # (N,) the tokens
+    hidden: Tensor  # (N, w) last hidden states
+    logits: Callable[[Tensor], Tensor]  # of the states numbered by (R,), (R, V)
+
+
+def states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> States:
+    """One pass of a causal language model over a batch (B, L)."""
+    ids, inner = input_ids[attention_mask.bool()], unwrapped(model)
+    if not _head_is_all(inner):
+        output, rows = _run(model, inner, input_ids, attention_mask, output_hidden_states=True)
+        all_logits = rows(output.logits)
+        return States(ids, rows(output.hidden_states[-1]), lambda at: all_logits[at])
+    if model is inner:
+        hidden = hidden_states(model, input_ids, attention_mask)
+    else:  # gradients are exchanged between processes only of what goes through the whole model
+        output, rows = _run(model, inner, input_ids, attention_mask, output_hidden_states=True, **last_logits(inner, 1))
+        hidden = rows(output.hidden_states[-1])
+    head = inner.get_output_embeddings()
+    return States(ids, hidden, lambda at: head(hidden[at]))
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last hidden state (N, w) of every token of a batch (B, L)."""
+    output, rows = _run(model.base_model, model, input_ids, attention_mask)
+    return rows(output.last_hidden_state)
+
+
+def _run(module: nn.Module, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, **kwargs):
+    """The output of `module`, which is `model` or around or within it, and a function from its tensors to their N rows."""
+    real = attention_mask.bool()
+    if packs(model):
+        ids, lengths = input_ids[real], attention_mask.sum(dim=1)
+        count, room = len(ids), len(lengths) * int(lengths.max())
+        filler = min(-count % ROUND, room - count)
+        inputs = {"position_ids": nn.functional.pad(position_ids(attention_mask)[real], (0, filler))}
+        ids = nn.functional.pad(ids, (0, filler), value=int(ids[0]))
+        inputs = {name: tensor[None] for name, tensor in inputs.items() if accepts(module, name)}
+        output = module(input_ids=ids[None], attention_mask=layout(lengths), use_cache=False, **inputs, **kwargs)
+        return output, lambda tensor: tensor[0, :count]
+    output = module(input_ids=input_ids, use_cache=False, **with_positions(module, attention_mask), **kwargs)
+    return output, lambda tensor: tensor[real]
+
+
+# --- what a model allows ----------------------------------------------------------------------------------------------
+
+_packing: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_headed: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def packs(model: PreTrainedModel) -> bool:
+    """Whether the model sees sequences that lie one after the other in a row as it sees each alone. It is tried once."""
+    if model not in _packing:
+        speed_up(model)
+        _packing[model] = model.config._attn_implementation == ATTENTION  # for what is tried
+        _packing[model] = _packing[model] and _tried(model, _packs_two)
+    return _packing[model]
+
+
+def _head_is_all(model: PreTrainedModel) -> bool:
+    """Whether logits are the output layer's product with the last hidden states, and nothing else. It is tried once."""
+    if model not in _headed:
+        _headed[model] = model.get_output_embeddings() is not None and _tried(model, _has_plain_head)
+    return _headed[model]
+
+
+def _packs_two(model: PreTrainedModel) -> bool:
+    alone = [_some_ids(model, length) for length in (5, 3)]
+    expected = torch.cat([model.base_model(input_ids=ids[None]).last_hidden_state[0] for ids in alone])
+    batch = torch.nn.utils.rnn.pad_sequence(alone, batch_first=True, padding_side="left")
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in alone], True, padding_side="left")
+    return _close(hidden_states(model, batch, mask), expected)
+
+
+def _has_plain_head(model: PreTrainedModel) -> bool:
+    ids = _some_ids(model, 5)[None]
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    return _close(model.get_output_embeddings()(hidden), model(input_ids=ids).logits)
+
+
+def _tried(model: PreTrainedModel, trial: Callable[[PreTrainedModel], bool]) -> bool:
+    """What a trial says; what the model can't do at all is no."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            return trial(model)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    finally:
+        model.train(training)
+
+
+def _some_ids(model: PreTrainedModel, count: int) -> Tensor:
+    size = model.get_input_embeddings().num_embeddings
+    return (torch.arange(count, device=model.device) * 7 + count) % size
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    allowed = min(1e3 * torch.finfo(other.dtype).eps, 0.05)
+    return bool((one - other).abs().max() <= allowed * other.abs().max())
+
+
+# --- the arguments of a model -----------------------------------------------------------------------------------------
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, which hides it."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions (B, L) that count real tokens only, so that padding on the left does not change what a model says."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def with_positions(model: nn.Module, attention_mask: Tensor) -> dict[str, Any]:
+    """The keyword arguments that tell `model` where padding is: the mask, and positions if it takes them."""
+    positions = {"position_ids": position_ids(attention_mask)} if accepts(model, "position_ids") else {}
+    return {"attention_mask": attention_mask, **positions}
+
+
+def last_logits(model: nn.Module, count: int) -> dict[str, int]:
+    """The keyword argument that spares `model` the logits of all but its last `count` positions, if it takes one."""
+    return {"logits_to_keep": count} if accepts(model, "logits_to_keep") else {}
+
+
+def accepts(model: nn.Module, argument: str) -> bool:
+    """Whether the model's forward pass takes a keyword argument of this name."""
+    return argument in _parameters(type(unwrapped(model)))
+
+
+@cache
+def _parameters(model_class: type) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)

@@ -1,0 +1,117 @@
+"""A pass over a batch says of each sequence what the model says of it alone, whatever the model allows."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoConfig, MistralConfig
+
+from rlhf import forward
+from rlhf.forward import accepts, hidden_states, packs, position_ids, states
+from tests.conftest import tiny_gpt2, tiny_llama
+
+SEQUENCES = [[385, 328, 261, 376, 280, 294, 300], [261, 376], [291, 280, 294]]
+SIZES = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2}
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+
+
+def unusual(name: str) -> torch.nn.Module:
+    """Models that want more than causal attention, or say more than the product of their last layer."""
+    configs = {
+        "sliding window": lambda: MistralConfig(**SIZES, **SPECIAL, **HEADS, sliding_window=3),
+        "caps": lambda: Gemma2Config(
+            **SIZES, **SPECIAL, **HEADS, head_dim=8, sliding_window=3, final_logit_softcapping=5.0
+        ),
+        "attention of its own": lambda: GPTNeoConfig(
+            vocab_size=400, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
+            window_size=3, initializer_range=0.2, **SPECIAL,
+        ),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(configs[name]()).eval()
+
+
+def batch():
+    """The sequences with padding on both sides."""
+    width = max(map(len, SEQUENCES)) + 2
+    input_ids, mask = torch.ones(len(SEQUENCES), width, dtype=torch.long), torch.zeros(len(SEQUENCES), width).long()
+    for row, ids in enumerate(SEQUENCES):
+        start = min(row, width - len(ids))
+        input_ids[row, start : start + len(ids)], mask[row, start : start + len(ids)] = torch.tensor(ids), 1
+    return input_ids, mask
+
+
+def check(policy):
+    found = states(policy, *batch())
+    assert found.ids.tolist() == sum(SEQUENCES, [])
+    alone = [policy(input_ids=torch.tensor([ids]), output_hidden_states=True) for ids in SEQUENCES]
+    torch.testing.assert_close(found.hidden, torch.cat([o.hidden_states[-1][0] for o in alone]), atol=1e-4, rtol=1e-4)
+    at = torch.tensor([11, 0, 5])
+    logits = torch.cat([output.logits[0] for output in alone])
+    torch.testing.assert_close(found.logits(at), logits[at], atol=1e-4, rtol=1e-4)
+
+
+def test_each_sequence_is_seen_as_if_it_were_alone(policy):
+    check(policy)
+    assert packs(policy)
+
+
+@pytest.mark.parametrize("name", ["sliding window", "caps", "attention of its own"])
+def test_a_model_that_can_not_do_without_padding_keeps_it_and_one_whose_logits_are_more_than_a_product_makes_them(name):
+    policy = unusual(name)
+    check(policy)
+    assert not packs(policy)
+
+
+def test_gradients_are_the_same_with_and_without_padding(make_policy, monkeypatch):
+    def gradient():
+        policy = make_policy().eval()
+        found = states(policy, *batch())
+        found.logits(torch.tensor([3, 9, 11])).log_softmax(-1)[:, 7].sum().backward()
+        return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+    without = gradient()
+    monkeypatch.setattr(forward, "packs", lambda model: False)
+    torch.testing.assert_close(gradient(), without, atol=1e-5, rtol=1e-4)
+
+
+def test_a_row_without_padding_holds_no_more_tokens_than_the_sequences_rounded_up(policy):
+    shapes = []
+    packs(policy)
+    policy.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    hidden_states(policy, *batch())
+    assert shapes == [(1, len(SEQUENCES) * max(map(len, SEQUENCES)))]  # no more than with padding
+    long, mask = torch.full((40, 20), 7), torch.ones(40, 20, dtype=torch.long)
+    mask[1:, 10:] = 0
+    hidden_states(policy, long, mask)
+    assert shapes[1] == (1, -(-410 // forward.ROUND) * forward.ROUND)
+
+
+def test_a_model_is_tried_once_and_stays_in_the_mode_it_was_in(monkeypatch):
+    policy, tried = tiny_llama().train(), []
+    original = forward._packs_two
+    monkeypatch.setattr(forward, "_packs_two", lambda model: tried.append(model.training) or original(model))
+    assert packs(policy) and packs(policy)
+    assert tried == [False]
+    assert policy.training
+
+
+def test_only_what_is_asked_for_becomes_logits():
+    policy, made = tiny_gpt2().eval(), []
+    states(policy, *batch())  # tries the model
+    policy.lm_head.register_forward_hook(lambda module, args, output: made.append(output.shape))
+    states(policy, *batch()).logits(torch.tensor([4, 5]))
+    assert made == [(2, 400)]
+
+
+def test_positions_count_real_tokens_only():
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    assert position_ids(mask)[0, 2:].tolist() == [0, 1, 2]
+    assert position_ids(mask)[1, :3].tolist() == [0, 1, 2]
+
+
+def test_what_a_model_takes_is_read_from_its_forward_pass():
+    assert accepts(tiny_gpt2(), "position_ids")
+    assert accepts(tiny_llama(), "logits_to_keep")
+    assert not accepts(torch.nn.Linear(1, 1), "position_ids")

@@ -1,0 +1,156 @@
+"""Faster arithmetic is the same arithmetic, to rounding: values and gradients, with and without it."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from rlhf import kernels
+from rlhf.kernels import ATTENTION, attention, layout, products_by_onednn, speed_up
+from tests.conftest import tiny_gpt2
+
+LENGTHS = [5, 9, 2]
+
+
+class Attention(torch.nn.Module):
+    """What transformers hands to an attention function of the module it serves."""
+
+    def __init__(self, groups: int):
+        super().__init__()
+        self.is_causal, self.num_key_value_groups = True, groups
+        self.eval()
+
+
+def states(batch, length, heads=4, width=8, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(batch, heads, length, width).requires_grad_()
+
+
+def with_gradients(function, *inputs):
+    output = function(*inputs)
+    weight = torch.linspace(-1, 1, output.numel()).view(output.shape)
+    return output, *torch.autograd.grad((output * weight).sum(), inputs)
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_says_the_same_and_is_saved_the_same(make_policy, tmp_path):
+    policy, ids, mask = make_policy().eval(), torch.randint(2, 400, (3, 9)), torch.ones(3, 9, dtype=torch.long)
+    mask[0, :4] = 0
+    before = policy(input_ids=ids, attention_mask=mask).logits
+    policy.save_pretrained(tmp_path / "before")
+    speed_up(policy)
+    assert policy.config._attn_implementation == ATTENTION
+    after = policy(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(after[mask.bool()], before[mask.bool()], atol=1e-5, rtol=1e-5)
+    policy.save_pretrained(tmp_path / "after")
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        assert (tmp_path / "after" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "after")
+    assert plain.config._attn_implementation == "sdpa"
+
+
+def test_gpt2s_activation_is_one_kernel_and_its_name_in_the_configuration_stays(tmp_path):
+    policy = tiny_gpt2()
+    names = {type(module).__name__ for module in policy.modules()}
+    speed_up(policy)
+    assert "NewGELUActivation" in names - {type(module).__name__ for module in policy.modules()}
+    policy.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["activation_function"] == "gelu_new"
+
+
+def test_an_attention_that_was_chosen_stays(policy):
+    policy.set_attn_implementation("eager")
+    speed_up(policy)
+    assert policy.config._attn_implementation == "eager"
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+def test_fp32_products_stay_fp32():
+    products_by_onednn()
+    torch.manual_seed(0)
+    one, other = torch.randn(300, 400), torch.randn(400, 500)
+    exact = one.double() @ other.double()
+    assert ((one @ other).double() - exact).abs().max() < 1e-4  # bf16 would be off by about 0.1
+
+
+def test_where_products_would_be_rounded_the_setting_is_taken_back(monkeypatch):
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    try:
+        setting.fp32_precision = "ieee"
+        monkeypatch.setattr(torch, "equal", lambda one, other: False)
+        assert not products_by_onednn.__wrapped__()
+        assert setting.fp32_precision == "ieee"
+    finally:
+        setting.fp32_precision = before
+
+
+def test_a_c_library_without_the_setting_is_left_alone(monkeypatch):
+    monkeypatch.setattr(kernels.ctypes, "CDLL", lambda name: object())
+    kernels.keep_freed_memory.__wrapped__()
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plain_length", [512, 4], ids=["products", "fused"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("new", [9, 1], ids=["prompt", "one token"])
+@pytest.mark.parametrize("mask", ["bool", "added", "none"])
+def test_attention_is_that_of_transformers(monkeypatch, plain_length, groups, new, mask):
+    monkeypatch.setattr(kernels, "PLAIN_LENGTH", plain_length)
+    seen = torch.ones(3, 1, new, 9, dtype=torch.bool).tril(9 - new)
+    seen[1, ..., :3] = False  # padding on the left
+    seen[1, :, :3] |= torch.eye(9, dtype=torch.bool)[:3] if new == 9 else False
+    given = {"bool": seen, "added": torch.zeros(seen.shape).masked_fill(~seen, -1e30), "none": None}[mask]
+    inputs = states(3, new), states(3, 9, 4 // groups, seed=1), states(3, 9, 4 // groups, seed=2)
+    module = Attention(groups)
+    ours, theirs = (
+        with_gradients(lambda *qkv, function=function: function(module, *qkv, given, scaling=0.3)[0], *inputs)
+        for function in (attention, sdpa_attention_forward)
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_in_which_everything_is_hidden_is_a_number():
+    hidden = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
+    output, _ = attention(Attention(1), *(states(1, 3, seed=i) for i in range(3)), hidden)
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("plain_length", [512, 4], ids=["products", "fused"])
+@pytest.mark.parametrize("filler", [0, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_sequences_in_one_row_see_themselves_and_what_fills_the_row_teaches_nothing(
+    monkeypatch, plain_length, filler, groups
+):
+    monkeypatch.setattr(kernels, "PLAIN_LENGTH", plain_length)
+    tokens, module = sum(LENGTHS), Attention(groups)
+    inputs = [states(1, tokens + filler, heads, seed=i) for i, heads in enumerate((4, 4 // groups, 4 // groups))]
+    where = layout(torch.tensor(LENGTHS))
+
+    def together(*qkv):
+        return attention(module, *qkv, where, scaling=0.3)[0][:, :tokens]
+
+    def alone(*qkv):
+        parts = zip(*(s[:, :, :tokens].split(LENGTHS, dim=2) for s in qkv), strict=True)
+        return torch.cat([sdpa_attention_forward(module, *part, None, scaling=0.3)[0] for part in parts], dim=1)
+
+    torch.testing.assert_close(with_gradients(together, *inputs), with_gradients(alone, *inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_of_sequences_is_refused_by_a_model_that_wants_more_of_attention():
+    row = [states(1, sum(LENGTHS), seed=i) for i in range(3)]
+    for wanted in ({"sliding_window": 4}, {"softcap": 50.0}):
+        with pytest.raises(NotImplementedError, match=next(iter(wanted))):
+            attention(Attention(1), *row, layout(torch.tensor(LENGTHS)), **wanted)
+    module = Attention(1)
+    module.is_causal = False
+    with pytest.raises(NotImplementedError, match="what follows"):
+        attention(module, *row, layout(torch.tensor(LENGTHS)))
