@@ -85,6 +85,7 @@ class PPOTrainer:
         self.prompts, self.text, self.reward, self.judge = prompts, text, reward, judge
         self.kl_coef, self.steps_done, self.checked = config.kl_coef, 0, ""
 
+        self.one_trunk = isinstance(value_model, ValueHead)
         # dropout is off in all of them, always: log-probabilities must not depend on the pass that computes them
         for model in (policy, reference, value_model):
             model.eval()
@@ -182,7 +183,7 @@ class PPOTrainer:
         Each loss is a mean over the tokens of the whole minibatch, on all processes; a micro-batch weighs as much of it
         as it has tokens, so that the gradient does not depend on how the minibatch is split.
         """
-        config, processes = self.config, self.accelerator.num_processes
+        config = self.config
         pieces = -(-len(batch.mask) // (config.micro_batch_size or len(batch.mask)))
         parts = [batch.select(rows).trimmed() for rows in torch.arange(len(batch.mask)).chunk(pieces)]
         tokens = self.total(batch.mask.sum())
@@ -191,18 +192,27 @@ class PPOTrainer:
         found = Meter(self.total)
         for number, part in enumerate(parts):
             with self.synchronised(last=number == len(parts) - 1):
-                logprobs, values = logprobs_and_values(self.policy, self.value_model, part, config.temperature)
+                weight = part.mask.sum() / tokens
+                with self.accelerator.autocast():
+                    on_trunk = self.value_model if self.one_trunk else None
+                    logprobs, values = logprobs_and_values(self.policy, on_trunk, part, config.temperature)
                 pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, part.mask, config.cliprange)
-                vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
-                loss = (pg_loss + config.vf_coef * vf_loss) * part.mask.sum() / tokens
+                loss = pg_loss * weight
 
                 # keep what pretraining taught (PPO-ptx): text of its own, the same optimizer step
                 if documents := text[number :: len(parts)]:
                     ptx_loss, count = self.text_loss(documents)
                     loss = loss + config.ptx_coef * ptx_loss * count / text_tokens
                     found.add("ptx_loss", ptx_loss, count)
-                # Accelerate averages gradients over processes, where the losses above want a sum
-                self.accelerator.backward(loss * processes)
+
+                if not self.one_trunk:
+                    self.backward(
+                        loss
+                    )  # now, so that two models are not differentiated at a time: it halves the memory
+                    with self.accelerator.autocast():
+                        loss, (_, values) = 0.0, logprobs_and_values(self.policy, self.value_model, part, None)
+                vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
+                self.backward(loss + config.vf_coef * vf_loss * weight)
 
             count = part.mask.sum()
             found.add("pg_loss", pg_loss, count)
@@ -232,7 +242,8 @@ class PPOTrainer:
     def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy of a token of the documents, each after its first, and how many these are."""
         input_ids, attention_mask = (t.to(self.accelerator.device) for t in pad(documents, self.pad_id, "right"))
-        logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
+        with self.accelerator.autocast():
+            logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
         return -ppo.masked_mean(logprobs, mask), mask.sum()
 
     def measure(self, batch: Experience, rewards: Tensor, meter: "Meter") -> dict[str, float]:
@@ -295,6 +306,10 @@ class PPOTrainer:
                 stack.enter_context(self.accelerator.no_sync(model))
         return stack
 
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss, which Accelerate averages over processes, where our losses want a sum."""
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+
     def total(self, part: Tensor) -> Tensor:
         """The sum of a scalar over all processes."""
         return self.accelerator.reduce(part, "sum")
@@ -332,7 +347,7 @@ class PPOTrainer:
         """Writes the policy (its average, where there is one) and, in `value_model`, the value model."""
         policy, value_model = map(self.accelerator.unwrap_model, (self.policy, self.value_model))
         (self.average.module if self.average is not None else policy).save_pretrained(folder)
-        trunk = {"policy": policy} if isinstance(value_model, ValueHead) else {}
+        trunk = {"policy": policy} if self.one_trunk else {}
         value_model.save_pretrained(folder / "value_model", **trunk)
 
 
