@@ -18,6 +18,7 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "rlhf"  # the name of `attention` among transformers' implementations
 # up to this many tokens a row, attention by plain products is faster on a CPU than the fused kernel, whose memory is less
 PLAIN_LENGTH = 512
+SLOW_GELU = (NewGELUActivation, FastGELUActivation)  # chains of eight operations
 ROUND = 8  # lengths are rounded up to a multiple of it: oneDNN compiles products anew for each new shape
 
 
@@ -27,8 +28,8 @@ def speed_up(model: PreTrainedModel) -> None:
     keep_freed_memory()
     for module in model.modules():
         for name, child in module.named_children():
-            # the same function in one kernel instead of a chain of eight
-            if type(child) in (NewGELUActivation, FastGELUActivation):
+            # the same function in one kernel
+            if type(child) in SLOW_GELU:
                 setattr(module, name, GELUTanh())
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)

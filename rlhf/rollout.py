@@ -116,6 +116,19 @@ def _new_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
     return cache
 
 
+ROUND = 8  # rows that are left are rounded up to a multiple of it: products are compiled anew for each number of rows
+WORTH = 0.85  # share of the rows that must be left at most for the copy of the cache to pay
+
+
+def same_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The prompts (B, P) without those that repeat another, and where each of the B is among them; None if all differ."""
+    both = torch.stack([input_ids, attention_mask], dim=1)
+    found, same = torch.unique(both.cpu(), dim=0, return_inverse=True)
+    if len(found) == len(both):
+        return input_ids, attention_mask, None
+    return *found.to(both.device).unbind(dim=1), same.to(both.device)
+
+
 def generate(
     model: PreTrainedModel,
     input_ids: Tensor,
@@ -148,11 +161,9 @@ def generate(
     can_select = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
     rows = torch.arange(batch, device=device)  # the responses that still grow, as rows of the batch
     new_ids, seen = input_ids, attention_mask.long()
-    # a prompt that is answered several times is read once
-    asked, same = torch.unique(torch.stack([new_ids, seen], dim=1).cpu(), dim=0, return_inverse=True)
-    if shared := can_select and len(asked) < batch:
-        asked, same = asked.to(device), same.to(device)
-        new_ids, seen = asked.unbind(dim=1)
+    same = None
+    if can_select:
+        new_ids, seen, same = same_prompts(new_ids, seen)
     for t in range(response_length):
         inputs = with_positions(model, seen)
         if t and causal:
@@ -162,7 +173,7 @@ def generate(
         with torch.no_grad():
             output = model(input_ids=new_ids, past_key_values=cache, use_cache=True, **inputs, **last_logits(model, 1))
         logits = output.logits[:, -1]
-        if shared and t == 0:
+        if same is not None and t == 0:
             cache.batch_select_indices(same)
             logits, seen = logits[same], seen[same]
         if temperature:
@@ -182,10 +193,9 @@ def generate(
         if len(still) == 0:
             break
         new_ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-        # finished rows are dropped when they are many enough to pay for the copy of the cache; some may stay, since
-        # products are compiled anew for each number of rows
-        keep = -(-len(still) // 8) * 8
-        if can_select and keep <= 0.85 * len(rows):
+        # finished rows are dropped when they are many enough; a few may stay to round the number
+        keep = -(-len(still) // ROUND) * ROUND
+        if can_select and keep <= WORTH * len(rows):
             kept = torch.cat([still, ended[rows].nonzero().squeeze(1)[: keep - len(still)]])
             cache.batch_select_indices(kept)
             rows, new_ids, seen = rows[kept], new_ids[kept], seen[kept]

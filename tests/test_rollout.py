@@ -276,9 +276,8 @@ def test_random_numbers_go_to_the_device_of_the_prompts(monkeypatch, policy):
     logits = torch.zeros(len(PROMPTS), 1, 400, device="meta")
     monkeypatch.setattr(policy, "forward", lambda **kwargs: SimpleNamespace(logits=logits))
     monkeypatch.setattr("rlhf.rollout._sample", look)
-    monkeypatch.setattr(torch, "unique", lambda rows, **kwargs: (rows, torch.arange(len(rows))))
     input_ids, attention_mask = (tensor.to("meta") for tensor in pad(PROMPTS, PAD, "left"))
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: tensor)  # a meta tensor has no numbers to look at
+    monkeypatch.setattr("rlhf.rollout.same_prompts", lambda *prompts: (*prompts, None))  # meta tensors have no numbers
     with pytest.raises(RuntimeError, match="'meta', 'meta'"):
         generate(policy, input_ids, attention_mask, response_length=2, temperature=1.0, stop_ids=[], pad_id=PAD)
 

@@ -40,7 +40,7 @@ class Process:
         job = json.dumps({"side": asdict(side), "workload": asdict(workload), "folder": str(folder)})
         module = f"tests.benchmarks.{'ours' if side.who == 'ours' else 'theirs'}"
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
-        self.side, self.log = side, folder / f"{module}-{side.numerics}-{side.share_trunk}.log"
+        self.side, self.log = side, folder / f"{module}-{side.numerics}-{side.share_trunk}-{side.without}.log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [python, "-m", module, job], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
@@ -91,6 +91,7 @@ def measure(
                 for side in sides:
                     with start(side) as process:
                         facts[side] = process.answer()
+                        process.step()
                         steps[side].append(process.step())
     agree(workload, facts)
     for key in ("samples", "updates", "prompts"):

@@ -17,7 +17,7 @@ from transformers import (
     logging,
 )
 
-from tests.benchmarks.workloads import PROMPT_TOKENS, RESPONSE_TOKENS, SIZES, TRAINER_BATCH, TRAINER_STEPS, K, Workload
+from tests.benchmarks.workloads import PROMPT_TOKENS, SIZES, TRAINER_BATCH, TRAINER_STEPS, Workload
 
 logging.disable_progress_bar()
 EOS, PAD = 0, 1
@@ -62,14 +62,15 @@ def set_logits(policy, logits: dict[int, float]) -> None:
 def prompts(workload: Workload) -> list[list[int]]:
     """As many prompts as a step has responses: every step answers all of them."""
     size, rng = SIZES[workload.size], random.Random(1)
-    return [_words(rng, size.vocabulary, *PROMPT_TOKENS) for _ in range(size.batch)]
+    asked = [_words(rng, size.vocabulary, *PROMPT_TOKENS) for _ in range(size.batch // workload.completions)]
+    return [ids for ids in asked for _ in range(workload.completions)]
 
 
 def documents(workload: Workload) -> list[dict[str, list[int]]]:
     """Rows of `input_ids` and `labels`: texts, or prompts with completions, which alone are learned."""
     vocabulary, rng, rows = SIZES[workload.size].vocabulary, random.Random(2), []
     for _ in range(TRAINER_BATCH * TRAINER_STEPS):
-        prompt, completion = _words(rng, vocabulary, *PROMPT_TOKENS), _completion(rng, vocabulary)
+        prompt, completion = _words(rng, vocabulary, *PROMPT_TOKENS), _completion(rng, workload)
         labels = (prompt if workload.kind == "pretrain" else [-100] * len(prompt)) + completion
         rows.append({"input_ids": prompt + completion, "labels": labels})
     return rows
@@ -80,8 +81,8 @@ def rankings(workload: Workload) -> list[dict[str, list]]:
     vocabulary, rng, rows = SIZES[workload.size].vocabulary, random.Random(3), []
     for _ in range(TRAINER_BATCH // 2 * TRAINER_STEPS):
         prompt = _words(rng, vocabulary, *PROMPT_TOKENS)
-        sequences = [prompt + _completion(rng, vocabulary) for _ in range(K)]
-        rows.append({"sequences": sequences, "ranks": rng.sample(range(K), K)})
+        sequences = [prompt + _completion(rng, workload) for _ in range(workload.completions)]
+        rows.append({"sequences": sequences, "ranks": rng.sample(range(workload.completions), workload.completions)})
     return rows
 
 
@@ -98,8 +99,8 @@ def _words(rng: random.Random, vocabulary: int, shortest: int, longest: int) -> 
     return [rng.randrange(2, vocabulary) for _ in range(rng.randint(shortest, longest))]
 
 
-def _completion(rng: random.Random, vocabulary: int) -> list[int]:
-    return [*_words(rng, vocabulary, 3, RESPONSE_TOKENS - 1), EOS]
+def _completion(rng: random.Random, workload: Workload) -> list[int]:
+    return [*_words(rng, SIZES[workload.size].vocabulary, 3, workload.response - 1), EOS]
 
 
 def checksum(*models) -> str:

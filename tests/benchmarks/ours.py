@@ -1,5 +1,7 @@
 """Our side of the benchmark: `rlhf` and the trainers of `stages`, as the stages run them."""
 
+import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +21,9 @@ from rlhf.rollout import generate
 from rlhf.scoring import last_token_scores
 from rlhf.trainer import PPOTrainer
 from stages.training import PlainSFTTrainer, SavingRewardTrainer, TrainingOptions, in_batches, trainer_arguments
-from tests.benchmarks import inputs
+from tests.benchmarks import ablation, inputs
 from tests.benchmarks.worker import Worker, run
-from tests.benchmarks.workloads import RESPONSE_TOKENS, SIZES, TRAINER_BATCH, TRAINER_STEPS, Workload
+from tests.benchmarks.workloads import SIZES, TRAINER_BATCH, TRAINER_STEPS, Workload
 
 LEARNING_RATE = 3e-6  # TRL's default for PPO; small, so that responses keep their length
 
@@ -35,7 +37,7 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, share_t
     config = PPOConfig(
         total_episodes=1000 * size.batch, batch_size=size.batch, num_ppo_epochs=workload.epochs, num_mini_batches=4,
         learning_rate=LEARNING_RATE, value_learning_rate=None, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
-        response_length=RESPONSE_TOKENS, temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, gamma=1.0, lam=0.95,
+        response_length=workload.response, temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, gamma=1.0, lam=0.95,
         cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, ptx_coef=0.0, value_warmup_steps=0, share_trunk=share_trunk,
         bf16=numerics == "bf16",
     )  # fmt: skip
@@ -85,7 +87,7 @@ def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, shar
     while True:
         with accelerator.autocast():
             responses = generate(
-                policy, input_ids, attention_mask, response_length=RESPONSE_TOKENS, temperature=1.0,
+                policy, input_ids, attention_mask, response_length=workload.response, temperature=1.0,
                 stop_ids=stop_token_ids(policy, tokenizer), pad_id=inputs.PAD,
             )  # fmt: skip
         tokens = {"tokens": int(responses.attention_mask.sum()), "response_tokens": int(responses.mask.sum())}
@@ -142,4 +144,5 @@ def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, shar
 
 if __name__ == "__main__":
     set_seed(0)
+    ablation.apply(json.loads(sys.argv[1])["side"]["without"])
     run({"ppo": ppo, "decode": decode, "pretrain": sft, "sft": sft, "reward": reward})

@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from tests.benchmarks import inputs
 from tests.benchmarks.worker import Worker, run
-from tests.benchmarks.workloads import RESPONSE_TOKENS, SIZES, TRAINER_BATCH, TRAINER_STEPS, K, Workload
+from tests.benchmarks.workloads import SIZES, TRAINER_BATCH, TRAINER_STEPS, K, Workload
 
 ENOUGH = 1000  # steps that a trainer is prepared for
 
@@ -51,7 +51,7 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, share_t
     config = PPOConfig(
         output_dir=str(folder / "trainer"), total_episodes=ENOUGH * size.batch, num_ppo_epochs=workload.epochs,
         per_device_train_batch_size=size.batch, gradient_accumulation_steps=1, num_mini_batches=4,
-        local_rollout_forward_batch_size=size.batch, learning_rate=3e-6, response_length=RESPONSE_TOKENS,
+        local_rollout_forward_batch_size=size.batch, learning_rate=3e-6, response_length=workload.response,
         temperature=1.0, stop_token="eos", missing_eos_penalty=1.0, kl_coef=0.05, gamma=1.0, lam=0.95, cliprange=0.2,
         cliprange_value=0.2, vf_coef=0.1, num_sample_generations=0, gradient_checkpointing=False, bf16=False,
         report_to="none", save_strategy="no", disable_tqdm=True,
@@ -68,7 +68,7 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, share_t
 
     def generated(result) -> None:
         worker.mark("generate")
-        responses = result[0][:, -RESPONSE_TOKENS:]
+        responses = result[0][:, -workload.response :]
         ends = (responses == inputs.EOS).int()
         grown = int((ends.cumsum(dim=1) - ends == 0).sum())  # up to the first eos, and it
         counts.update(tokens=grown + sum(map(len, prompts)), response_tokens=grown)
@@ -109,7 +109,7 @@ def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, shar
     worker.ready(**facts)
     while True:
         rows = policy.generate(
-            **batch, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=RESPONSE_TOKENS,
+            **batch, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=workload.response,
             eos_token_id=inputs.EOS, pad_token_id=inputs.PAD,
         )  # fmt: skip
         grown = int((rows[:, batch["input_ids"].shape[1] :] != inputs.PAD).sum())

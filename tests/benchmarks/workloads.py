@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PROMPT_TOKENS = (24, 40)  # drawn evenly between these, both included
-RESPONSE_TOKENS = 48
 K = 4  # completions a prompt of the reward model's rankings
 TRAINER_STEPS = 5  # optimizer steps of SFT or of the reward model that are timed together
 TRAINER_BATCH = 32  # rows in each; for the reward model half as many prompts
@@ -53,6 +52,8 @@ class Workload:
     size: str
     epochs: int = 1  # of PPO over its batch
     eos: bool = False  # responses end themselves, after 25 of 48 tokens on average; otherwise none does
+    response: int = 48  # tokens of a response, at most
+    completions: int = 1  # of each prompt that is decoded, or K of the reward model's rankings
 
     def flops(self, tokens: int, share_trunk: bool = False) -> float:
         """Floating-point operations of a step on `tokens` tokens: 2 a parameter and token forward, 4 backward.
@@ -80,6 +81,7 @@ class Side:
     who: str  # "ours", "TRL 1.12", "TRL 1.16" or "generate"
     numerics: str = "fp32"
     share_trunk: bool = False
+    without: str = ""  # one of the savings of tests/benchmarks/ablation.py, for what each of them gains
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _comparisons() -> Iterator[Comparison]:
         (Workload("pretrain", "tiny"), "TRL 1.16", 2.0, 3.0, ""),
         (Workload("sft", "tiny"), "TRL 1.16", 2.0, 3.0, ""),
         (
-            Workload("reward", "tiny"),
+            Workload("reward", "tiny", completions=K),
             "TRL 1.16",
             4.0,
             6.0,
@@ -151,4 +153,28 @@ def _comparisons() -> Iterator[Comparison]:
             yield Comparison(f"{name}-{numerics}", workload, ours, theirs, target, note=note)
 
 
-COMPARISONS = {comparison.name: comparison for comparison in _comparisons()}
+def _ablation() -> Iterator[Comparison]:
+    """Ours with everything, against ours without one thing: a saving that gains less than 3 % is not kept."""
+    plain, eos = Workload("ppo", "tiny"), Workload("ppo", "tiny", eos=True)
+    for without, workload in [
+        ("products-by-onednn", plain),
+        ("kept-memory", plain),
+        ("one-kernel-gelu", plain),
+        ("attention-by-products", plain),
+        ("captured-logprobs", plain),
+        ("logits-where-needed", plain),
+        ("chunked-scoring", plain),
+        ("rows-without-padding", eos),
+        ("rounded-shapes", eos),
+        ("dropped-rows", Workload("decode", "tiny", eos=True)),
+        ("preallocated-cache", Workload("decode", "tiny")),
+        ("ready-mask", Workload("decode", "tiny")),
+        ("prompts-read-once", Workload("decode", "tiny", completions=4)),
+    ]:
+        theirs = Side("ours", without=without)
+        yield Comparison(
+            f"without-{without}", workload, Side("ours"), theirs, 1.03, note="ours without it, against ours"
+        )
+
+
+COMPARISONS = {comparison.name: comparison for comparison in (*_comparisons(), *_ablation())}

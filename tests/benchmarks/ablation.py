@@ -1,0 +1,86 @@
+"""Our side without one of the things that save time, each taken out by its name: what does it gain?"""
+
+import torch
+from transformers import DynamicCache
+
+from rlhf import forward, kernels, rollout
+
+
+def apply(without: str) -> None:
+    """Takes something out, for as long as this process lives. Nothing, if there is no name."""
+    if without:
+        {name.replace("_", "-"): function for name, function in globals().items()}[f"-{without}"]()
+
+
+def _products_by_onednn() -> None:
+    kernels.products_by_onednn = lambda: None
+
+
+def _kept_memory() -> None:
+    kernels.keep_freed_memory = lambda: None
+
+
+def _one_kernel_gelu() -> None:
+    kernels.SLOW_GELU = ()
+
+
+def _attention_by_products() -> None:
+    kernels.PLAIN_LENGTH = 0
+
+
+def _captured_logprobs() -> None:
+    """The policy passes over its responses once more."""
+    score = rollout.score
+
+    def scored(responses, *, policy, chunk, temperature, **kwargs):
+        with torch.no_grad():
+            for start in range(0, len(responses.mask), chunk):
+                part = responses.select(slice(start, start + chunk))
+                rollout.logprobs_and_values(policy, None, part, temperature)
+        return score(responses, policy=policy, chunk=chunk, temperature=temperature, **kwargs)
+
+    from rlhf import trainer
+
+    trainer.score = scored
+
+
+def _logits_where_needed() -> None:
+    states = forward.states
+
+    def everywhere(*args):
+        found = states(*args)
+        logits = found.logits(torch.arange(len(found.ids)))
+        return forward.States(found.ids, found.hidden, lambda at: logits[at])
+
+    rollout.states = everywhere
+
+
+def _chunked_scoring() -> None:
+    score = rollout.score
+    from rlhf import trainer
+
+    trainer.score = lambda responses, **kwargs: score(responses, **{**kwargs, "chunk": len(responses.mask)})
+
+
+def _rows_without_padding() -> None:
+    forward.packs = lambda model: bool(kernels.speed_up(model))
+
+
+def _rounded_shapes() -> None:
+    forward.ROUND = kernels.ROUND = rollout.ROUND = 1
+
+
+def _dropped_rows() -> None:
+    rollout.WORTH = 0.0
+
+
+def _preallocated_cache() -> None:
+    rollout._new_cache = lambda model, capacity: DynamicCache(config=model.config)
+
+
+def _ready_mask() -> None:
+    rollout.packs = lambda model: False
+
+
+def _prompts_read_once() -> None:
+    rollout.same_prompts = lambda input_ids, seen: (input_ids, seen, None)

@@ -1,0 +1,180 @@
+"""Time to a given quality: seconds of training until answers to held-out prompts reach a gold of 6, ours and TRL 1.12's.
+
+    make quality            a run of `make ppo` must be there: both start from its SFT and its reward model
+
+Each side trains on one thread and writes its policy every few steps; the clock, of process CPU time, stands still while
+it does. Afterwards every policy answers the held-out prompts at temperature 1, in a process of its own. TRL gets a search
+over its settings, one run each; all of them are shown. The picture is docs/quality.png.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+GOLD, STEPS, EVERY = (
+    6.0,
+    int(os.environ.get("STEPS", 40)),
+    4,
+)  # to be reached; PPO steps of a run; steps between policies that are judged
+OURS = {"recipe": {}, "recipe, without the mix": {"ptx_coef": 0.0}}
+# first the recipe's own, then one thing changed at a time around it
+THEIRS = {
+    "recipe's": {},
+    "lr x 2": {"learning_rate": 1e-3},
+    "lr / 2": {"learning_rate": 2.5e-4},
+    "kl / 2": {"kl_coef": 0.06},
+    "4 epochs": {"num_ppo_epochs": 4},
+    "vf_coef of TRL": {"vf_coef": 0.1},
+}
+
+
+def ours(run: Path, folder: Path, changed: dict) -> None:
+    """Trains as `make ppo` does, and writes policies and seconds."""
+    from rlhf.config import PPOConfig
+    from rlhf.data import Tally, prompt_dataset, read_rows, text_dataset
+    from rlhf.models import context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
+    from rlhf.scoring import last_token_scores
+    from rlhf.trainer import PPOTrainer
+    from stages.options import parse
+    from stages.ppo import Options
+
+    config: PPOConfig = parse(Options, "ppo", ["--recipe", "tiny", *(f"--{k}={v}" for k, v in changed.items())])
+    tokenizer = load_tokenizer(run / "sft")
+    policy, reference = (load_policy(run / "sft", tokenizer) for _ in range(2))
+    rows = read_rows(run / "data/prompts.jsonl", "prompts")
+    text = []
+    if config.ptx_coef:
+        documents = read_rows(run / "data/text.jsonl", "text")
+        text = text_dataset(documents, tokenizer, context_length(policy))["input_ids"]
+    trainer = PPOTrainer(
+        config, policy=policy, reference=reference, value_model=load_scorer(run / "reward"), tokenizer=tokenizer,
+        reward=partial(last_token_scores, load_scorer(run / "reward").requires_grad_(False)), text=text,
+        prompts=prompt_dataset(rows, tokenizer, room_for_prompt(policy, config.response_length), Tally())["input_ids"],
+    )  # fmt: skip
+    clock = Clock(folder, policy)
+    for step in trainer.train():
+        clock.step(step.number)
+
+
+class Clock:
+    """Seconds of CPU time so far, and the policy that was had for them."""
+
+    def __init__(self, folder: Path, policy):
+        self.folder, self.policy, self.seconds, self.started = folder, policy, 0.0, time.process_time()
+
+    def step(self, number: int) -> None:
+        self.seconds += time.process_time() - self.started
+        if number % EVERY == 0:
+            self.policy.save_pretrained(self.folder / str(number))
+            (self.folder / str(number) / "seconds").write_text(str(self.seconds))
+        if number == STEPS:
+            os._exit(0)  # from wherever in a trainer's loop this is
+        self.started = time.process_time()
+
+
+def judge(run: Path, folder: Path) -> float:
+    """The mean gold of answers to the held-out prompts, at temperature 1."""
+    from data.world import gold
+    from rlhf.data import Tally, prompt_dataset, read_rows
+    from rlhf.models import load_policy, load_tokenizer, room_for_prompt
+    from rlhf.rollout import complete
+    from rlhf.scoring import score_texts
+
+    tokenizer = load_tokenizer(run / "sft")
+    policy, rows = load_policy(folder, tokenizer), read_rows(run / "data/prompts_test.jsonl", "prompts")
+    prompts = prompt_dataset(rows, tokenizer, room_for_prompt(policy, 64), Tally())["input_ids"]
+    found = complete(policy, tokenizer, prompts, response_length=64, temperature=1.0, seed=0)
+    scores = score_texts(gold, rows, [c.text for c in found], [c.ended for c in found])
+    known = [score for score in scores if score == score]
+    return sum(known) / len(known)
+
+
+def curve(run: Path, folder: Path) -> list[tuple[float, float]]:
+    """Seconds and gold of a run, from the SFT model on."""
+    steps = sorted((path for path in folder.iterdir() if (path / "seconds").is_file()), key=lambda path: int(path.name))
+    points = [(float((path / "seconds").read_text()), judge(run, path)) for path in steps]
+    return [(0.0, judge(run, run / "sft")), *points]
+
+
+def reached(points: list[tuple[float, float]]) -> float | None:
+    """Seconds until the gold is there, between two points on the line that joins them."""
+    for (s0, g0), (s1, g1) in zip(points, points[1:], strict=False):
+        if g1 >= GOLD:
+            return s0 + (s1 - s0) * max(0.0, (GOLD - g0) / (g1 - g0))
+    return None
+
+
+def draw(curves: dict[str, dict], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    colours = {"ours": ["#1f6feb", "#79b8ff"], "TRL 1.12": ["#d1495b"] + ["#e8b4bb"] * len(THEIRS)}
+    best = min(
+        (c for c in curves.values() if c["who"] == "TRL 1.12" and c["seconds"]),
+        key=lambda c: c["seconds"],
+        default=None,
+    )
+    for name, found in curves.items():
+        ours = found["who"] == "ours"
+        bold = ours or found is best
+        colour = colours["ours"].pop(0) if ours else colours["TRL 1.12"][0 if bold else 1]
+        said = "" if found["seconds"] is None else f": {found['seconds']:.0f} s"
+        axes.plot(*zip(*found["points"], strict=True), color=colour, marker="o", markersize=3, linewidth=2 if bold else 1,
+                  zorder=3 if bold else 2, label=f"{name}{said}" if bold else None)  # fmt: skip
+    axes.plot([], [], color=colours["TRL 1.12"][1], label="TRL 1.12, the other settings tried")
+    axes.axhline(GOLD, color="#888", linewidth=1, linestyle=":")
+    axes.set(xlabel="CPU seconds of PPO, one thread", ylabel="gold of held-out answers, temperature 1",
+             title="Time to a given quality")  # fmt: skip
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="a run of `make ppo`")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/quality.png"))
+    parser.add_argument("--trl112", default=".venv-trl112/bin/python", help="Python of the environment with TRL 1.12.0")
+    parser.add_argument("--worker", nargs=2, metavar=("FOLDER", "SETTINGS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        return ours(given.run, Path(given.worker[0]), json.loads(given.worker[1]))
+    if not (given.run / "reward" / "stage.json").is_file():
+        raise SystemExit(f"no finished reward model in {given.run}: make ppo first")
+
+    curves, settings = {}, {"ours": OURS, "TRL 1.12": THEIRS}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    for who, python, module in (("ours", sys.executable, "quality"), ("TRL 1.12", given.trl112, "quality_theirs")):
+        for name, changed in settings[who].items():
+            folder = given.output / "quality" / f"{who} {name}".replace("/", "per").replace(" ", "-")
+            folder.mkdir(parents=True, exist_ok=True)
+            command = [
+                python,
+                "-m",
+                f"tests.benchmarks.{module}",
+                "--run",
+                given.run,
+                "--worker",
+                folder,
+                json.dumps(changed),
+            ]
+            with open(folder / "log", "w") as log:
+                subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            points = curve(given.run, folder)
+            curves[f"{who}, {name}"] = {"who": who, "changed": changed, "points": points, "seconds": reached(points)}
+            print(f"{who}, {name}: gold {GOLD:g} after {reached(points)} s; {points[-1][1]:.2f} at the end", flush=True)
+            (given.output / "quality.json").write_text(json.dumps(curves, indent=1) + "\n")
+    draw(curves, given.picture)
+    print(given.picture)
+
+
+if __name__ == "__main__":
+    main()
