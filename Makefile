@@ -17,7 +17,7 @@ MADE    = @eval "$(call STAGE,$(1)) $$(cat $(RUN)/.settings/$(1).args)"
 
 export ARGS
 
-.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test bench mutate kill lint clean settings
+.PHONY: help setup data pretrain sft comparisons reward ppo samples evaluate optimum test bench quality growth mutate kill lint clean settings
 
 help:
 	@echo "make ppo          the whole pipeline: data, pretraining, SFT, comparisons, reward model, PPO"
@@ -33,6 +33,7 @@ help:
 	@echo "make optimum      PPO on a world whose optimum is known, drawn in runs/optimum.png"
 	@echo "make test         the tests        make lint  style        make clean  removes runs/"
 	@echo "make bench        how fast this is beside TRL, side by side: docs/speed.md"
+	@echo "make quality      seconds until answers are good, beside TRL        make growth  how a step grows"
 	@echo "make kill         every stage killed a hundred times: is what comes out what would have been?"
 	@echo "make mutate       can the tests fail? the mathematics changed in hundreds of ways, one at a time"
 	@echo
@@ -108,6 +109,12 @@ test: $(READY)
 
 bench: $(READY) $(READY112)
 	$(PY) -m tests.benchmarks.bench --trl112 $(VENV112)/bin/python $(ARGS)
+
+quality: $(RUN)/reward/stage.json $(READY112)
+	$(PY) -m tests.benchmarks.quality --run $(RUN) --trl112 $(VENV112)/bin/python
+
+growth: $(READY)
+	$(PY) -m tests.benchmarks.growth
 
 # one thread: mutmut forks, and a pool of threads would not be there after it
 mutate: $(READY)

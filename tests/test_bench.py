@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks import inputs
+from rlhf import forward, kernels, rollout, trainer
+from tests.benchmarks import ablation, inputs
 from tests.benchmarks.bench import agree, chosen, groups, line, ratios, row, same
 from tests.benchmarks.workloads import COMPARISONS, SIZES, Side, Workload
+from tests.conftest import tiny_gpt2
+from tests.test_trainer import make_trainer
 
 ROOT = Path(__file__).parent.parent
 PEAK = {"fp32": 100.0, "bf16": 400.0}
@@ -135,3 +138,29 @@ def test_the_inputs_are_the_same_wherever_they_are_made():
     assert inputs.prompts(workload) == inputs.prompts(workload)
     assert len(inputs.prompts(workload)) == SIZES["tiny"].batch
     assert {len(prompt) for prompt in inputs.prompts(workload)} <= set(range(24, 41))
+
+
+# --- what each saving gains -------------------------------------------------------------------------------------------
+
+SAVINGS = [comparison.theirs.without for comparison in COMPARISONS.values() if comparison.theirs.without]
+
+
+@pytest.mark.parametrize("saving", SAVINGS)
+def test_every_saving_can_be_taken_out_and_a_step_is_the_same_without_it(saving, tokenizer):
+    """The first step of a run whose responses and prompts repeat and end early, to rounding."""
+    modules = (forward, kernels, rollout, trainer)
+    before = [dict(vars(module)) for module in modules]
+
+    def step():
+        options = {"batch_size": 16, "total_episodes": 16, "response_length": 12, "num_mini_batches": 2}
+        return next(make_trainer(tokenizer, tiny_gpt2, **options).train()).metrics
+
+    usual = step()
+    try:
+        ablation.apply(saving)
+        changed = [name for module, old in zip(modules, before, strict=True) for name in vars(module) if vars(module)[name] is not old.get(name)]
+        assert changed and all(any(name in old for old in before) for name in changed)  # nothing that is not there
+        assert step() == pytest.approx(usual, rel=1e-3, abs=1e-5)
+    finally:
+        for module, old in zip(modules, before, strict=True):
+            vars(module).update(old)

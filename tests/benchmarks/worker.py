@@ -37,7 +37,7 @@ class Worker:
 
     def ready(self, **facts: Any) -> None:
         """Says what must be the same on both sides, and waits for the first step to be asked for."""
-        self._reply(facts)
+        self._reply({"memory_mb": self._memory(), **facts})
         self._await()
 
     def mark(self, phase: str) -> None:
@@ -49,13 +49,21 @@ class Worker:
         """Ends a step, whose last phase was `phase`, and waits until the next is asked for."""
         self.mark(phase)
         cpu, wall = (sum(part) for part in zip(*self.phases.values(), strict=True))
-        if self.cuda:
-            memory = torch.cuda.max_memory_allocated()
-        else:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        step = {"cpu": cpu, "wall": wall, "phases": self.phases, "memory_mb": memory / 1e6, "updates": self.updates}
+        step = {
+            "cpu": cpu,
+            "wall": wall,
+            "phases": self.phases,
+            "memory_mb": self._memory(),
+            "updates": self.updates,
+        }
         self._reply({**step, **counts})
         self._await()
+
+    def _memory(self) -> float:
+        """The peak so far, MB."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 1e6
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
     def _reply(self, message: dict) -> None:
         print(json.dumps(message), file=self.replies, flush=True)

@@ -5,7 +5,7 @@ of SFT or of the reward model. A comparison is a workload, how each side compute
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PROMPT_TOKENS = (24, 40)  # drawn evenly between these, both included
 K = 4  # completions a prompt of the reward model's rankings
@@ -42,6 +42,11 @@ SIZES = {
     "small": Size(6, 384, 6, 8192, 128, batch=64, rounds=2),
     "gpt2": Size(12, 768, 12, 50257, 1024, batch=32, rounds=2, together=False),
 }
+
+# tiny with one thing changed, for how a step grows
+SIZES |= {f"batch-{batch}": replace(SIZES["tiny"], batch=batch) for batch in (32, 64, 128, 256)}
+SIZES |= {f"width-{width}": replace(SIZES["tiny"], width=width, heads=width // 32) for width in (64, 128, 256, 512)}
+SIZES["long"] = replace(SIZES["tiny"], context=1024)
 
 
 @dataclass(frozen=True)
