@@ -158,7 +158,12 @@ def test_every_saving_can_be_taken_out_and_a_step_is_the_same_without_it(saving,
     usual = step()
     try:
         ablation.apply(saving)
-        changed = [name for module, old in zip(modules, before, strict=True) for name in vars(module) if vars(module)[name] is not old.get(name)]
+        changed = [
+            name
+            for module, old in zip(modules, before, strict=True)
+            for name in vars(module)
+            if vars(module)[name] is not old.get(name)
+        ]
         assert changed and all(any(name in old for old in before) for name in changed)  # nothing that is not there
         assert step() == pytest.approx(usual, rel=1e-3, abs=1e-5)
     finally:

@@ -17,20 +17,28 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GOLD, STEPS, EVERY = (
-    6.0,
-    int(os.environ.get("STEPS", 40)),
-    4,
-)  # to be reached; PPO steps of a run; steps between policies that are judged
-OURS = {"recipe": {}, "recipe, without the mix": {"ptx_coef": 0.0}}
-# first the recipe's own, then one thing changed at a time around it
+GOLD, STEPS, EVERY = 6.0, 28, 4  # to be reached; PPO steps of a run; steps between policies that are judged
+# first the recipe's own settings, then one thing changed at a time; as many runs for each side
+OURS = {
+    "recipe, with the mix": {},
+    "recipe": {"ptx_coef": 0.0},
+    "lr x 2": {"ptx_coef": 0.0, "learning_rate": 1e-3, "value_learning_rate": 1e-3},
+    "kl / 2": {"ptx_coef": 0.0, "kl_coef": 0.06},
+    "4 epochs": {"ptx_coef": 0.0, "num_ppo_epochs": 4},
+    "lr x 2, no warmup": {
+        "ptx_coef": 0.0,
+        "learning_rate": 1e-3,
+        "value_learning_rate": 1e-3,
+        "value_warmup_steps": 0,
+    },
+}
 THEIRS = {
-    "recipe's": {},
+    "recipe": {},
     "lr x 2": {"learning_rate": 1e-3},
     "lr / 2": {"learning_rate": 2.5e-4},
     "kl / 2": {"kl_coef": 0.06},
     "4 epochs": {"num_ppo_epochs": 4},
-    "vf_coef of TRL": {"vf_coef": 0.1},
+    "vf_coef 0.1": {"vf_coef": 0.1},
 }
 
 

@@ -1,0 +1,81 @@
+"""How time and memory of a step grow with the batch, the length of responses, the model and K: docs/growth.png.
+
+    make growth         about five minutes
+
+Each point is a process of its own, one thread, the tiny model of the benchmark with one thing changed.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from matplotlib.figure import Figure
+
+from tests.benchmarks.bench import Process
+from tests.benchmarks.inputs import make_models
+from tests.benchmarks.workloads import SIZES, Side, Workload
+
+GROWTH = {
+    "responses in a PPO step": {n: Workload("ppo", f"batch-{n}") for n in (32, 64, 128, 256)},
+    "tokens of a response": {n: Workload("ppo", "long", response=n) for n in (24, 48, 96, 192, 384)},
+    "width of the model": {n: Workload("ppo", f"width-{n}") for n in (64, 128, 256, 512)},
+    "K, completions ranked together": {n: Workload("reward", "tiny", completions=n) for n in (2, 4, 8, 16)},
+}
+OUTPUT, PICTURE = Path("runs/bench/growth.json"), Path("docs/growth.png")
+
+
+def measure(workload: Workload) -> dict[str, float]:
+    """CPU seconds of a step and the peak of memory, MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_models(Path(folder), workload)
+        with Process(Side("ours"), workload, Path(folder), sys.executable, threads=1) as process:
+            loaded = process.answer()
+            steps = [process.step() for _ in range(4)][1:]
+    size, tokens = SIZES[workload.size], median(step["tokens"] for step in steps)
+    return {
+        "seconds": median(step["cpu"] for step in steps),
+        "memory_mb": max(step["memory_mb"] for step in steps) - loaded["memory_mb"],
+        "tokens": tokens,
+        "parameters": size.policy,
+    }
+
+
+def draw(found: dict[str, dict[int, dict]], path: Path) -> None:
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    for column, (name, points) in enumerate(found.items()):
+        for row, (key, label, colour) in enumerate(
+            [("seconds", "CPU seconds a step", "#1f6feb"), ("memory_mb", "MB above the loaded models", "#d1495b")]
+        ):
+            axes = figure.add_subplot(2, len(found), row * len(found) + column + 1)
+            xs, ys = list(points), [point[key] for point in points.values()]
+            axes.loglog(xs, ys, color=colour, marker="o", markersize=4)
+            axes.loglog(xs, [ys[-1] * x / xs[-1] for x in xs], color="#bbb", linestyle=":", linewidth=1)
+            axes.set_xticks(xs, [str(x) for x in xs])
+            axes.set_yticks(ys, [f"{y:.3g}" for y in ys], fontsize=7)
+            axes.minorticks_off()
+            axes.spines[["top", "right"]].set_visible(False)
+            if row:
+                axes.set_xlabel(name)
+            if not column:
+                axes.set_ylabel(label)
+    figure.suptitle("How a step grows (dotted: in proportion)")
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    found: dict[str, dict[int, dict]] = {}
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    for name, workloads in GROWTH.items():
+        found[name] = {}
+        for number, workload in workloads.items():
+            point = found[name][number] = measure(workload)
+            print(f"{name} {number}: {point['seconds']:.2f} CPU s, {point['memory_mb']:.0f} MB", flush=True)
+    OUTPUT.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, PICTURE)
+    print(PICTURE)
+
+
+if __name__ == "__main__":
+    main()
