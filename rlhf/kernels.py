@@ -5,6 +5,7 @@ without padding.
 """
 
 import ctypes
+import sys
 from functools import cache
 
 import torch
@@ -59,7 +60,7 @@ def keep_freed_memory() -> None:
     glibc returns blocks of more than 128 KiB to the kernel each time, and the kernel has to clear their pages again: up
     to two thirds of the time of a layer. Other C libraries have no such setting, and are left as they are.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
         mallopt(mmap_threshold, 2**30)
