@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from rlhf.kernels import ATTENTION, layout, speed_up
 
+# a row without padding is filled up to a multiple of it: oneDNN compiles products anew for each new shape
 ROUND = 128
 
 
@@ -55,13 +56,13 @@ def _run(module: nn.Module, model: PreTrainedModel, input_ids: Tensor, attention
     """The output of `module`, which is `model` or around or within it, and a function from its tensors to their N rows."""
     real = attention_mask.bool()
     if packs(model):
-        ids, lengths = input_ids[real], attention_mask.sum(dim=1)
-        count, room = len(ids), len(lengths) * int(lengths.max())
-        filler = min(-count % ROUND, room - count)
-        inputs = {"position_ids": nn.functional.pad(position_ids(attention_mask)[real], (0, filler))}
-        ids = nn.functional.pad(ids, (0, filler), value=int(ids[0]))
-        inputs = {name: tensor[None] for name, tensor in inputs.items() if accepts(module, name)}
-        output = module(input_ids=ids[None], attention_mask=layout(lengths), use_cache=False, **inputs, **kwargs)
+        lengths = attention_mask.sum(dim=1)
+        count, room = int(lengths.sum()), len(lengths) * int(lengths.max())
+        filler = (0, min(-count % ROUND, room - count))
+        ids, positions = (nn.functional.pad(t[real], filler)[None] for t in (input_ids, position_ids(attention_mask)))
+        output = module(
+            input_ids=ids, position_ids=positions, attention_mask=layout(lengths), use_cache=False, **kwargs
+        )
         return output, lambda tensor: tensor[0, :count]
     output = module(input_ids=input_ids, use_cache=False, **with_positions(module, attention_mask), **kwargs)
     return output, lambda tensor: tensor[real]
@@ -77,7 +78,8 @@ def packs(model: PreTrainedModel) -> bool:
     """Whether the model sees sequences that lie one after the other in a row as it sees each alone. It is tried once."""
     if model not in _packing:
         speed_up(model)
-        _packing[model] = model.config._attn_implementation == ATTENTION  # for what is tried
+        can = model.config._attn_implementation == ATTENTION and accepts(model.base_model, "position_ids")
+        _packing[model] = can  # for what is tried
         _packing[model] = _packing[model] and _tried(model, _packs_two)
     return _packing[model]
 

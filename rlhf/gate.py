@@ -64,8 +64,8 @@ def _equalities(rollout, policy, reference, reward, temperature, precision) -> I
         "the policy disagrees with itself: log-probabilities of the update and of sampling differ",
         _mean_difference(logprobs, rollout.logprobs, rollout.mask),
         allowed,
-        "dropout that is on, a model that ignores attention_mask or position_ids, one whose cache of keys and values does "
-        "not continue as it would without, or top-k, top-p, another temperature at sampling",
+        "dropout that is on, a model that ignores attention_mask or position_ids or sees other rows of its batch, a cache "
+        "of keys and values that does not continue as the model would without, top-k, top-p or another temperature",
     )
     if _same_weights(policy, reference):
         yield Equality(

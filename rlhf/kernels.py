@@ -20,6 +20,8 @@ ATTENTION = "rlhf"  # the name of `attention` among transformers' implementation
 # up to this many tokens a row, attention by plain products is faster on a CPU than the fused kernel, whose memory is less
 PLAIN_LENGTH = 512
 SLOW_GELU = (NewGELUActivation, FastGELUActivation)  # chains of eight operations
+LOWEST = torch.finfo(torch.float32).min  # not -inf: a row in which all is hidden would be no number
+SPECIAL = ("sliding_window", "softcap", "s_aux", "position_bias")  # what a model may want of attention besides
 ROUND = 8  # lengths are rounded up to a multiple of it: oneDNN compiles products anew for each new shape
 
 
@@ -104,7 +106,7 @@ def attention(
     """
     packed = attention_mask is not None and attention_mask.dtype == torch.long
     special = [name for name in SPECIAL if kwargs.get(name) is not None]
-    causal = getattr(module, "is_causal", True)
+    causal = getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"]
     if packed and (special or not causal):
         raise NotImplementedError(f"a row without padding, and {special or 'attention to what follows'}")
     if special or not (packed or _plain(query, key.shape[2])):
@@ -119,10 +121,6 @@ def attention(
     if attention_mask is None and causal and query.shape[2] > 1:
         attention_mask = _causal(query.shape[2], query.device)
     return _by_products(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
-
-
-LOWEST = torch.finfo(torch.float32).min  # not -inf: a row in which all is hidden would be no number
-SPECIAL = ("sliding_window", "softcap", "s_aux", "position_bias")  # what a model may want of attention besides
 
 
 def _plain(query: Tensor, longest: int) -> bool:
@@ -144,10 +142,9 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: 
     else:
         scores = ((q * scaling) @ k.transpose(2, 3)).float()
     if bias is not None:
-        # added, and in place: masked_fill with a mask that is broadcast takes ten times as long
-        scores += (
-            torch.zeros(bias.shape, device=bias.device).masked_fill(~bias, LOWEST) if bias.dtype == torch.bool else bias
-        )
+        if bias.dtype == torch.bool:
+            bias = torch.zeros(bias.shape, device=bias.device).masked_fill(~bias, LOWEST)
+        scores += bias  # in place; masked_fill with a mask that is broadcast takes ten times as long
     weights = torch.nn.functional.dropout(torch.softmax(scores, dim=-1).to(v.dtype), dropout)
     return torch.bmm(weights.flatten(0, 1), v.flatten(0, 1)).view(q.shape)
 

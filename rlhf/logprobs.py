@@ -13,9 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rlhf.forward import States, states
 
-LOGITS = (
-    2**25
-)  # numbers that are held of a softmax at a time: 128 MiB; what is more is done piece by piece, and again backwards
+# numbers that are held of a softmax at a time: 128 MiB; what is more is done piece by piece, and again backwards
+LOGITS = 2**25
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:

@@ -243,13 +243,15 @@ def complete(
     completions: list[Completion | None] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Completion]:
-    """A response to each prompt, given as token ids, in their order; batches are of similar length, equal prompts beside each other.
+    """A response to each prompt, given as token ids, in their order.
+
+    A batch holds prompts of similar length, the same ones beside each other.
 
     `completions`, which is filled and returned, may hold some of an interrupted call with the same arguments.
     """
     generator = torch.Generator().manual_seed(seed)
     completions = [None] * len(prompts) if completions is None else completions
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))  # the same ones beside each other
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         if all(completions[i] for i in rows):

@@ -174,7 +174,7 @@ class PPOTrainer:
                 value_model=self.value_model,
                 reward=self.reward,
                 temperature=config.temperature,
-                chunk=config.micro_batch_size or share // config.num_mini_batches,
+                chunk=config.micro_batch_size or share,
             )
 
     def update(self, batch: Experience, text: list[list[int]], meter: "Meter", train_policy: bool) -> None:
@@ -206,9 +206,8 @@ class PPOTrainer:
                     found.add("ptx_loss", ptx_loss, count)
 
                 if not self.one_trunk:
-                    self.backward(
-                        loss
-                    )  # now, so that two models are not differentiated at a time: it halves the memory
+                    # now, so that what two models keep for their gradients is not held together
+                    self.backward(loss)
                     with self.accelerator.autocast():
                         loss, (_, values) = 0.0, logprobs_and_values(self.policy, self.value_model, part, None)
                 vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)

@@ -3,7 +3,7 @@
 import torch
 from transformers import DynamicCache
 
-from rlhf import forward, kernels, rollout
+from rlhf import forward, kernels, rollout, trainer
 
 
 def apply(without: str) -> None:
@@ -39,8 +39,6 @@ def _captured_logprobs() -> None:
                 rollout.logprobs_and_values(policy, None, part, temperature)
         return score(responses, policy=policy, chunk=chunk, temperature=temperature, **kwargs)
 
-    from rlhf import trainer
-
     trainer.score = scored
 
 
@@ -53,13 +51,6 @@ def _logits_where_needed() -> None:
         return forward.States(found.ids, found.hidden, lambda at: logits[at])
 
     rollout.states = everywhere
-
-
-def _chunked_scoring() -> None:
-    score = rollout.score
-    from rlhf import trainer
-
-    trainer.score = lambda responses, **kwargs: score(responses, **{**kwargs, "chunk": len(responses.mask)})
 
 
 def _rows_without_padding() -> None:

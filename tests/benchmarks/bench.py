@@ -1,6 +1,6 @@
 """How fast we are beside TRL: both sides in turn, on the same models, prompts, lengths, epochs, minibatches and losses.
 
-    make bench                                  all rows, in about 35 minutes
+    make bench                                  all rows, in an hour or more
     make bench ARGS="--list"                    their names
     make bench ARGS="--only ppo-tiny-1-fp32"    one of them, or several; 'ppo-tiny*' is understood
 

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import time
 from pathlib import Path
 
 import torch
@@ -12,23 +10,17 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.trainer_callback import PrinterCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-STEPS, EVERY = 28, 4  # as in tests/benchmarks/quality.py
+from tests.benchmarks.quality import Clock
 
 
-class Saves(TrainerCallback):
-    """Writes the policy every few steps, while the clock stands still."""
+class Ends(TrainerCallback):
+    """Tells the clock of each step's end."""
 
-    def __init__(self, folder: Path, policy):
-        self.folder, self.policy, self.seconds, self.started = folder, policy, 0.0, time.process_time()
+    def __init__(self, clock: Clock):
+        self.clock = clock
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.seconds += time.process_time() - self.started
-        if state.global_step % EVERY == 0:
-            self.policy.save_pretrained(self.folder / str(state.global_step))
-            (self.folder / str(state.global_step) / "seconds").write_text(str(self.seconds))
-        if state.global_step == STEPS:
-            os._exit(0)
-        self.started = time.process_time()
+        self.clock.step(state.global_step)
 
 
 def scorer(folder: Path):
@@ -71,7 +63,7 @@ def main() -> None:
         eval_dataset=Dataset.from_list(prompts[:1]),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Saves(folder, policy))
+    trainer.add_callback(Ends(Clock(folder, policy)))
     trainer.train()
 
 

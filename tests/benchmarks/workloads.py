@@ -168,7 +168,6 @@ def _ablation() -> Iterator[Comparison]:
         ("attention-by-products", plain),
         ("captured-logprobs", plain),
         ("logits-where-needed", plain),
-        ("chunked-scoring", plain),
         ("rows-without-padding", eos),
         ("rounded-shapes", eos),
         ("dropped-rows", Workload("decode", "tiny", eos=True)),
