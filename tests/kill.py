@@ -74,7 +74,7 @@ def killed(stage: str, run: Path, output: Path, kills: int, seconds: float, rng:
         saves = hasattr(import_module(f"stages.{stage}").Options, "save_steps")
         in_write, number = saves and rng.random() < 1 / 3, signal.SIGKILL if rng.random() < 0.8 else signal.SIGTERM
         while not ended(pid):
-            caught = in_write and any(writing.glob(".step-*"))
+            caught = in_write and holds_part(writing)
             if counts["interruptions"] < kills and time.time() > until and caught == in_write:
                 os.kill(pid, number)
                 ended(pid, wait=True)
@@ -84,6 +84,14 @@ def killed(stage: str, run: Path, output: Path, kills: int, seconds: float, rng:
     compare(run / stage, output)
     counts["runs compared"] += 1
     return counts
+
+
+def holds_part(checkpoints: Path) -> bool:
+    """Whether a checkpoint is being written just now."""
+    try:
+        return any(checkpoints.glob(".step-*"))
+    except FileNotFoundError:  # the stage has put the folder in its final place while we looked
+        return False
 
 
 def compare(whole: Path, pieces: Path) -> None:
