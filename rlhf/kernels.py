@@ -136,11 +136,7 @@ def _causal(length: int, device: torch.device) -> Tensor:
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float, dropout: float) -> Tensor:
     """Attention (B, H, L, D) by two products of matrices; `bias` is added to their scores, or False where it hides."""
-    if q.shape[2] == 1:  # this way round keys in a part of a larger buffer are not copied
-        rows = len(q) * q.shape[1]
-        scores = torch.bmm(k.flatten(0, 1), (q * scaling).view(rows, -1, 1)).view(*q.shape[:3], -1).float()
-    else:
-        scores = ((q * scaling) @ k.transpose(2, 3)).float()
+    scores = ((q * scaling) @ k.transpose(2, 3)).float()
     if bias is not None:
         if bias.dtype == torch.bool:
             bias = torch.zeros(bias.shape, device=bias.device).masked_fill(~bias, LOWEST)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf.cache import new_cache, room
 from rlhf.data import pad
 from rlhf.forward import last_logits, packs, states, unwrapped, with_positions
 from rlhf.logprobs import chosen_logprobs, entropies, log_softmax, numbered, put
@@ -84,38 +84,6 @@ class Rollout(Responses):
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 
-class _PreallocatedLayer(DynamicLayer):
-    """transformers' DynamicLayer, but each token is written into a buffer allocated once instead of concatenated."""
-
-    def __init__(self, capacity: int):
-        super().__init__()
-        self.capacity, self.length = capacity, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self.buffers = [s.new_empty(*s.shape[:2], self.capacity, s.shape[-1]) for s in (key_states, value_states)]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, self.length = self.length, self.length + key_states.shape[2]
-        self.buffers[0][:, :, start : self.length] = key_states
-        self.buffers[1][:, :, start : self.length] = value_states
-        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.buffers = [buffer[indices] for buffer in self.buffers]
-        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
-
-
-def _new_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
-    """The model's own kind of cache, its ordinary layers replaced by preallocated ones."""
-    cache = DynamicCache(config=model.config)
-    cache.layers = [_PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
 ROUND = 8  # rows that are left are rounded up to a multiple of it: products are compiled anew for each number of rows
 WORTH = 0.85  # share of the rows that must be left at most for the copy of the cache to pay
 
@@ -157,7 +125,7 @@ def generate(
     ended = torch.zeros(batch, dtype=torch.bool, device=device)
 
     causal = packs(model)  # its attention is that and no more
-    cache = _new_cache(model, prompt_length + response_length)
+    cache = new_cache(model)
     can_select = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
     rows = torch.arange(batch, device=device)  # the responses that still grow, as rows of the batch
     new_ids, seen = input_ids, attention_mask.long()
@@ -167,7 +135,9 @@ def generate(
     for t in range(response_length):
         inputs = with_positions(model, seen)
         if t and causal:
-            inputs["attention_mask"] = seen.bool()[:, None, None]  # what a model would make of it, layer by layer
+            # what a model would make of it, layer by layer; nothing is there yet in the rest of the cache
+            missing = room(seen.shape[1]) - seen.shape[1]
+            inputs["attention_mask"] = nn.functional.pad(seen, (0, missing)).bool()[:, None, None]
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
         with torch.no_grad():

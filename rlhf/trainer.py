@@ -98,6 +98,7 @@ class PPOTrainer:
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
             weight_decay=0.0,
+            fused=True,
         )
         self.scheduler = get_scheduler(
             config.lr_scheduler_type, optimizer, config.lr_warmup_steps, config.steps * config.updates_per_step
