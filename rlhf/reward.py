@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 
 from rlhf.data import pad
-from rlhf.forward import hidden_states, unwrapped
 from rlhf.models import Scorer
 
 
@@ -97,24 +96,14 @@ class RankingRewardTrainer(RewardTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ranks = inputs["ranks"]
-        with self.accelerator.autocast():
-            scores = by_prompt(last_scores(model, inputs["input_ids"], inputs["attention_mask"]), ranks)
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        scores = by_prompt(outputs.logits.squeeze(1).float(), ranks)
         loss = ranking_loss(scores, ranks)
         right, pairs = pair_accuracy(scores.detach(), ranks)
         right, pairs = self.accelerator.gather_for_metrics((right.sum(), pairs.sum()))
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["accuracy"].append((right.sum() / pairs.sum()).item())
-        return (loss, {"logits": scores}) if return_outputs else loss
-
-
-def last_scores(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """What a sequence classifier says (B,), in fp32, at the last token of each right-padded row."""
-    if model is not unwrapped(model):  # gradients are exchanged between processes only of what goes through the whole
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-    else:
-        last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
-        logits = model.score(hidden_states(model, input_ids, attention_mask)[last])
-    return logits.squeeze(-1).float()
+        return (loss, outputs) if return_outputs else loss
 
 
 def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
@@ -90,7 +91,7 @@ class PPOTrainer:
         for model in (policy, reference, value_model):
             model.eval()
         self.reference = reference.requires_grad_(False).to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(
+        optimizer = AdamW(
             [
                 {"params": list(policy.parameters()), "lr": config.learning_rate},
                 {"params": list(value_model.parameters()), "lr": config.value_learning_rate or config.learning_rate},

@@ -1,6 +1,7 @@
 """Faster arithmetic is the same arithmetic, to rounding: values and gradients, with and without it."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rlhf import kernels
-from rlhf.kernels import ATTENTION, attention, layout, products_by_onednn, speed_up
+from rlhf.kernels import ATTENTION, GELU, attention, layout, products_by_onednn, speed_up
 from tests.conftest import tiny_gpt2
 
 LENGTHS = [5, 9, 2]
+tanh_gelu = partial(torch.nn.functional.gelu, approximate="tanh")
 
 
 class Attention(torch.nn.Module):
@@ -53,13 +55,41 @@ def test_a_model_says_the_same_and_is_saved_the_same(make_policy, tmp_path):
     assert plain.config._attn_implementation == "sdpa"
 
 
-def test_gpt2s_activation_is_one_kernel_and_its_name_in_the_configuration_stays(tmp_path):
-    policy = tiny_gpt2()
-    names = {type(module).__name__ for module in policy.modules()}
+@pytest.mark.parametrize("name", ["gelu_new", "gelu_fast", "gelu_pytorch_tanh"])
+def test_a_tanh_gelu_is_replaced_and_its_name_in_the_configuration_stays(name, tmp_path):
+    policy = tiny_gpt2(activation_function=name)
     speed_up(policy)
-    assert "NewGELUActivation" in names - {type(module).__name__ for module in policy.modules()}
+    assert sum(isinstance(module, GELU) for module in policy.modules()) == 2
     policy.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["activation_function"] == "gelu_new"
+    assert json.loads((tmp_path / "config.json").read_text())["activation_function"] == name
+
+
+def test_other_activations_stay():
+    policy = tiny_gpt2(activation_function="gelu")
+    speed_up(policy)
+    assert not any(isinstance(module, GELU) for module in policy.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_and_its_slope_are_those_of_torch(dtype):
+    """Compared with double precision, both miss by the same."""
+    x = torch.cat([torch.linspace(-12, 12, 2001), torch.tensor([0.0, -1e4, 1e4, -1e8, 1e8])]).to(dtype)
+    exact, torchs, ours = (x.to(kind).clone().requires_grad_() for kind in (torch.float64, dtype, dtype))
+    found = []
+    for given, function in ((exact, tanh_gelu), (torchs, tanh_gelu), (ours, GELU())):
+        output = function(given)
+        output.sum().backward()
+        assert output.dtype == given.dtype
+        found.append(torch.stack([output.detach().double() / (1 + x.double().abs()), given.grad.double()]))
+    exact, torchs, ours = found
+    assert (ours - exact).abs().max() <= 2 * (torchs - exact).abs().max()
+    without = GELU()(x)
+    assert not without.requires_grad
+    torch.testing.assert_close(without.double() / (1 + x.double().abs()), ours[0], rtol=0, atol=0)
+
+
+def test_the_slope_of_gelu_is_that_of_finite_differences():
+    assert torch.autograd.gradcheck(GELU(), torch.linspace(-9, 9, 61, dtype=torch.float64, requires_grad=True))
 
 
 def test_an_attention_that_was_chosen_stays(policy):

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, MistralConfig
+
 
 from rlhf.data import pad
 from rlhf.forward import States
 from rlhf.logprobs import chosen_logprobs, entropies, log_softmax, text_logprobs
 from rlhf.models import ValueHead
-from rlhf.rollout import Responses, Rollout, _new_cache, _sample, complete, generate, logprobs_and_values, score
+from rlhf.rollout import Responses, Rollout, _sample, complete, generate, logprobs_and_values, score
 from rlhf.scoring import last_token_scores
 from tests.conftest import scorer_of, tiny_gpt2, tiny_llama
 
@@ -280,37 +280,6 @@ def test_random_numbers_go_to_the_device_of_the_prompts(monkeypatch, policy):
     monkeypatch.setattr("rlhf.rollout.same_prompts", lambda *prompts: (*prompts, None))  # meta tensors have no numbers
     with pytest.raises(RuntimeError, match="'meta', 'meta'"):
         generate(policy, input_ids, attention_mask, response_length=2, temperature=1.0, stop_ids=[], pad_id=PAD)
-
-
-def test_a_cached_token_stays_where_it_was_written_and_is_read_as_it_was_given(policy):
-    cache, places, given = _new_cache(policy, capacity=5), set(), []
-    for length in (3, 1, 1):
-        given.append((torch.randn(2, 4, length, 8), torch.randn(2, 4, length, 6)))
-        read = cache.update(*given[-1], 0)
-        places.add(tuple(tensor.data_ptr() for tensor in read))
-    assert len(places) == 1  # nothing was copied elsewhere
-    for states, all_states in zip(read, zip(*given, strict=True), strict=True):
-        assert torch.equal(states, torch.cat(all_states, dim=2))
-
-
-def test_a_sliding_window_stays_one():
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=4, initializer_range=0.2, bos_token_id=0, eos_token_id=0, pad_token_id=1,
-    )  # fmt: skip
-    policy = AutoModelForCausalLM.from_config(config).eval()
-    cache = _new_cache(policy, capacity=9)
-    for _ in range(9):
-        cache.update(torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8), 0)
-    assert cache.layers[0].keys.shape[2] < 5
-    test_greedy_decoding_is_that_of_transformers(policy)
-
-
-def test_the_preallocated_cache_is_used_and_agrees_with_transformers_own(monkeypatch, policy):
-    preallocated = sample(policy, temperature=1.0)
-    monkeypatch.setattr("rlhf.rollout._new_cache", lambda model, capacity: DynamicCache(config=model.config))
-    assert torch.equal(sample(policy, temperature=1.0).input_ids, preallocated.input_ids)
 
 
 def test_complete_keeps_the_order_of_prompts_and_the_words_without_special_tokens(policy, tokenizer):

@@ -20,8 +20,12 @@ def _kept_memory() -> None:
     kernels.keep_freed_memory = lambda: None
 
 
-def _one_kernel_gelu() -> None:
-    kernels.SLOW_GELU = ()
+def _gelu_by_sigmoid() -> None:
+    kernels.TANH_GELU = ()
+
+
+def _adamw_in_one_kernel() -> None:
+    trainer.AdamW = lambda *args, fused, **kwargs: torch.optim.AdamW(*args, **kwargs)
 
 
 def _attention_by_products() -> None:
@@ -65,12 +69,10 @@ def _dropped_rows() -> None:
     rollout.WORTH = 0.0
 
 
-def _preallocated_cache() -> None:
-    rollout._new_cache = lambda model, capacity: DynamicCache(config=model.config)
-
-
-def _ready_mask() -> None:
+def _cache_in_blocks() -> None:
+    """Nor a mask that is ready for its blocks: transformers' cache, and the mask that a model makes for each token."""
     rollout.packs = lambda model: False
+    rollout.new_cache = lambda model: DynamicCache(config=model.config)
 
 
 def _prompts_read_once() -> None:

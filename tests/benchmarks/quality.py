@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GOLD, STEPS, EVERY = 6.0, 28, 4  # to be reached; PPO steps of a run; steps between policies that are judged
+GOLD, STEPS, EVERY = 6.0, 40, 4  # to be reached; PPO steps of a run; steps between policies that are judged
+ANSWERS = 4  # to each held-out prompt, for the mean gold to be known to a tenth or so
 # first the recipe's own settings, then one thing changed at a time; as many runs for each side
 OURS = {
     "recipe, with the mix": {},
@@ -46,7 +47,7 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
     """Trains as `make ppo` does, and writes policies and seconds."""
     from rlhf.config import PPOConfig
     from rlhf.data import Tally, prompt_dataset, read_rows, text_dataset
-    from rlhf.models import context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
+    from rlhf.models import ValueHead, context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
     from rlhf.scoring import last_token_scores
     from rlhf.trainer import PPOTrainer
     from stages.options import parse
@@ -60,8 +61,9 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
     if config.ptx_coef:
         documents = read_rows(run / "data/text.jsonl", "text")
         text = text_dataset(documents, tokenizer, context_length(policy))["input_ids"]
+    value_model = ValueHead(policy.config.hidden_size) if config.share_trunk else load_scorer(run / "reward")
     trainer = PPOTrainer(
-        config, policy=policy, reference=reference, value_model=load_scorer(run / "reward"), tokenizer=tokenizer,
+        config, policy=policy, reference=reference, value_model=value_model, tokenizer=tokenizer,
         reward=partial(last_token_scores, load_scorer(run / "reward").requires_grad_(False)), text=text,
         prompts=prompt_dataset(rows, tokenizer, room_for_prompt(policy, config.response_length), Tally())["input_ids"],
     )  # fmt: skip
@@ -95,7 +97,7 @@ def judge(run: Path, folder: Path) -> float:
     from rlhf.scoring import score_texts
 
     tokenizer = load_tokenizer(run / "sft")
-    policy, rows = load_policy(folder, tokenizer), read_rows(run / "data/prompts_test.jsonl", "prompts")
+    policy, rows = load_policy(folder, tokenizer), ANSWERS * read_rows(run / "data/prompts_test.jsonl", "prompts")
     prompts = prompt_dataset(rows, tokenizer, room_for_prompt(policy, 64), Tally())["input_ids"]
     found = complete(policy, tokenizer, prompts, response_length=64, temperature=1.0, seed=0)
     scores = score_texts(gold, rows, [c.text for c in found], [c.ended for c in found])

@@ -164,15 +164,15 @@ def _ablation() -> Iterator[Comparison]:
     for without, workload in [
         ("products-by-onednn", plain),
         ("kept-memory", plain),
-        ("one-kernel-gelu", plain),
+        ("gelu-by-sigmoid", plain),
         ("attention-by-products", plain),
+        ("adamw-in-one-kernel", Workload("ppo", "gpt2")),
         ("captured-logprobs", plain),
-        ("logits-where-needed", plain),
+        ("logits-where-needed", Workload("ppo", "small")),
         ("rows-without-padding", eos),
         ("rounded-shapes", eos),
-        ("dropped-rows", Workload("decode", "tiny", eos=True)),
-        ("preallocated-cache", Workload("decode", "tiny")),
-        ("ready-mask", Workload("decode", "tiny")),
+        ("dropped-rows", Workload("decode", "small", eos=True)),
+        ("cache-in-blocks", Workload("decode", "tiny")),
         ("prompts-read-once", Workload("decode", "tiny", completions=4)),
     ]:
         theirs = Side("ours", without=without)
