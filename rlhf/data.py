@@ -214,39 +214,45 @@ def _is_message(message: Any) -> bool:
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
-    """The tokens of a prompt, up to where the response begins."""
-    if isinstance(prompt, str):
-        return _beginning(tokenizer) + _plain_ids(tokenizer, prompt)
-    return _plain_ids(tokenizer, render(tokenizer, prompt, generation=True))
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text]) -> list[list[int]]:
+    """The tokens of each prompt, up to where the response begins."""
+    words = [prompt if isinstance(prompt, str) else render(tokenizer, prompt, generation=True) for prompt in prompts]
+    return _tokens(tokenizer, words, prompts)
 
 
-def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text, ended: bool = True) -> list[int]:
-    """The tokens of a completion as they follow `prompt_ids`, with the eos that ends it unless it was cut off.
+def completion_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
+    ended: Sequence[bool] | None = None,
+) -> list[list[int]]:
+    """The tokens of each completion as they follow `prompt_ids`, with the eos that ends it unless it was cut off.
 
     They are cut from prompt and completion tokenised together. Where that does not begin with the prompt's tokens (a
     merge across the border), the completion is tokenised alone, so that training sees the states that sampling visits.
     """
-    before = prompt_ids(tokenizer, prompt)
-    if isinstance(prompt, str):
-        words = completion if isinstance(completion, str) else completion[-1]["content"]
-        together = _beginning(tokenizer) + _plain_ids(tokenizer, prompt + words)
-    else:
-        reply = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        words = render(tokenizer, [*prompt, *reply]).removeprefix(render(tokenizer, prompt, generation=True))
-        together = _plain_ids(tokenizer, render(tokenizer, [*prompt, *reply]))
-    ids = together[len(before) :] if together[: len(before)] == before else _plain_ids(tokenizer, words)
-    ids = _ended(ids, tokenizer)
-    return ids if ended else ids[:-1]
+    wholes, replies = [], []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        if isinstance(prompt, str):
+            replies.append(completion if isinstance(completion, str) else completion[-1]["content"])
+            wholes.append(prompt + replies[-1])
+        else:
+            reply = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+            wholes.append(render(tokenizer, [*prompt, *reply]))
+            replies.append(wholes[-1].removeprefix(render(tokenizer, prompt, generation=True)))
+    found = []
+    together = zip(prompt_ids(tokenizer, prompts), _tokens(tokenizer, wholes, prompts), replies, strict=True)
+    for before, ids, reply in together:
+        fits = ids[: len(before)] == before
+        found.append(_ended(ids[len(before) :] if fits else _plain_ids(tokenizer, [reply])[0], tokenizer))
+    return [ids if end else ids[:-1] for ids, end in zip(found, ended or [True] * len(found), strict=True)]
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, text: Text) -> list[int]:
-    """The tokens of a document, with the eos that ends it."""
-    if isinstance(text, str):
-        ids = _beginning(tokenizer) + _plain_ids(tokenizer, text)
-    else:
-        ids = _plain_ids(tokenizer, render(tokenizer, text))
-    return ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
+def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[list[int]]:
+    """The tokens of each document, with the eos that ends it."""
+    words = [text if isinstance(text, str) else render(tokenizer, text) for text in texts]
+    eos = tokenizer.eos_token_id
+    return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in _tokens(tokenizer, words, texts)]
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], generation: bool = False) -> str:
@@ -260,8 +266,24 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], g
         raise InputError(f"the tokenizer's chat template refuses {words_of(messages)[:200]!r}: {error}") from error
 
 
-def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False).input_ids
+def _tokens(tokenizer: PreTrainedTokenizerBase, words: list[str], given: Sequence[Text]) -> list[list[int]]:
+    """The tokens of words, after the tokenizer's own beginning where they were given as such and not as messages."""
+    beginning = _beginning(tokenizer)
+    rows = zip(_plain_ids(tokenizer, words), given, strict=True)
+    return [beginning + ids if isinstance(text, str) else ids for ids, text in rows]
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> list[list[int]]:
+    """The tokens of each of many words, a thousand at a time to bound memory."""
+    parts = (words[start : start + 1000] for start in range(0, len(words), 1000))
+    if not tokenizer.is_fast:
+        return [ids for part in parts for ids in tokenizer(part, add_special_tokens=False).input_ids]
+    # as transformers does it, but without where in the text each token stands, which takes half of the time
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    encodings = (backend.encode_batch_fast(part, add_special_tokens=False) for part in parts)
+    return [encoding.ids for part in encodings for encoding in part]
 
 
 @lru_cache(maxsize=8)
@@ -285,7 +307,7 @@ def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def text_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Documents as `input_ids`, `labels` and `length`; a longer one is cut into consecutive pieces of `max_length` tokens."""
-    documents = (text_ids(tokenizer, row["messages"] if "messages" in row else row["text"]) for row in rows)
+    documents = text_ids(tokenizer, [row["messages"] if "messages" in row else row["text"] for row in rows])
     pieces = [ids[i : i + max_length] for ids in documents for i in range(0, len(ids), max_length)]
     # a piece of one token predicts nothing
     pieces = [ids for ids in pieces if len(ids) > 1]
@@ -296,10 +318,10 @@ def demonstration_dataset(
     rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally
 ) -> Dataset:
     """Prompts with completions as `input_ids`, `length`, and `labels` that are -100 on the prompt: it is not learned."""
+    prompts = [row["prompt"] for row in rows]
+    completions = completion_ids(tokenizer, prompts, [row["completion"] for row in rows])
     examples = []
-    for row in rows:
-        prompt = prompt_ids(tokenizer, row["prompt"])
-        completion = completion_ids(tokenizer, row["prompt"], row["completion"])
+    for prompt, completion in zip(prompt_ids(tokenizer, prompts), completions, strict=True):
         if tally.keep(len(prompt) + len(completion) <= max_length, f"longer than {max_length} tokens"):
             labels = [-100] * len(prompt) + completion
             examples.append({"input_ids": prompt + completion, "labels": labels, "length": len(labels)})
@@ -308,14 +330,17 @@ def demonstration_dataset(
 
 def comparison_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally) -> Dataset:
     """Rankings as `sequences`, each prompt with each of its completions, `ranks`, the `length` of the longest, and `row`."""
+    completions = iter(
+        completion_ids(
+            tokenizer,
+            [row["prompt"] for row in rows for _ in row["completions"]],
+            [completion for row in rows for completion in row["completions"]],
+            [end for row in rows for end in row.get("ended", [True] * len(row["completions"]))],
+        )
+    )
     examples = []
-    for number, row in enumerate(rows):
-        prompt = prompt_ids(tokenizer, row["prompt"])
-        ended = row.get("ended", [True] * len(row["completions"]))
-        sequences = [
-            prompt + completion_ids(tokenizer, row["prompt"], *completion)
-            for completion in zip(row["completions"], ended, strict=True)
-        ]
+    for number, (row, prompt) in enumerate(zip(rows, prompt_ids(tokenizer, [r["prompt"] for r in rows]), strict=True)):
+        sequences = [prompt + next(completions) for _ in row["completions"]]
         if tally.keep(max(map(len, sequences)) <= max_length, f"longer than {max_length} tokens"):
             ranks = [float(rank) for rank in row["ranks"]]
             examples.append({"sequences": sequences, "ranks": ranks, "length": max(map(len, sequences)), "row": number})
@@ -325,8 +350,7 @@ def comparison_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_
 def prompt_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally) -> Dataset:
     """Prompts of at most `max_length` tokens as `input_ids`, and `row`, where each stands in `rows`."""
     examples = []
-    for number, row in enumerate(rows):
-        ids = prompt_ids(tokenizer, row["prompt"])
+    for number, ids in enumerate(prompt_ids(tokenizer, [row["prompt"] for row in rows])):
         if tally.keep(len(ids) <= max_length, f"longer than {max_length} tokens"):
             examples.append({"input_ids": ids, "row": number})
     return _dataset(examples, tally)

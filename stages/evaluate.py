@@ -77,7 +77,7 @@ def work(options: Options, stage: Stage) -> dict:
 
 def answer(model: Answerer, rows: list[Row], temperature: float, options: Options) -> Answers:
     completions = model.answer(rows, options.response_length, temperature, options.seed)
-    prompts = [prompt_ids(model.tokenizer, row["prompt"]) for row in rows]
+    prompts = prompt_ids(model.tokenizer, [row["prompt"] for row in rows])
     return Answers(model, prompts, completions, gold_of(options.gold, rows, completions))
 
 
@@ -114,7 +114,8 @@ def knowledge(model: Answerer, stage: Stage) -> Metrics:
 
 def probed(model: Answerer, probes: list[Row]) -> float:
     """Share of beginnings that the model, decoding greedily, continues with the right words."""
-    wanted = [completion_ids(model.tokenizer, row["prompt"], row["completion"], ended=False) for row in probes]
+    prompts, completions = ([row[column] for row in probes] for column in ("prompt", "completion"))
+    wanted = completion_ids(model.tokenizer, prompts, completions, [False] * len(probes))
     continuations = model.answer(probes, max(map(len, wanted)), temperature=0.0, seed=0)
     return float(np.mean([c.ids[: len(ids)] == ids for c, ids in zip(continuations, wanted, strict=True)]))
 

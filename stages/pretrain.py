@@ -54,7 +54,7 @@ def from_scratch(options: Options, stage: Stage):
     policy = new_policy(
         tokenizer, options.layers, options.width, options.heads, options.context, options.initializer_range
     )
-    tokens = sum(map(len, dataset["input_ids"]))
+    tokens = sum(dataset["length"][:])
     say("", f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
 
     arguments = trainer_arguments(SFTConfig, options, stage.folder)

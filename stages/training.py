@@ -186,7 +186,7 @@ class SaveInTime(TrainerCallback):
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
     """The rows of all epochs, in the order in which they are trained on."""
-    return dataset.select(batch_order(dataset["length"], options.batch_size, options.epochs, options.seed))
+    return dataset.select(batch_order(dataset["length"][:], options.batch_size, options.epochs, options.seed))
 
 
 def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[dict[str, float]]:

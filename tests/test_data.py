@@ -150,7 +150,7 @@ def test_of_equal_completions_the_best_stays_with_all_that_belongs_to_it():
 
 @given(st.text(max_size=30), st.text(min_size=1, max_size=30))
 def test_prompt_and_completion_tokens_decode_to_prompt_completion_and_eos(tokenizer, prompt, completion):
-    before, after = prompt_ids(tokenizer, prompt), completion_ids(tokenizer, prompt, completion)
+    (before,), (after,) = prompt_ids(tokenizer, [prompt]), completion_ids(tokenizer, [prompt], [completion])
     if tokenizer.eos_token in prompt + completion or tokenizer.pad_token in prompt + completion:
         return
     assert tokenizer.decode(before) == prompt
@@ -171,14 +171,33 @@ def test_the_states_of_training_are_those_of_sampling_where_a_token_would_span_t
     """ " the" is one token; cut in two, the prompt keeps its own tokens, so that sampling starts where training did."""
     the = any_tokenizer(" the", add_special_tokens=False).input_ids[-1]
     assert any_tokenizer.decode([the]).strip() == "the"
-    before, after = prompt_ids(any_tokenizer, "a t"), completion_ids(any_tokenizer, "a t", "he")
+    (before,), (after,) = prompt_ids(any_tokenizer, ["a t"]), completion_ids(any_tokenizer, ["a t"], ["he"])
     assert the in any_tokenizer("a the").input_ids
     assert the not in before + after
 
 
 def test_a_completion_that_was_cut_off_has_no_eos(tokenizer):
-    whole = completion_ids(tokenizer, "a", " fox")
-    assert completion_ids(tokenizer, "a", " fox", ended=False) == whole[:-1]
+    whole, cut = completion_ids(tokenizer, ["a", "a"], [" fox", " fox"], [True, False])
+    assert cut == whole[:-1]
+
+
+def test_many_at_a_time_are_what_each_is_alone(any_tokenizer):
+    """More than are tokenised together, among them some whose completion merges with the prompt, and chat messages."""
+    prompts = ["a t", "the quick", [{"role": "user", "content": "a fox?"}], ""] * 300
+    completions = ["he fox", " brown fox", "yes!", "x"] * 300
+    ended = [True, False, True, True, False, True] * 200
+    alone = {
+        i: completion_ids(any_tokenizer, [prompts[i]], [completions[i]], [ended[i]])[0] for i in (0, 1, 2, 3, 998, 1199)
+    }
+    together = completion_ids(any_tokenizer, prompts, completions, ended)
+    assert len(together) == 1200 and {i: together[i] for i in alone} == alone
+    assert (
+        together[1]
+        == any_tokenizer(prompts[1] + completions[1], add_special_tokens=False).input_ids[-len(together[1]) :]
+    )
+    assert [prompt_ids(any_tokenizer, [prompts[i]])[0] for i in alone] == [
+        prompt_ids(any_tokenizer, prompts)[i] for i in alone
+    ]
 
 
 def test_chat_messages_are_rendered_by_the_template_and_the_loss_is_the_replys(tokenizer):
@@ -192,17 +211,17 @@ def test_chat_messages_are_rendered_by_the_template_and_the_loss_is_the_replys(t
 
 def test_a_llama_tokenizer_begins_with_bos_and_a_bert_one_with_cls(shared):
     llama = load_tokenizer(shared / "models" / "stories260K")
-    assert prompt_ids(llama, "Once")[0] == llama.bos_token_id
-    assert prompt_ids(llama, "Once upon") == llama("Once upon").input_ids
+    assert prompt_ids(llama, ["Once"])[0][0] == llama.bos_token_id
+    assert prompt_ids(llama, ["Once upon"]) == [llama("Once upon").input_ids]
     bert = load_tokenizer(shared / "tokenizers" / "bert-zh")
-    assert prompt_ids(bert, "你好")[0] == bert.cls_token_id
-    assert completion_ids(bert, "你好", "吗")[-1] == bert.eos_token_id == bert.sep_token_id
+    assert prompt_ids(bert, ["你好"])[0][0] == bert.cls_token_id
+    assert completion_ids(bert, ["你好"], ["吗"])[0][-1] == bert.eos_token_id == bert.sep_token_id
     assert len({bert.eos_token_id, bert.pad_token_id}) == 2
 
 
 def test_gpt2s_own_tokenizer_gives_its_published_ids(shared):
     tokenizer = load_tokenizer(shared / "tokenizers" / "gpt2")
-    assert text_ids(tokenizer, "Hello world") == [15496, 995, 50256]
+    assert text_ids(tokenizer, ["Hello world"]) == [[15496, 995, 50256]]
     assert tokenizer.pad_token_id not in (None, 50256)
 
 
@@ -216,7 +235,7 @@ def test_a_document_longer_than_the_context_is_cut_into_pieces_that_lose_nothing
     words = "the quick brown fox jumps over the lazy dog " * 9
     pieces = text_dataset([{"text": words}], tokenizer, max_length=16)["input_ids"]
     assert max(map(len, pieces)) == 16
-    assert [token for piece in pieces for token in piece] == text_ids(tokenizer, words)
+    assert [token for piece in pieces for token in piece] == text_ids(tokenizer, [words])[0]
 
 
 def test_rows_longer_than_allowed_are_dropped_and_counted(tokenizer):
@@ -270,4 +289,4 @@ def test_a_message_that_looks_like_a_template_is_only_words(tokenizer):
 def test_a_chat_template_that_refuses_or_would_run_code_is_refused(tokenizer, monkeypatch, template):
     monkeypatch.setattr(tokenizer, "chat_template", template)
     with pytest.raises(InputError, match="chat template refuses 'user: Hi'"):
-        prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])
+        prompt_ids(tokenizer, [[{"role": "user", "content": "Hi"}]])

@@ -19,27 +19,23 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 GOLD, STEPS, EVERY = 6.0, 40, 4  # to be reached; PPO steps of a run; steps between policies that are judged
 ANSWERS = 4  # to each held-out prompt, for the mean gold to be known to a tenth or so
-# first the recipe's own settings, then one thing changed at a time; as many runs for each side
+ONE_EPOCH = {"num_ppo_epochs": 1, "num_mini_batches": 4, "learning_rate": 7e-4}  # as many updates, on fresher answers
+# first the recipe's own settings, then what might be faster; as many runs for each side
 OURS = {
     "recipe, with the mix": {},
     "recipe": {"ptx_coef": 0.0},
-    "lr x 2": {"ptx_coef": 0.0, "learning_rate": 1e-3, "value_learning_rate": 1e-3},
-    "kl / 2": {"ptx_coef": 0.0, "kl_coef": 0.06},
-    "4 epochs": {"ptx_coef": 0.0, "num_ppo_epochs": 4},
-    "lr x 2, no warmup": {
-        "ptx_coef": 0.0,
-        "learning_rate": 1e-3,
-        "value_learning_rate": 1e-3,
-        "value_warmup_steps": 0,
-    },
+    "bf16": {"ptx_coef": 0.0, "bf16": True},
+    "1 epoch": {"ptx_coef": 0.0, **ONE_EPOCH},
+    "1 epoch, bf16": {"ptx_coef": 0.0, **ONE_EPOCH, "bf16": True},
+    "1 epoch, bf16, trunk": {"ptx_coef": 0.0, **ONE_EPOCH, "bf16": True, "share_trunk": True},
 }
 THEIRS = {
     "recipe": {},
     "lr x 2": {"learning_rate": 1e-3},
-    "lr / 2": {"learning_rate": 2.5e-4},
     "kl / 2": {"kl_coef": 0.06},
     "4 epochs": {"num_ppo_epochs": 4},
-    "vf_coef 0.1": {"vf_coef": 0.1},
+    "1 epoch": ONE_EPOCH,
+    "1 epoch, kl / 2": {**ONE_EPOCH, "kl_coef": 0.06},
 }
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     rows = [json.loads(line)["prompt"] for line in (run / "data/prompts.jsonl").read_text().splitlines()]
     prompts = [{"input_ids": tokenizer(prompt)["input_ids"]} for prompt in rows]
     settings = {
-        "total_episodes": 7040, "num_ppo_epochs": 2, "num_mini_batches": 2, "learning_rate": 5e-4, "kl_coef": 0.12,
+        "total_episodes": 8960, "num_ppo_epochs": 2, "num_mini_batches": 2, "learning_rate": 5e-4, "kl_coef": 0.12,
         "vf_coef": 0.5, "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0,
     }  # fmt: skip
     config = PPOConfig(
