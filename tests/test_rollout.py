@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-
 from rlhf.data import pad
 from rlhf.forward import States
 from rlhf.logprobs import chosen_logprobs, entropies, log_softmax, text_logprobs
