@@ -46,6 +46,15 @@ def states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> State
     return States(ids, hidden, lambda at: head(hidden[at]))
 
 
+def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs) -> tuple[Tensor, Tensor]:
+    """The state (B, w) after the last token of each row, and its logits (B, V); `inputs` are the model's own."""
+    if _head_is_all(model):
+        hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state[:, -1]
+        return hidden, model.get_output_embeddings()(hidden)
+    output = model(input_ids=input_ids, output_hidden_states=True, **inputs, **last_logits(model, 1))
+    return output.hidden_states[-1][:, -1], output.logits[:, -1]
+
+
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The last hidden state (N, w) of every token of a batch (B, L)."""
     output, rows = _run(model.base_model, model, input_ids, attention_mask)

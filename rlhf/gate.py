@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlhf.errors import InputError
 from rlhf.logprobs import token_logprobs
 from rlhf.ppo import masked_mean
-from rlhf.rollout import Responses, Rollout, logprobs_and_values
+from rlhf.rollout import Responses, Rollout, response_logprobs
 
 # what is put down to rounding, by Accelerate's mixed precision: nats a token, and units of the score
 TOLERANCE = {"no": 1e-5, "bf16": 0.05, "fp16": 0.01}
@@ -58,7 +58,7 @@ def gate(
 
 def _equalities(rollout, policy, reference, reward, temperature, precision) -> Iterator[Equality]:
     allowed = TOLERANCE[precision]
-    logprobs, _ = logprobs_and_values(policy, None, rollout, temperature)
+    logprobs, _ = response_logprobs(policy, rollout, temperature)
     yield Equality(
         "ratio = 1",
         "the policy disagrees with itself: log-probabilities of the update and of sampling differ",

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.cache import new_cache, room
 from rlhf.data import pad
-from rlhf.forward import last_logits, packs, states, unwrapped, with_positions
+from rlhf.forward import last_states, packs, states, unwrapped, with_positions
 from rlhf.logprobs import chosen_logprobs, entropies, log_softmax, numbered, put
 from rlhf.models import ValueHead, stop_token_ids
 
@@ -31,6 +31,7 @@ class Responses:
     source: Tensor  # (B,) which prompt of the data set it answers
     logprobs: Tensor  # (B, T) log-probability of each token when it was drawn, nats; 0 where decoding was greedy
     entropies: Tensor  # (B, T) entropy of the distribution it was drawn from, nats; 0 where decoding was greedy
+    values: Tensor  # (B, T) expected return before each token, by a head on the policy's trunk; 0 where there was none
 
     @property
     def tokens(self) -> Tensor:
@@ -72,7 +73,7 @@ class Rollout(Responses):
     """Responses and all that PPO wants to know about them before the update."""
 
     ref_logprobs: Tensor  # (B, T) log-probability of each token under the reference, nats
-    values: Tensor  # (B, T) expected return before each token
+    values: Tensor  # (B, T) expected return before each token, by whatever value model there is
     scores: Tensor  # (B,) what the reward says of the whole response
 
     @property
@@ -107,6 +108,7 @@ def generate(
     stop_ids: Sequence[int],
     pad_id: int,
     generator: torch.Generator | None = None,
+    value_head: ValueHead | None = None,
 ) -> Responses:
     """One response to each prompt (B, P), sampled token by token from softmax(logits / temperature).
 
@@ -121,7 +123,7 @@ def generate(
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
     mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)
-    logprobs, spread = torch.zeros(2, batch, response_length, device=device)
+    logprobs, spread, values = torch.zeros(3, batch, response_length, device=device)
     ended = torch.zeros(batch, dtype=torch.bool, device=device)
 
     causal = packs(model)  # its attention is that and no more
@@ -141,11 +143,12 @@ def generate(
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
         with torch.no_grad():
-            output = model(input_ids=new_ids, past_key_values=cache, use_cache=True, **inputs, **last_logits(model, 1))
-        logits = output.logits[:, -1]
+            hidden, logits = last_states(model, new_ids, past_key_values=cache, use_cache=True, **inputs)
+            value = torch.zeros(len(hidden), device=device) if value_head is None else value_head(hidden)
         if same is not None and t == 0:
             cache.batch_select_indices(same)
-            logits, seen = logits[same], seen[same]
+            value, logits, seen = value[same], logits[same], seen[same]
+        values[rows, t] = value
         if temperature:
             distribution = log_softmax(logits, temperature)
             probabilities = distribution.exp()
@@ -180,6 +183,7 @@ def generate(
         source=torch.arange(batch, device=device),
         logprobs=logprobs[:, :length].where(mask, 0.0),
         entropies=spread[:, :length].where(mask, 0.0),
+        values=values[:, :length].where(mask, 0.0),
     )
 
 
@@ -254,20 +258,23 @@ def complete(
 def score(
     responses: Responses,
     *,
-    policy: nn.Module,
     reference: nn.Module,
     value_model: nn.Module,
     reward: Callable[[Responses], Tensor],
     temperature: float,
     chunk: int,
 ) -> Rollout:
-    """The responses with everything PPO needs to know of them, `chunk` rows at a time to bound memory."""
+    """The responses with everything PPO needs to know of them, `chunk` rows at a time to bound memory.
+
+    What the policy says of them, and a value head on its trunk, is known from sampling.
+    """
+    on_trunk = isinstance(unwrapped(value_model), ValueHead)
     parts = []
     for start in range(0, len(responses.mask), chunk):
         part = responses.select(slice(start, start + chunk)).trimmed()
         with torch.no_grad():
-            ref_logprobs, _ = logprobs_and_values(reference, None, part, temperature)
-            _, values = logprobs_and_values(policy, value_model, part, None)
+            ref_logprobs, _ = response_logprobs(reference, part, temperature)
+            values = part.values if on_trunk else response_values(value_model, part)
             parts.append((ref_logprobs, values, reward(part)))
     width = responses.mask.shape[1]
     columns = [
@@ -275,26 +282,22 @@ def score(
         for column in zip(*parts, strict=True)
     ]
     ref_logprobs, values, scores = map(torch.cat, columns)
-    own = (getattr(responses, field.name) for field in fields(Responses))
-    return Rollout(*own, ref_logprobs=ref_logprobs, values=values, scores=scores)
+    own = {field.name: getattr(responses, field.name) for field in fields(Responses)}
+    return Rollout(**{**own, "values": values}, ref_logprobs=ref_logprobs, scores=scores)
 
 
-def logprobs_and_values(
-    policy: nn.Module, value_model: nn.Module | None, responses: Responses, temperature: float | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The log-probability, in nats, of each response token, and the value of the state before it: both (B, T).
+def response_logprobs(
+    policy: nn.Module, responses: Responses, temperature: float, value_head: nn.Module | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The log-probability (B, T), in nats, of each response token, and what a head on the trunk says before it (B, T)."""
+    policy_states, chosen = states(policy, responses.input_ids, responses.attention_mask), responses.chosen
+    logprobs = put(chosen_logprobs(policy_states, chosen, temperature), responses.mask)
+    if value_head is None:
+        return logprobs, None
+    return logprobs, put(value_head(policy_states.hidden[chosen - 1]), responses.mask)
 
-    The value model is a `Scorer` of its own, or a `ValueHead` on the policy's trunk; without one there is no value, and
-    without a temperature there are no log-probabilities.
-    """
-    inputs, chosen = (responses.input_ids, responses.attention_mask), responses.chosen
-    on_trunk = isinstance(unwrapped(value_model), ValueHead)
-    logprobs = values = None
-    if temperature is not None or on_trunk:
-        policy_states = states(policy, *inputs)
-    if temperature is not None:
-        logprobs = put(chosen_logprobs(policy_states, chosen, temperature), responses.mask)
-    if value_model is not None:
-        given = (policy_states.hidden[chosen - 1],) if on_trunk else (*inputs, chosen - 1)
-        values = put(value_model(*given), responses.mask)
-    return logprobs, values
+
+def response_values(value_model: nn.Module, responses: Responses) -> Tensor:
+    """What a `Scorer` says of the state before each response token, (B, T)."""
+    before = responses.chosen - 1
+    return put(value_model(responses.input_ids, responses.attention_mask, before), responses.mask)

@@ -29,7 +29,7 @@ from rlhf.gate import gate
 from rlhf.health import check_metrics, check_rollout, check_update
 from rlhf.logprobs import text_logprobs
 from rlhf.models import ValueHead, stop_token_ids
-from rlhf.rollout import Responses, Rollout, generate, logprobs_and_values, score
+from rlhf.rollout import Responses, Rollout, generate, response_logprobs, response_values, score
 from rlhf.scoring import last_token_scores
 
 
@@ -167,11 +167,11 @@ class PPOTrainer:
                 stop_ids=self.stop_ids,
                 pad_id=self.pad_id,
                 generator=torch.Generator().manual_seed(_seed(config.seed, 2, step, rank)),
+                value_head=self.accelerator.unwrap_model(self.value_model) if self.one_trunk else None,
             )
             responses.source = torch.tensor(order, device=device)
             return score(
                 responses,
-                policy=self.policy,
                 reference=self.reference,
                 value_model=self.value_model,
                 reward=self.reward,
@@ -196,8 +196,8 @@ class PPOTrainer:
             with self.synchronised(last=number == len(parts) - 1):
                 weight = part.mask.sum() / tokens
                 with self.accelerator.autocast():
-                    on_trunk = self.value_model if self.one_trunk else None
-                    logprobs, values = logprobs_and_values(self.policy, on_trunk, part, config.temperature)
+                    head = self.value_model if self.one_trunk else None
+                    logprobs, values = response_logprobs(self.policy, part, config.temperature, head)
                 pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, part.mask, config.cliprange)
                 loss = pg_loss * weight
 
@@ -211,7 +211,7 @@ class PPOTrainer:
                     # now, so that what two models keep for their gradients is not held together
                     self.backward(loss)
                     with self.accelerator.autocast():
-                        loss, (_, values) = 0.0, logprobs_and_values(self.policy, self.value_model, part, None)
+                        loss, values = 0.0, response_values(self.value_model, part)
                 vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
                 self.backward(loss + config.vf_coef * vf_loss * weight)
 

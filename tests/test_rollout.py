@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from rlhf.data import pad
 from rlhf.forward import States
 from rlhf.logprobs import chosen_logprobs, entropies, log_softmax, text_logprobs
 from rlhf.models import ValueHead
-from rlhf.rollout import Responses, Rollout, _sample, complete, generate, logprobs_and_values, score
+from rlhf.rollout import Responses, Rollout, _sample, complete, generate, response_logprobs, response_values, score
 from rlhf.scoring import last_token_scores
 from tests.conftest import scorer_of, tiny_gpt2, tiny_llama
 
@@ -19,7 +18,7 @@ PROMPTS = [[385, 328, 261, 376, 280, 294], [261, 376], [291, 280, 294]]  # words
 STOP, PAD = 0, 1
 
 
-def sample(policy, prompts=PROMPTS, seed=0, temperature=1.0, length=12, stop_ids=(STOP,)) -> Responses:
+def sample(policy, prompts=PROMPTS, seed=0, temperature=1.0, length=12, stop_ids=(STOP,), **kwargs) -> Responses:
     input_ids, attention_mask = pad(prompts, PAD, "left")
     return generate(
         policy,
@@ -30,6 +29,14 @@ def sample(policy, prompts=PROMPTS, seed=0, temperature=1.0, length=12, stop_ids
         stop_ids=stop_ids,
         pad_id=PAD,
         generator=torch.Generator().manual_seed(seed),
+        **kwargs,
+    )
+
+
+def watch(policy, work: list[tuple[int, int]]) -> None:
+    """Has `work` note how many rows of how many tokens each pass is given."""
+    policy.base_model.register_forward_hook(
+        lambda module, args, kwargs, output: work.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
 
 
@@ -54,7 +61,7 @@ def responses_of(responses: Responses) -> list[list[int]]:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_batched_padded_logprobs_are_those_of_each_sequence_alone(policy, temperature):
     responses = sample(policy, temperature=temperature)
-    logprobs, values = logprobs_and_values(policy, None, responses, temperature)
+    logprobs, values = response_logprobs(policy, responses, temperature)
     assert values is None
     for i, response in enumerate(responses_of(responses)):
         alone = logprobs_alone(policy, PROMPTS[i], response, temperature)
@@ -88,13 +95,13 @@ def test_more_padding_on_both_sides_does_not_change_logprobs_or_values(policy):
         responses.source,
         torch.nn.functional.pad(responses.logprobs, (0, 3)),
         torch.nn.functional.pad(responses.entropies, (0, 3)),
+        torch.nn.functional.pad(responses.values, (0, 3)),
     )
     width = responses.mask.shape[1]
-    for narrow, padded in zip(
-        logprobs_and_values(policy, value_model, responses, 0.7),
-        logprobs_and_values(policy, value_model, wide, 0.7),
-        strict=True,
-    ):
+    for narrow, padded in [
+        (response_logprobs(policy, given, 0.7)[0] for given in (responses, wide)),
+        (response_values(value_model, given) for given in (responses, wide)),
+    ]:
         torch.testing.assert_close(padded[:, :width][responses.mask], narrow[responses.mask], atol=1e-4, rtol=1e-4)
     trimmed = wide.trimmed()
     assert torch.equal(trimmed.input_ids, responses.input_ids)
@@ -225,15 +232,13 @@ def test_a_row_is_sampled_alike_whatever_rows_are_beside_it(policy):
 def test_finished_rows_leave_the_batch_once_they_are_many_and_a_step_computes_one_token(monkeypatch, policy):
     chosen = iter([[STOP] + [5] * 23, [5] + [STOP] * 14 + [5] * 9, [STOP] * 9 + [5] * 7])
     monkeypatch.setattr("rlhf.rollout._sample", lambda *args: torch.tensor(next(chosen)))
-    work = []
-
-    def look(module, args, kwargs, output):
-        work.append((*kwargs["input_ids"].shape, output.logits.shape[1]))
-
-    policy.register_forward_hook(look, with_kwargs=True)
+    sample(policy, [PROMPTS[0]], temperature=0.0, length=1)  # what the model allows has been tried
+    work, made = [], []
+    watch(policy, work)
+    policy.get_output_embeddings().register_forward_hook(lambda module, args, output: made.append(len(output)))
     responses = sample(policy, [PROMPTS[0]] * 24)
-    # rows, tokens and logits of each step: one row of 24 is not worth the copy of the cache, 15 are; 9 stay, filled up to 16
-    assert work == [(1, len(PROMPTS[0]), 1), (24, 1, 1), (16, 1, 1)]
+    # rows and tokens of each step: one row of 24 is not worth the copy of the cache, 15 are; 9 stay, filled up to 16
+    assert work == [(1, len(PROMPTS[0])), (24, 1), (16, 1)] and made == [1, 24, 16]
     assert responses.lengths.tolist() == [1] + [2] * 14 + [3] * 9
     assert responses.mask.shape == (24, 3)  # no wider than the longest
     assert responses.ended.all()
@@ -242,9 +247,7 @@ def test_finished_rows_leave_the_batch_once_they_are_many_and_a_step_computes_on
 def test_a_prompt_that_is_answered_several_times_is_read_once_and_each_answer_is_its_own(policy):
     work, prompts = [], [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0], PROMPTS[1]]
     alone = [sample(policy, prompts[:i] + [PROMPTS[2]] * (5 - i), temperature=2.0) for i in range(1, 6)]
-    policy.register_forward_hook(
-        lambda module, args, kwargs, output: work.append(kwargs["input_ids"].shape), with_kwargs=True
-    )
+    watch(policy, work)
     together = sample(policy, prompts, temperature=2.0)
     assert work[:2] == [(2, len(PROMPTS[0])), (5, 1)]
     for i in range(5):
@@ -273,7 +276,7 @@ def test_random_numbers_go_to_the_device_of_the_prompts(monkeypatch, policy):
         raise RuntimeError(probabilities.device.type, uniform.device.type)
 
     logits = torch.zeros(len(PROMPTS), 1, 400, device="meta")
-    monkeypatch.setattr(policy, "forward", lambda **kwargs: SimpleNamespace(logits=logits))
+    monkeypatch.setattr("rlhf.rollout.last_states", lambda *args, **kwargs: (logits[:, 0, :1], logits[:, 0]))
     monkeypatch.setattr("rlhf.rollout._sample", look)
     input_ids, attention_mask = (tensor.to("meta") for tensor in pad(PROMPTS, PAD, "left"))
     monkeypatch.setattr("rlhf.rollout.same_prompts", lambda *prompts: (*prompts, None))  # meta tensors have no numbers
@@ -324,10 +327,10 @@ def test_an_interrupted_complete_goes_on_to_the_same_responses_and_samples_only_
 
 def test_the_text_of_a_completion_is_its_tokens_without_the_eos_it_ends_with(policy, tokenizer):
     def wants_to_end(module, args, output):
-        output.logits[..., tokenizer.pad_token_id] = -torch.inf
-        output.logits[..., tokenizer.eos_token_id] = output.logits.amax(dim=-1)
+        output[..., tokenizer.pad_token_id] = -torch.inf
+        output[..., tokenizer.eos_token_id] = output.amax(dim=-1)
 
-    policy.register_forward_hook(wants_to_end)
+    policy.get_output_embeddings().register_forward_hook(wants_to_end)
     prompts = [[20 + i] for i in range(20)]
     completions = complete(policy, tokenizer, prompts, response_length=12, temperature=1.0, seed=0)
     ended = [completion for completion in completions if completion.ended and len(completion.ids) > 1]
@@ -366,7 +369,7 @@ def test_the_order_of_a_batch_changes_nothing_but_the_order(policy):
     responses, order = sample(policy), torch.tensor([2, 0, 1])
 
     def everything(batch):
-        models = {"policy": policy, "reference": policy, "value_model": scorer_of(policy)}
+        models = {"reference": policy, "value_model": scorer_of(policy)}
         reward = partial(last_token_scores, scorer_of(policy))
         return vars(score(batch, **models, reward=reward, temperature=1.0, chunk=3))
 
@@ -376,7 +379,7 @@ def test_the_order_of_a_batch_changes_nothing_but_the_order(policy):
 
 def test_value_of_a_token_is_that_of_the_prompt_and_the_tokens_before_it(policy):
     responses, value_model = sample(policy), scorer_of(policy)
-    _, values = logprobs_and_values(policy, value_model, responses, None)
+    values = response_values(value_model, responses)
     for i, response in enumerate(responses_of(responses)):
         for t in range(len(response)):
             prefix = torch.tensor([PROMPTS[i] + response[:t]])
@@ -387,10 +390,24 @@ def test_value_of_a_token_is_that_of_the_prompt_and_the_tokens_before_it(policy)
 def test_a_value_head_on_the_trunk_reads_the_policys_last_hidden_state(policy):
     responses, head = sample(policy), ValueHead(policy.config.hidden_size)
     torch.nn.init.normal_(head.score.weight)
-    _, values = logprobs_and_values(policy, head, responses, None)
+    _, values = response_logprobs(policy, responses, 1.0, head)
     prefix = torch.tensor([PROMPTS[1]])
     hidden = policy.base_model(input_ids=prefix).last_hidden_state[0, -1]
     torch.testing.assert_close(values[1, 0], head(hidden[None, None])[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_values_of_a_head_on_the_trunk_are_read_at_sampling(policy):
+    """As a pass over the finished responses reads them, though rows that end are dropped on the way."""
+    head = ValueHead(policy.config.hidden_size)
+    torch.nn.init.normal_(head.score.weight)
+    responses = sample(policy, PROMPTS * 5, stop_ids=range(0, 400, 3), value_head=head)
+    assert len(set(responses.lengths.tolist())) > 2
+    rollout = score(
+        responses, reference=policy, value_model=head, reward=lambda part: part.lengths, temperature=1.0, chunk=4
+    )
+    _, values = response_logprobs(policy, responses, 1.0, head)
+    assert values.abs().max() > 0.1
+    torch.testing.assert_close(rollout.values, values, atol=1e-5, rtol=1e-5)
 
 
 def test_kl_of_a_response_is_the_sum_of_its_tokens_log_ratios():
@@ -406,7 +423,7 @@ def test_kl_of_a_response_is_the_sum_of_its_tokens_log_ratios():
 def test_sampling_and_scoring_remember_nothing_for_a_gradient(policy):
     responses, value_model = sample(policy), scorer_of(policy)
     rollout = score(
-        responses, policy=policy, reference=policy, value_model=value_model,
+        responses, reference=policy, value_model=value_model,
         reward=partial(last_token_scores, value_model), temperature=1.0, chunk=2,
     )  # fmt: skip
     assert not any(tensor.requires_grad for tensor in vars(rollout).values())
@@ -418,7 +435,7 @@ def test_scoring_in_chunks_gives_what_scoring_at_once_gives():
 
     def rollout(chunk):
         return score(
-            responses, policy=policy, reference=reference, value_model=value_model,
+            responses, reference=reference, value_model=value_model,
             reward=lambda part: part.lengths.float(), temperature=1.0, chunk=chunk,
         )  # fmt: skip
 

@@ -36,7 +36,7 @@ def first_step(make, tokenizer) -> tuple[PPOTrainer, dict]:
         generator = torch.Generator().manual_seed(0)
         options = {"response_length": 6, "temperature": 1.0, "stop_ids": [0], "pad_id": 1, "generator": generator}
         part: Responses = generate(policy, input_ids, attention_mask, **options).select(rows)
-        models = {"policy": trainer.policy, "reference": trainer.reference, "value_model": trainer.value_model}
+        models = {"reference": trainer.reference, "value_model": trainer.value_model}
         return score(part, **models, reward=trainer.reward, temperature=1.0, chunk=8)
 
     gradients, step = [], trainer.optimizer.step

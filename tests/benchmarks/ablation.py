@@ -36,12 +36,12 @@ def _captured_logprobs() -> None:
     """The policy passes over its responses once more."""
     score = rollout.score
 
-    def scored(responses, *, policy, chunk, temperature, **kwargs):
+    def scored(responses, *, reference, chunk, temperature, **kwargs):
         with torch.no_grad():
             for start in range(0, len(responses.mask), chunk):
-                part = responses.select(slice(start, start + chunk))
-                rollout.logprobs_and_values(policy, None, part, temperature)
-        return score(responses, policy=policy, chunk=chunk, temperature=temperature, **kwargs)
+                # which is of the policy's size
+                rollout.response_logprobs(reference, responses.select(slice(start, start + chunk)), temperature)
+        return score(responses, reference=reference, chunk=chunk, temperature=temperature, **kwargs)
 
     trainer.score = scored
 
