@@ -134,9 +134,12 @@ def _comparisons() -> Iterator[Comparison]:
                 ours = Side("ours", numerics, share_trunk=True)
                 yield Comparison(f"{name}-trunk-{numerics}", workload, ours, theirs, target, "time", False, note)
         if size == "gpt2" and not eos:
-            for numerics, note in (("fp32", ""), ("bf16", BF16_NOTE)):
-                ours = Side("ours", numerics)
-                yield Comparison(f"memory-{size}-{numerics}", workload, ours, theirs, 2.0, "memory", not note, note)
+            for variant, ours, note in (
+                ("fp32", Side("ours"), ""),
+                ("bf16", Side("ours", "bf16"), BF16_NOTE),
+                ("trunk-fp32", Side("ours", share_trunk=True), TRUNK_NOTE),
+            ):
+                yield Comparison(f"memory-{size}-{variant}", workload, ours, theirs, 2.0, "memory", not note, note)
 
     for workload, who, fp32, bf16, note in [
         (Workload("decode", "tiny"), "generate", 2.0, 3.0, ""),
