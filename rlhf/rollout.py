@@ -114,7 +114,7 @@ def generate(
 
     Temperature 0 is greedy decoding. A response ends with one of `stop_ids`, or is cut off after `response_length`
     tokens. The random numbers are drawn once for all, so that a row's response depends on neither the others' lengths
-    nor on which rows have finished.
+    nor on which rows have finished. `value_head` is read before each token; without one, values are 0.
     """
     batch, prompt_length = input_ids.shape
     device = input_ids.device

@@ -24,16 +24,12 @@ ONE_EPOCH = {"num_ppo_epochs": 1, "num_mini_batches": 4, "learning_rate": 7e-4} 
 OURS = {
     "recipe, with the mix": {},
     "recipe": {"ptx_coef": 0.0},
-    "bf16": {"ptx_coef": 0.0, "bf16": True},
     "1 epoch": {"ptx_coef": 0.0, **ONE_EPOCH},
     "1 epoch, bf16": {"ptx_coef": 0.0, **ONE_EPOCH, "bf16": True},
-    "1 epoch, bf16, trunk": {"ptx_coef": 0.0, **ONE_EPOCH, "bf16": True, "share_trunk": True},
 }
 THEIRS = {
     "recipe": {},
     "lr x 2": {"learning_rate": 1e-3},
-    "kl / 2": {"kl_coef": 0.06},
-    "4 epochs": {"num_ppo_epochs": 4},
     "1 epoch": ONE_EPOCH,
     "1 epoch, kl / 2": {**ONE_EPOCH, "kl_coef": 0.06},
 }
