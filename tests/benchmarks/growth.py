@@ -53,7 +53,7 @@ def draw(found: dict[str, dict[int, dict]], path: Path) -> None:
             axes.loglog(xs, ys, color=colour, marker="o", markersize=4)
             axes.loglog(xs, [ys[-1] * x / xs[-1] for x in xs], color="#bbb", linestyle=":", linewidth=1)
             axes.set_xticks(xs, [str(x) for x in xs])
-            axes.set_yticks(ys, [f"{y:.3g}" for y in ys], fontsize=7)
+            axes.set_yticks(ys, [f"{y:,.0f}" if y >= 100 else f"{y:.3g}" for y in ys], fontsize=7)
             axes.minorticks_off()
             axes.spines[["top", "right"]].set_visible(False)
             if row:
