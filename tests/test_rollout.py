@@ -209,6 +209,15 @@ def test_tokens_rarer_than_single_precision_can_tell_apart_are_sampled(monkeypat
     assert (torch.cat(drawn) * 2**24 % 1 != 0).any()
 
 
+def test_small_probabilities_after_a_large_one_are_not_lost_in_their_sum():
+    """In single precision 0.5 + 2 ** -27 is 0.5: of the thousand rare tokens none could be drawn."""
+    probabilities = torch.cat(
+        [torch.tensor([0.5]), torch.full((1000,), 2.0**-27), torch.tensor([0.5 - 1000 * 2.0**-27])]
+    )
+    uniforms = 0.5 + (torch.tensor([0, 500, 999]) + 0.5).double() * 2.0**-27
+    assert _sample(probabilities.expand(3, -1), uniforms).tolist() == [1, 501, 1000]
+
+
 def test_a_response_ends_with_its_first_stop_token_and_holds_it(policy):
     stop_ids = range(2, 400, 30)
     responses = sample(policy, PROMPTS * 40, temperature=3.0, length=40, stop_ids=stop_ids)
@@ -408,6 +417,24 @@ def test_the_values_of_a_head_on_the_trunk_are_read_at_sampling(policy):
     _, values = response_logprobs(policy, responses, 1.0, head)
     assert values.abs().max() > 0.1
     torch.testing.assert_close(rollout.values, values, atol=1e-5, rtol=1e-5)
+
+
+def test_the_values_of_a_separate_model_are_its_own(policy):
+    responses, value_model = sample(policy), scorer_of(policy)
+    rollout = score(
+        responses, reference=policy, value_model=value_model, reward=lambda part: part.lengths, temperature=1.0, chunk=9
+    )
+    ids = responses.input_ids[1][responses.attention_mask[1].bool()]
+    alone = value_model(ids[None], torch.ones_like(ids)[None])[len(PROMPTS[1]) - 1 : -1]
+    torch.testing.assert_close(rollout.values[1, : len(alone)], alone, atol=1e-5, rtol=1e-5)
+    assert alone.abs().max() > 0.01
+
+
+def test_what_is_no_token_of_a_response_has_no_numbers(policy):
+    responses = sample(policy, PROMPTS * 5, stop_ids=range(0, 400, 3))
+    assert not responses.mask.all()
+    for numbers in (responses.logprobs, responses.entropies, responses.values):
+        assert not numbers[~responses.mask].any()
 
 
 def test_kl_of_a_response_is_the_sum_of_its_tokens_log_ratios():
