@@ -9,7 +9,7 @@ from rlhf.config import option
 from rlhf.data import Tally, read_rows, text_dataset
 from rlhf.models import load_policy, load_tokenizer, new_policy, new_tokenizer
 from stages.cli import Stage, main, say
-from stages.training import PlainSFTTrainer, TrainingOptions, in_batches, train, trainer_arguments
+from stages.training import SavingSFTTrainer, TrainingOptions, in_batches, train, trainer_arguments
 
 
 @dataclass
@@ -60,7 +60,7 @@ def from_scratch(options: Options, stage: Stage):
     arguments = trainer_arguments(SFTConfig, options, stage.folder)
     if options.packing:
         arguments.packing, arguments.packing_strategy, arguments.max_length = True, "wrapped", options.context
-    trainer = PlainSFTTrainer(
+    trainer = SavingSFTTrainer(
         model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
     )
     history = train(trainer, stage, options)

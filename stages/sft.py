@@ -12,7 +12,7 @@ from rlhf.config import option
 from rlhf.data import Tally, demonstration_dataset, read_rows
 from rlhf.models import context_length, load_policy, load_tokenizer
 from stages.cli import Stage, main, say
-from stages.training import PlainSFTTrainer, TrainingOptions, in_batches, train, trainer_arguments
+from stages.training import SavingSFTTrainer, TrainingOptions, in_batches, train, trainer_arguments
 
 
 @dataclass
@@ -34,7 +34,7 @@ def work(options: Options, stage: Stage) -> dict:
 
     set_seed(options.seed)
     arguments = trainer_arguments(SFTConfig, options, stage.folder)
-    trainer = PlainSFTTrainer(
+    trainer = SavingSFTTrainer(
         model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
     )
     history = train(trainer, stage, options)

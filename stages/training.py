@@ -10,14 +10,12 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments, trainer_callback
-from trl import SFTTrainer
 
 from rlhf.config import option
 from rlhf.data import batch_order
 from rlhf.errors import InputError
-from rlhf.forward import states
-from rlhf.logprobs import chosen_logprobs, numbered
 from rlhf.reward import RankingRewardTrainer
+from rlhf.sft import LeanSFTTrainer
 from stages.cli import Stage
 from stages.options import SavingOptions
 from stages.progress import TrainerProgress
@@ -143,27 +141,8 @@ class Resumable(Trainer):
         )
 
 
-class PlainSFTTrainer(Resumable, SFTTrainer):
-    """TRL's trainer with the log-probabilities of this project: no padding, logits of what is learned, never all of them.
-
-    Entropy and accuracy, which TRL computes at every step, are spared as well. Whatever asks for another loss than the
-    plain one gets TRL's.
-    """
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        other = self.label_smoother or self.compute_loss_func or self.args.loss_type != "nll"
-        if other or return_outputs or inputs.keys() != {"input_ids", "attention_mask", "labels"}:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        attention_mask, learned = inputs["attention_mask"], inputs["labels"] != -100
-        learned[:, 0] = False  # no token is before the first
-        chosen = numbered(learned, attention_mask)
-        with self.accelerator.autocast():
-            logprobs = chosen_logprobs(states(model, inputs["input_ids"], attention_mask), chosen, 1.0)
-        if num_items_in_batch is None:
-            return -logprobs.mean()
-        # counted over all processes, between which gradients are averaged
-        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return -logprobs.sum() / num_items_in_batch * processes
+class SavingSFTTrainer(Resumable, LeanSFTTrainer):
+    """The trainer of text and demonstrations, resumable."""
 
 
 class SavingRewardTrainer(Resumable, RankingRewardTrainer):

@@ -23,7 +23,7 @@ from rlhf.models import load_policy, load_tokenizer
 from stages.cli import Stage
 from stages.options import SavingOptions
 from stages.saving import Saver
-from stages.training import PlainSFTTrainer, TrainingOptions, train, trainer_arguments
+from stages.training import SavingSFTTrainer, TrainingOptions, train, trainer_arguments
 from tests.conftest import tiny_gpt2
 from tests.forks import ONE_THREAD
 from tests.pipeline import ROOT, STAGES, command, finished, make, shell, stage
@@ -270,7 +270,7 @@ def test_a_gradient_that_is_no_number_stops_training_and_keeps_the_batch(tokeniz
     held.begin()
     rows = Dataset.from_list([{"input_ids": [i, i + 1, 0], "labels": [i, i + 1, 0]} for i in range(20, 30)])
     arguments = trainer_arguments(SFTConfig, options, held.folder)
-    trainer = PlainSFTTrainer(model=tiny_gpt2(), args=arguments, train_dataset=rows, processing_class=tokenizer)
+    trainer = SavingSFTTrainer(model=tiny_gpt2(), args=arguments, train_dataset=rows, processing_class=tokenizer)
     trainer.model.transformer.ln_f.weight.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(InputError, match="stopped in step 1: the norm of the gradient is (inf|nan); its batch is in"):
         train(trainer, held, options)

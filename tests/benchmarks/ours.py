@@ -20,7 +20,7 @@ from rlhf.models import ValueHead, load_policy, load_scorer, load_tokenizer, sto
 from rlhf.rollout import generate
 from rlhf.scoring import last_token_scores
 from rlhf.trainer import PPOTrainer
-from stages.training import PlainSFTTrainer, SavingRewardTrainer, TrainingOptions, in_batches, trainer_arguments
+from stages.training import SavingRewardTrainer, SavingSFTTrainer, TrainingOptions, in_batches, trainer_arguments
 from tests.benchmarks import ablation, inputs
 from tests.benchmarks.worker import Worker, run
 from tests.benchmarks.workloads import SIZES, TRAINER_BATCH, TRAINER_STEPS, Workload
@@ -117,7 +117,7 @@ def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, share_t
     dataset = Dataset.from_list([{**row, "length": length} for row, length in zip(rows, lengths, strict=True)])
     facts = {"models": inputs.checksum(policy)}
     given = options(worker, numerics, TRAINER_BATCH)
-    trainer = PlainSFTTrainer(
+    trainer = SavingSFTTrainer(
         model=policy, args=trainer_arguments(SFTConfig, given, folder / "trainer"), processing_class=tokenizer,
         train_dataset=in_batches(dataset, given), callbacks=[Ends(worker, len(rows), sum(lengths))],
     )  # fmt: skip

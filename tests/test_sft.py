@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig
 
-from stages.training import PlainSFTTrainer, TrainingOptions, trainer_arguments
+from stages.training import SavingSFTTrainer, TrainingOptions, trainer_arguments
 
 ROWS = [
     {"input_ids": [5, 6, 7, 8, 0], "labels": [-100, -100, 7, 8, 0]},
@@ -14,9 +14,9 @@ ROWS = [
 ]
 
 
-def trainer_of(policy, tokenizer, folder, **arguments) -> PlainSFTTrainer:
+def trainer_of(policy, tokenizer, folder, **arguments) -> SavingSFTTrainer:
     options = TrainingOptions(run=str(folder), batch_size=3, trainer=arguments)
-    return PlainSFTTrainer(
+    return SavingSFTTrainer(
         model=policy, args=trainer_arguments(SFTConfig, options, folder), processing_class=tokenizer,
         train_dataset=Dataset.from_list(ROWS),
     )  # fmt: skip
