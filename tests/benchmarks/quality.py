@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GOLD, STEPS, EVERY = 6.0, 40, 4  # to be reached; PPO steps of a run; steps between policies that are judged
-ANSWERS = 4  # to each held-out prompt, for the mean gold to be known to a tenth or so
+ANSWERS = 4  # to each held-out prompt
 ONE_EPOCH = {"num_ppo_epochs": 1, "num_mini_batches": 4, "learning_rate": 7e-4}  # as many updates, on fresher answers
 # first the recipe's own settings, then what might be faster; as many runs for each side
 OURS = {
@@ -39,7 +39,7 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
     """Trains as `make ppo` does, and writes policies and seconds."""
     from rlhf.config import PPOConfig
     from rlhf.data import Tally, prompt_dataset, read_rows, text_dataset
-    from rlhf.models import ValueHead, context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
+    from rlhf.models import context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
     from rlhf.scoring import last_token_scores
     from rlhf.trainer import PPOTrainer
     from stages.options import parse
@@ -53,9 +53,8 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
     if config.ptx_coef:
         documents = read_rows(run / "data/text.jsonl", "text")
         text = text_dataset(documents, tokenizer, context_length(policy))["input_ids"]
-    value_model = ValueHead(policy.config.hidden_size) if config.share_trunk else load_scorer(run / "reward")
     trainer = PPOTrainer(
-        config, policy=policy, reference=reference, value_model=value_model, tokenizer=tokenizer,
+        config, policy=policy, reference=reference, value_model=load_scorer(run / "reward"), tokenizer=tokenizer,
         reward=partial(last_token_scores, load_scorer(run / "reward").requires_grad_(False)), text=text,
         prompts=prompt_dataset(rows, tokenizer, room_for_prompt(policy, config.response_length), Tally())["input_ids"],
     )  # fmt: skip
