@@ -98,7 +98,6 @@ def same_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Ten
     return *found.to(both.device).unbind(dim=1), same.to(both.device)
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     input_ids: Tensor,
@@ -143,12 +142,13 @@ def generate(
             inputs["attention_mask"] = nn.functional.pad(seen, (0, missing)).bool()[:, None, None]
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
-        hidden, logits = last_states(model, new_ids, past_key_values=cache, use_cache=True, **inputs)
+        with torch.no_grad():
+            hidden, logits = last_states(model, new_ids, past_key_values=cache, use_cache=True, **inputs)
         if same is not None and t == 0:
             cache.batch_select_indices(same)
             hidden, logits, seen = hidden[same], logits[same], seen[same]
         if value_head is not None:
-            values[rows, t] = value_head(hidden)
+            values[rows, t] = value_head(hidden).detach()
         if temperature:
             distribution = log_softmax(logits, temperature)
             probabilities = distribution.exp()
