@@ -5,6 +5,7 @@ or absent, and an older one is replaced only by a finished one.
 """
 
 import errno
+import gc
 import json
 import logging
 import shutil
@@ -128,6 +129,8 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 def main(name: str, options_class: type[StageOptions], work: Callable[[Any, Stage], dict[str, Any]]) -> None:
     """Runs a stage from the command line. Exit status 2 for what a person can mend, 130 after Ctrl-C, 143 after SIGTERM."""
+    gc.freeze()
+    gc.enable()
     quiet_libraries()
     interruption.listen()
     try:

@@ -17,7 +17,7 @@ from rlhf.health import Diverged
 from rlhf.models import ValueHead, context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
 from rlhf.rollout import Rollout
 from rlhf.scoring import last_token_scores, load_function, text_scores
-from rlhf.trainer import PPOTrainer
+from rlhf.trainer import PPOTrainer, shuffled
 from stages.cli import Stage, main, say, write_rows
 from stages.options import SavingOptions
 from stages.progress import INDENT, ProgressBar
@@ -67,7 +67,10 @@ def work(options: Options, stage: Stage) -> dict:
     text = []
     if options.ptx_coef:
         documents = read_rows(stage.rows(options.text, "text.jsonl"), "text")
-        text = text_dataset(documents, tokenizer, context_length(policy))["input_ids"]
+        # no more than there is time for: the rest need not be tokenised
+        needed = options.steps * options.updates_per_step * options.ptx_batch_size
+        some = shuffled(len(documents), 0, min(needed, len(documents)), (options.seed, 5))
+        text = text_dataset([documents[i] for i in some], tokenizer, context_length(policy))["input_ids"]
     say(
         "",
         f"{tally} as prompts, {len(text):,} pieces of pretraining text; {options.steps} steps of {options.batch_size}",

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def test_the_reward_model_loads_and_scores_without_this_project(made):
 def test_the_ppo_policy_is_not_the_sft_model(made):
     one, other = (AutoModelForCausalLM.from_pretrained(made[0] / name).state_dict() for name in ("sft", "ppo"))
     assert all(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_no_more_pretraining_text_is_tokenised_than_there_is_time_for(made):
+    documents = len((made[0] / "data" / "text.jsonl").read_text().splitlines())
+    options = json.loads((made[0] / "ppo" / "stage.json").read_text())["options"]
+    updates = options["num_ppo_epochs"] * options["num_mini_batches"]
+    needed = options["total_episodes"] // options["batch_size"] * updates * options["ptx_batch_size"]
+    assert needed < documents and f" {needed:,} pieces of pretraining text" in made[1]
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def test_garbage_is_looked_for_again_once_a_stage_has_been_imported():
+    script = "import gc, sys; sys.argv[0] = '-m'; import stages.cli as cli; print(gc.isenabled()); "
+    script += "sys.argv = ['ppo', '--nothing']\ntry: cli.main('ppo', cli.StageOptions, None)\nfinally: print(gc.isenabled())"
+    assert re.findall("True|False", shell(sys.executable, "-c", script, status=2)) == ["False", "True"]
+    assert "True" in shell(sys.executable, "-c", "import gc, stages.cli; print(gc.isenabled())")
 
 
 # --- make -------------------------------------------------------------------------------------------------------------
