@@ -1,5 +1,6 @@
 """The reward model: the SFT model with a head for one number, trained on rankings of K completions, then normalised."""
 
+import random
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,8 @@ from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, se
 from stages.cli import Stage, main, say
 from stages.training import SavingRewardTrainer, TrainingOptions, in_batches, train, trainer_arguments
 
+SCORED = 4096  # sequences that normalisation looks at, at most
+
 
 @dataclass
 class Options(TrainingOptions):
@@ -25,7 +28,8 @@ class Options(TrainingOptions):
     )
     comparisons_test: str | None = option(None, "the same for the test; what `make comparisons` wrote if not given")
     normalise_on: Literal["demonstrations", "comparisons", "nothing"] = option(
-        "demonstrations", "afterwards scores are shifted to mean 0 over these (InstructGPT: demonstrations)"
+        "demonstrations",
+        f"afterwards scores are shifted to mean 0 over these, {SCORED} at most (InstructGPT: demonstrations)",
     )
     unit_deviation: bool = option(True, "scores are also scaled to a standard deviation of 1 over the comparisons")
 
@@ -65,16 +69,22 @@ def work(options: Options, stage: Stage) -> dict:
 
 def normalise(scorer: Scorer, tokenizer, comparisons: Dataset, options: Options, stage: Stage) -> None:
     """Sets the mean and, if wished, the deviation that scores are normalised by; they are saved with the model."""
-    sequences = [ids for row in comparisons["sequences"] for ids in row]
+    rng = random.Random(options.seed)
+    sequences = some([ids for row in comparisons["sequences"] for ids in row], rng)
     compared = score_sequences(scorer, sequences, tokenizer.pad_token_id)
     mean = 0.0
     if options.normalise_on == "comparisons":
         mean = float(compared.mean())
     elif options.normalise_on == "demonstrations":
-        rows = read_rows(stage.rows(None, "demonstrations.jsonl"), "demonstrations")
+        rows = some(read_rows(stage.rows(None, "demonstrations.jsonl"), "demonstrations"), rng)
         demonstrations = demonstration_dataset(rows, tokenizer, context_length(scorer.model), Tally(used=len(rows)))
         mean = float(score_sequences(scorer, demonstrations["input_ids"], tokenizer.pad_token_id).mean())
     set_normalisation(scorer, mean, float(compared.std()) if options.unit_deviation else 1.0)
+
+
+def some(items: list, rng: random.Random) -> list:
+    """All of a few items, and of many as many as a mean needs: its standard error is a 64th of the deviation."""
+    return items if len(items) <= SCORED else rng.sample(items, SCORED)
 
 
 def test_accuracy(scorer: Scorer, tokenizer, test: Dataset, rows: list[Row]) -> dict[str, Estimate]:

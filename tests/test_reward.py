@@ -1,6 +1,7 @@
 """The K-way ranking loss: the mean over pairs, written out; with K = 2, TRL's own reward trainer to the last digit."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from rlhf.reward import (
     score_sequences,
     set_normalisation,
 )
+from stages.reward import SCORED, some
 from tests.conftest import scorer_of
 
 nan = float("nan")
@@ -313,3 +315,13 @@ def test_normalising_twice_is_normalising_the_normalised():
     set_normalisation(scorer, 3.0, 4.0)
     expected = ((raw - 1) / 2 - 3) / 4
     torch.testing.assert_close(score_sequences(scorer, sequences, pad_id=1), expected)
+
+
+def test_normalisation_looks_at_all_of_a_few_and_at_a_sample_of_many():
+    assert some([3, 1, 2], random.Random(0)) == [3, 1, 2]
+    many = list(range(100_000))
+    sample = some(many, random.Random(0))
+    assert len(set(sample)) == SCORED
+    # three standard errors of a mean over so many, whose deviation is that of a uniform distribution
+    assert abs(sum(sample) / SCORED - 49_999.5) < 3 * 100_000 / 12**0.5 / 64
+    assert sample == some(many, random.Random(0)) != some(many, random.Random(1))

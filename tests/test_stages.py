@@ -78,7 +78,9 @@ def test_no_more_pretraining_text_is_tokenised_than_there_is_time_for(made):
 
 def test_garbage_is_looked_for_again_once_a_stage_has_been_imported():
     script = "import gc, sys; sys.argv[0] = '-m'; import stages.cli as cli; print(gc.isenabled()); "
-    script += "sys.argv = ['ppo', '--nothing']\ntry: cli.main('ppo', cli.StageOptions, None)\nfinally: print(gc.isenabled())"
+    script += (
+        "sys.argv = ['ppo', '--nothing']\ntry: cli.main('ppo', cli.StageOptions, None)\nfinally: print(gc.isenabled())"
+    )
     assert re.findall("True|False", shell(sys.executable, "-c", script, status=2)) == ["False", "True"]
     assert "True" in shell(sys.executable, "-c", "import gc, stages.cli; print(gc.isenabled())")
 

@@ -17,21 +17,23 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GOLD, STEPS, EVERY = 6.0, 40, 4  # to be reached; PPO steps of a run; steps between policies that are judged
+GOLD, STEPS, EVERY = 6.0, 80, 8  # to be reached; PPO steps of a run; steps between policies that are judged
 ANSWERS = 4  # to each held-out prompt
-ONE_EPOCH = {"num_ppo_epochs": 1, "num_mini_batches": 4, "learning_rate": 7e-4}  # as many updates, on fresher answers
+# of the recipe, what both sides know by one name
+SHARED = ("total_episodes", "num_ppo_epochs", "num_mini_batches", "learning_rate", "kl_coef")
+TWO_EPOCHS = {"num_ppo_epochs": 2, "num_mini_batches": 2, "learning_rate": 5e-4}  # as many updates, on staler answers
 # first the recipe's own settings, then what might be faster; as many runs for each side
 OURS = {
     "recipe, with the mix": {},
     "recipe": {"ptx_coef": 0.0},
-    "1 epoch": {"ptx_coef": 0.0, **ONE_EPOCH},
-    "1 epoch, bf16": {"ptx_coef": 0.0, **ONE_EPOCH, "bf16": True},
+    "lr x 1.5": {"ptx_coef": 0.0, "learning_rate": 1.5e-3},
+    "bf16": {"ptx_coef": 0.0, "bf16": True},
 }
 THEIRS = {
     "recipe": {},
-    "lr x 2": {"learning_rate": 1e-3},
-    "1 epoch": ONE_EPOCH,
-    "1 epoch, kl / 2": {**ONE_EPOCH, "kl_coef": 0.06},
+    "lr x 1.5": {"learning_rate": 1.5e-3},
+    "2 epochs": TWO_EPOCHS,
+    "kl / 2": {"kl_coef": 0.06},
 }
 
 
@@ -147,7 +149,10 @@ def main() -> None:
     if not (given.run / "reward" / "stage.json").is_file():
         raise SystemExit(f"no finished reward model in {given.run}: make ppo first")
 
-    curves, settings = {}, {"ours": OURS, "TRL 1.12": THEIRS}
+    from stages.recipe import recipe_options
+
+    recipe = {name: value for name, value, _ in recipe_options("tiny", "ppo") if name in SHARED}
+    curves, settings = {}, {"ours": OURS, "TRL 1.12": {name: {**recipe, **own} for name, own in THEIRS.items()}}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     for who, python, module in (("ours", sys.executable, "quality"), ("TRL 1.12", given.trl112, "quality_theirs")):
         for name, changed in settings[who].items():

@@ -47,15 +47,14 @@ def main() -> None:
     rows = [json.loads(line)["prompt"] for line in (run / "data/prompts.jsonl").read_text().splitlines()]
     prompts = [{"input_ids": tokenizer(prompt)["input_ids"]} for prompt in rows]
     settings = {
-        "total_episodes": 8960, "num_ppo_epochs": 2, "num_mini_batches": 2, "learning_rate": 5e-4, "kl_coef": 0.12,
-        "vf_coef": 0.5, "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0,
+        "vf_coef": 0.5, "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, **changed
     }  # fmt: skip
     config = PPOConfig(
         output_dir=str(folder / "trainer"), per_device_train_batch_size=128, gradient_accumulation_steps=1,
         local_rollout_forward_batch_size=128, response_length=64, temperature=1.0, stop_token="eos",
         missing_eos_penalty=1.0, gamma=1.0, lam=0.95, cliprange=0.2, cliprange_value=0.2, num_sample_generations=0,
         gradient_checkpointing=False, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
-        **{**settings, **changed},
+        **settings,
     )  # fmt: skip
     trainer = PPOTrainer(
         args=config, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=scorer(run / "reward"),
