@@ -26,12 +26,12 @@ TWO_EPOCHS = {"num_ppo_epochs": 2, "num_mini_batches": 2, "learning_rate": 5e-4}
 OURS = {
     "recipe, with the mix": {},
     "recipe": {"ptx_coef": 0.0},
-    "lr x 1.5": {"ptx_coef": 0.0, "learning_rate": 1.5e-3},
+    "lr 1e-3": {"ptx_coef": 0.0, "learning_rate": 1e-3},
     "bf16": {"ptx_coef": 0.0, "bf16": True},
 }
 THEIRS = {
     "recipe": {},
-    "lr x 1.5": {"learning_rate": 1.5e-3},
+    "lr 1e-3": {"learning_rate": 1e-3},
     "2 epochs": TWO_EPOCHS,
     "kl / 2": {"kl_coef": 0.06},
 }
