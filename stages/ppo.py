@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,11 +67,7 @@ def work(options: Options, stage: Stage) -> dict:
     rows = [rows[i] for i in prompts["row"]]
     text = []
     if options.ptx_coef:
-        documents = read_rows(stage.rows(options.text, "text.jsonl"), "text")
-        # no more than there is time for: the rest need not be tokenised
-        needed = options.steps * options.updates_per_step * options.ptx_batch_size
-        some = shuffled(len(documents), 0, min(needed, len(documents)), (options.seed, 5))
-        text = text_dataset([documents[i] for i in some], tokenizer, context_length(policy))["input_ids"]
+        text = pretraining_text(stage.rows(options.text, "text.jsonl"), options, tokenizer, context_length(policy))
     say(
         "",
         f"{tally} as prompts, {len(text):,} pieces of pretraining text; {options.steps} steps of {options.batch_size}",
@@ -105,6 +102,15 @@ def work(options: Options, stage: Stage) -> dict:
     tokenizer.save_pretrained(stage.folder)
     report.draw_training(history, stage.folder / "ppo.png")
     return {"rows": tally.as_dict(), "metrics": history[-1]}
+
+
+def pretraining_text(path: Path, config: PPOConfig, tokenizer, max_length: int) -> Sequence[list[int]]:
+    """The token ids of documents for the mix: of those in a file as many as there is time for, the rest is not tokenised."""
+    documents = read_rows(path, "text")
+    needed = config.steps * config.updates_per_step * config.ptx_batch_size
+    # 5: the trainer draws with 1 to 4
+    order = shuffled(len(documents), 0, min(needed, len(documents)), (config.seed, 5))
+    return text_dataset([documents[i] for i in order], tokenizer, max_length)["input_ids"]
 
 
 def run(trainer: PPOTrainer, options: Options, stage: Stage, rows: list[Row], tokenizer) -> list[dict[str, float]]:

@@ -3,8 +3,8 @@
     make quality            a run of `make ppo` must be there: both start from its SFT and its reward model
 
 Each side trains on one thread and writes its policy every few steps; the clock, of process CPU time, stands still while
-it does. Afterwards every policy answers the held-out prompts at temperature 1, in a process of its own. TRL gets a search
-over its settings, one run each; all of them are shown. The picture is docs/quality.png.
+it does. Afterwards every policy answers the held-out prompts at temperature 1. Each side gets a search over its settings,
+one run each; all of them are shown. The picture is docs/quality.png.
 """
 
 import argparse
@@ -40,12 +40,12 @@ THEIRS = {
 def ours(run: Path, folder: Path, changed: dict) -> None:
     """Trains as `make ppo` does, and writes policies and seconds."""
     from rlhf.config import PPOConfig
-    from rlhf.data import Tally, prompt_dataset, read_rows, text_dataset
+    from rlhf.data import Tally, prompt_dataset, read_rows
     from rlhf.models import context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
     from rlhf.scoring import last_token_scores
     from rlhf.trainer import PPOTrainer
     from stages.options import parse
-    from stages.ppo import Options
+    from stages.ppo import Options, pretraining_text
 
     config: PPOConfig = parse(Options, "ppo", ["--recipe", "tiny", *(f"--{k}={v}" for k, v in changed.items())])
     tokenizer = load_tokenizer(run / "sft")
@@ -53,8 +53,7 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
     rows = read_rows(run / "data/prompts.jsonl", "prompts")
     text = []
     if config.ptx_coef:
-        documents = read_rows(run / "data/text.jsonl", "text")
-        text = text_dataset(documents, tokenizer, context_length(policy))["input_ids"]
+        text = pretraining_text(run / "data/text.jsonl", config, tokenizer, context_length(policy))
     trainer = PPOTrainer(
         config, policy=policy, reference=reference, value_model=load_scorer(run / "reward"), tokenizer=tokenizer,
         reward=partial(last_token_scores, load_scorer(run / "reward").requires_grad_(False)), text=text,
@@ -149,9 +148,11 @@ def main() -> None:
     if not (given.run / "reward" / "stage.json").is_file():
         raise SystemExit(f"no finished reward model in {given.run}: make ppo first")
 
-    from stages.recipe import recipe_options
+    from stages.options import parse
+    from stages.ppo import Options
 
-    recipe = {name: value for name, value, _ in recipe_options("tiny", "ppo") if name in SHARED}
+    options = parse(Options, "ppo", ["--recipe", "tiny"])
+    recipe = {name: getattr(options, name) for name in SHARED}
     curves, settings = {}, {"ours": OURS, "TRL 1.12": {name: {**recipe, **own} for name, own in THEIRS.items()}}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     for who, python, module in (("ours", sys.executable, "quality"), ("TRL 1.12", given.trl112, "quality_theirs")):
