@@ -55,26 +55,53 @@ def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs) -> tuple[Te
     return output.hidden_states[-1][:, -1], output.logits[:, -1]
 
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The last hidden state (N, w) of every token of a batch (B, L)."""
-    output, rows = _run(model.base_model, model, input_ids, attention_mask)
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, first: Tensor | None = None
+) -> Tensor:
+    """The last hidden state (N, w) of every token of a batch (B, L).
+
+    What a row begins with alike with row `first` (B,) of the batch, the first of its kind, goes through the model once:
+    K completions of a prompt read it once. Without `first`, or if the model can't do it, each row goes through whole.
+    """
+    output, rows = _run(model.base_model, model, input_ids, attention_mask, first)
     return rows(output.last_hidden_state)
 
 
-def _run(module: nn.Module, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, **kwargs):
+def _run(
+    module: nn.Module,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    first: Tensor | None = None,
+    **kwargs,
+):
     """The output of `module`, which is `model` or around or within it, and a function from its tensors to their N rows."""
     real = attention_mask.bool()
     if packs(model):
-        lengths = attention_mask.sum(dim=1)
-        count, room = int(lengths.sum()), len(lengths) * int(lengths.max())
+        lengths, positions, own = attention_mask.sum(dim=1), position_ids(attention_mask), real
+        if first is None:
+            where = layout(lengths)
+        else:
+            shared = alike(input_ids, attention_mask, first)
+            where, own = layout(lengths, first, shared), real & (positions >= shared[:, None])
+        count, room = int(own.sum()), len(lengths) * int(lengths.max())
         filler = (0, min(-count % ROUND, room - count))
-        ids, positions = (nn.functional.pad(t[real], filler)[None] for t in (input_ids, position_ids(attention_mask)))
-        output = module(
-            input_ids=ids, position_ids=positions, attention_mask=layout(lengths), use_cache=False, **kwargs
-        )
-        return output, lambda tensor: tensor[0, :count]
+        ids, positions = (nn.functional.pad(t[own], filler)[None] for t in (input_ids, positions))
+        output = module(input_ids=ids, position_ids=positions, attention_mask=where, use_cache=False, **kwargs)
+        if first is None:
+            return output, lambda tensor: tensor[0, :count]
+        place = torch.arange(where.shape[-1], device=real.device) < lengths[:, None]
+        return output, lambda tensor: tensor[0].index_select(0, where[0, 0][place])
     output = module(input_ids=input_ids, use_cache=False, **with_positions(module, attention_mask), **kwargs)
     return output, lambda tensor: tensor[real]
+
+
+def alike(input_ids: Tensor, attention_mask: Tensor, first: Tensor) -> Tensor:
+    """How many tokens (B,) each row of a batch (B, L) begins with alike with row `first` (B,); 0 if that is itself."""
+    real = torch.arange(input_ids.shape[1], device=input_ids.device) < attention_mask.sum(dim=1, keepdim=True)
+    ids = torch.zeros_like(input_ids).masked_scatter(real, input_ids[attention_mask.bool()])
+    same = ((ids == ids[first]) & real & real[first]).long().cumprod(dim=1).sum(dim=1)
+    return same.where(first != torch.arange(len(first), device=first.device), 0)
 
 
 # --- what a model allows ----------------------------------------------------------------------------------------------

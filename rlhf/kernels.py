@@ -106,21 +106,31 @@ class _GELU(torch.autograd.Function):
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
-def layout(lengths: Tensor) -> Tensor:
+def layout(lengths: Tensor, first: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
     """What `attention` is given instead of a mask where sequences lie one after the other in one row, (1, 2, B, L).
 
     Of sequences of `lengths` (B,): [0, 0, b, l] is where token l of sequence b lies, or 0 where it has none; [0, 1], read
     as one row, is where of the first table each token of the row is found. Tokens of the row beyond the sequences, as
     many as there is padding at most, are found at padding: what they are is asked by nobody and teaches nothing.
+
+    Where sequence b has its first `shared` (B,) tokens in common with sequence `first` (B,), which shares none itself,
+    they lie in the row once, as tokens of that one. The result is then (1, 3, B, L): [0, 2] is 1 where one is met again.
     """
     batch, longest = len(lengths), -(-int(lengths.max()) // ROUND) * ROUND
-    real = (torch.arange(longest, device=lengths.device) < lengths[:, None]).flatten()
-    where = real.nonzero().squeeze(1)
-    table = torch.zeros(1, 2, batch * longest, dtype=torch.long, device=lengths.device)
-    table[0, 0, where] = torch.arange(len(where), device=lengths.device)
-    table[0, 1] = real.int().argmin()  # padding, if there is any
-    table[0, 1, : len(where)] = where
-    return table.view(1, 2, batch, longest)
+    place = torch.arange(longest, device=lengths.device)
+    real = place < lengths[:, None]
+    own = real if first is None else real & (place >= shared[:, None])
+    where = own.flatten().nonzero().squeeze(1)
+    table = torch.zeros(2 if first is None else 3, batch * longest, dtype=torch.long, device=lengths.device)
+    table[0, where] = torch.arange(len(where), device=lengths.device)
+    table[1] = real.flatten().int().argmin()  # padding, if there is any
+    table[1, : len(where)] = where
+    table = table.view(1, -1, batch, longest)
+    if first is not None:
+        again = real & ~own
+        table[0, 0] = torch.where(again, table[0, 0, first], table[0, 0])
+        table[0, 2] = again
+    return table
 
 
 def attention(
@@ -183,8 +193,8 @@ def _of_one_row(q: Tensor, k: Tensor, v: Tensor, layout: Tensor, scaling: float,
     """Causal attention (1, H, N, D) of sequences that lie one after the other."""
     heads, tokens, width = q.shape[1:]
     batch, longest = layout.shape[2:]
-    there, back = layout[0].flatten(1)[0], layout[0].flatten(1)[1, :tokens]
-    q, k, v = (_Spread.apply(s[0], there, back).view(heads, batch, longest, width) for s in (q, k, v))
+    there, back, once = layout[0, 0].flatten(), layout[0, 1].flatten()[:tokens], layout.shape[1] == 2
+    q, k, v = (_Spread.apply(s[0], there, back, once).view(heads, batch, longest, width) for s in (q, k, v))
     if _plain(q, longest):
         output = _by_products(q, k, v, _causal(longest, q.device), scaling, dropout)
     else:
@@ -196,14 +206,18 @@ class _Spread(torch.autograd.Function):
     """From one row (H, N, D) to the places of a table (H, B * L, D); nothing comes back from the places of padding."""
 
     @staticmethod
-    def forward(ctx, states: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
+    def forward(ctx, states: Tensor, there: Tensor, back: Tensor, once: bool) -> Tensor:
+        ctx.once, ctx.shape = once, states.shape
+        ctx.save_for_backward(back if once else there)
         return states.index_select(1, there)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        (back,) = ctx.saved_tensors
-        return grad.index_select(1, back), None, None
+        (where,) = ctx.saved_tensors
+        if ctx.once:
+            return grad.index_select(1, where), None, None, None
+        # a token that many sequences begin with learns from all of them; of padding, which is 0, none
+        return grad.new_zeros(ctx.shape).index_add_(1, where, grad), None, None, None
 
 
 class _Gather(torch.autograd.Function):

@@ -3,7 +3,8 @@
     loss(theta) = -1 / C(K, 2) * E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]        InstructGPT (arXiv 2203.02155), equation 1
 
 All C(K, 2) pairs of a prompt are one batch element, and each completion goes through the model once: K forward passes,
-not K (K - 1), and no completion is seen more often than the others. Shapes: B prompts, K completions at most.
+not K (K - 1), and no completion is seen more often than the others. What they begin with alike, their prompt above all,
+goes through it once for all K. Shapes: B prompts, K completions at most.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardTrainer
 
 from rlhf.data import pad
+from rlhf.forward import hidden_states, packs, unwrapped
 from rlhf.models import Scorer
 
 
@@ -81,6 +84,20 @@ def by_prompt(scores: Tensor, ranks: Tensor) -> Tensor:
     return torch.zeros_like(ranks).masked_scatter(~ranks.isnan(), scores)
 
 
+def score_together(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, ranks: Tensor):
+    """A classifier's output for all completions of `ranks` (B, K), one row each, padded on the right; prompts read once.
+
+    A model that can't do without padding, or whose gradients are exchanged between processes, sees each row whole, which
+    is what TRL does.
+    """
+    if model is not unwrapped(model) or not isinstance(getattr(model, "score", None), nn.Linear) or not packs(model):
+        return model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    counts = (~ranks.isnan()).sum(dim=1)
+    first = (counts.cumsum(dim=0) - counts).repeat_interleave(counts)  # of each row's prompt
+    last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
+    return SequenceClassifierOutput(logits=model.score(hidden_states(model, input_ids, attention_mask, first)[last]))
+
+
 class RankingRewardTrainer(RewardTrainer):
     """TRL's RewardTrainer for datasets with the columns `sequences` (K lists of token ids) and `ranks` (K numbers)."""
 
@@ -96,7 +113,8 @@ class RankingRewardTrainer(RewardTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ranks = inputs["ranks"]
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        with self.accelerator.autocast():
+            outputs = score_together(model, inputs["input_ids"], inputs["attention_mask"], ranks)
         scores = by_prompt(outputs.logits.squeeze(1).float(), ranks)
         loss = ranking_loss(scores, ranks)
         right, pairs = pair_accuracy(scores.detach(), ranks)

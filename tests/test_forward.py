@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoConfig, MistralConfig
 
 from rlhf import forward
-from rlhf.forward import accepts, hidden_states, packs, position_ids, states
+from rlhf.forward import accepts, alike, hidden_states, packs, position_ids, states
 from tests.conftest import tiny_gpt2, tiny_llama
 
 SEQUENCES = [[385, 328, 261, 376, 280, 294, 300], [261, 376], [291, 280, 294]]
@@ -60,6 +60,26 @@ def test_a_model_that_can_not_do_without_padding_keeps_it_and_one_whose_logits_a
     policy = unusual(name)
     check(policy)
     assert not packs(policy)
+
+
+@pytest.mark.parametrize("name", ["packs", "sliding window"])
+def test_what_rows_begin_with_alike_is_seen_once_or_in_every_row_and_is_the_same(make_policy, name):
+    policy = make_policy() if name == "packs" else unusual(name)
+    input_ids, mask = batch()
+    alone = hidden_states(policy, input_ids, mask)
+    rows = torch.tensor([0, 1, 2, 1, 0])  # twice the same, with the padding of theirs
+    input_ids, mask, first = input_ids[rows], mask[rows], torch.tensor([0, 1, 2, 1, 2])
+    input_ids[3, 2:] = torch.where(mask[3, 2:] == 1, 44, input_ids[3, 2:])  # ... but for its second token
+    assert alike(input_ids, mask, first).tolist() == [0, 0, 0, 1, 0]
+    together, expected = hidden_states(policy, input_ids, mask, first), hidden_states(policy, input_ids, mask)
+    torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[: len(alone)], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_two_rows_are_alike_up_to_the_first_difference_wherever_their_padding_is():
+    rows = [[1, 5, 6, 7, 8], [5, 6, 9, 8, 1], [1, 1, 5, 6, 7], [5, 6, 7, 8, 1], [6, 6, 7, 8, 1]]
+    mask = [[0, 1, 1, 1, 1], [1, 1, 1, 1, 0], [0, 0, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
+    assert alike(*map(torch.tensor, (rows, mask)), torch.zeros(5, dtype=torch.long)).tolist() == [0, 2, 3, 4, 0]
 
 
 def test_gradients_are_the_same_with_and_without_padding(make_policy, monkeypatch):

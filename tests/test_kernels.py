@@ -175,6 +175,27 @@ def test_sequences_in_one_row_see_themselves_and_what_fills_the_row_teaches_noth
     torch.testing.assert_close(with_gradients(together, *inputs), with_gradients(alone, *inputs), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("plain_length", [512, 4], ids=["products", "fused"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_what_sequences_begin_with_alike_is_in_the_row_once_and_learns_from_all(monkeypatch, plain_length, groups):
+    monkeypatch.setattr(kernels, "PLAIN_LENGTH", plain_length)
+    # of the second sequence 3 tokens are the first's, of the fourth all 2 are the third's; 4 tokens fill the row
+    where = layout(torch.tensor([5, 9, 4, 2]), torch.tensor([0, 0, 2, 2]), torch.tensor([0, 3, 0, 2]))
+    pieces = [[0, 1, 2, 3, 4], [0, 1, 2, 5, 6, 7, 8, 9, 10], [11, 12, 13, 14], [11, 12]]
+    own, module = [slice(0, 5), slice(3, 9), slice(0, 4), slice(2, 2)], Attention(groups)
+    inputs = [states(1, 15 + 4, heads, seed=i) for i, heads in enumerate((4, 4 // groups, 4 // groups))]
+
+    def together(*qkv):
+        return attention(module, *qkv, where, scaling=0.3)[0][:, :15]
+
+    def alone(*qkv):
+        each = [[s[:, :, piece] for s in qkv] for piece in pieces]
+        outputs = [sdpa_attention_forward(module, *part, None, scaling=0.3)[0] for part in each]
+        return torch.cat([output[:, rows] for output, rows in zip(outputs, own, strict=True)], dim=1)
+
+    torch.testing.assert_close(with_gradients(together, *inputs), with_gradients(alone, *inputs), atol=1e-5, rtol=1e-5)
+
+
 def test_a_row_of_sequences_is_refused_by_a_model_that_wants_more_of_attention():
     row = [states(1, sum(LENGTHS), seed=i) for i in range(3)]
     for wanted in ({"sliding_window": 4}, {"softcap": 50.0}):
