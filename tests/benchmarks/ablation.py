@@ -77,3 +77,7 @@ def _cache_in_blocks() -> None:
 
 def _prompts_read_once() -> None:
     rollout.same_prompts = lambda input_ids, seen: (input_ids, seen, None)
+
+
+def _shared_prompts() -> None:
+    forward.alike = lambda input_ids, attention_mask, first: torch.zeros_like(first)

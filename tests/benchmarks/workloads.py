@@ -152,7 +152,7 @@ def _comparisons() -> Iterator[Comparison]:
             "TRL 1.16",
             4.0,
             6.0,
-            f"the same pairs and loss: {K * (K - 1)} forward passes there, {K} here",
+            f"the same pairs and loss: {K * (K - 1)} forward passes a prompt there, {K} here, which read it once",
         ),
     ]:
         name = f"{workload.kind}-{workload.size}" + ("-eos" if workload.eos else "")
@@ -177,6 +177,7 @@ def _ablation() -> Iterator[Comparison]:
         ("dropped-rows", Workload("decode", "small", eos=True)),
         ("cache-in-blocks", Workload("decode", "tiny")),
         ("prompts-read-once", Workload("decode", "tiny", completions=4)),
+        ("shared-prompts", Workload("reward", "tiny", completions=K)),
     ]:
         theirs = Side("ours", without=without)
         yield Comparison(
