@@ -60,8 +60,9 @@ def hidden_states(
 ) -> Tensor:
     """The last hidden state (N, w) of every token of a batch (B, L).
 
-    What a row begins with alike with row `first` (B,) of the batch, the first of its kind, goes through the model once:
-    K completions of a prompt read it once. Without `first`, or if the model can't do it, each row goes through whole.
+    `first` (B,) names a row of the batch for each, which must name itself: what a row begins with as that one does goes
+    through the model once, so that K completions read their prompt once. The result is the same, to rounding. A model that
+    can't do so sees each row whole.
     """
     output, rows = _run(model.base_model, model, input_ids, attention_mask, first)
     return rows(output.last_hidden_state)

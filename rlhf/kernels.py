@@ -114,7 +114,8 @@ def layout(lengths: Tensor, first: Tensor | None = None, shared: Tensor | None =
     many as there is padding at most, are found at padding: what they are is asked by nobody and teaches nothing.
 
     Where sequence b has its first `shared` (B,) tokens in common with sequence `first` (B,), which shares none itself,
-    they lie in the row once, as tokens of that one. The result is then (1, 3, B, L): [0, 2] is 1 where one is met again.
+    they lie in the row once, as tokens of that one. The result is then (1, 3, B, L), with 1 in [0, 2] where a token is met
+    again, and the row may hold any number of tokens beyond the sequences.
     """
     batch, longest = len(lengths), -(-int(lengths.max()) // ROUND) * ROUND
     place = torch.arange(longest, device=lengths.device)

@@ -15,11 +15,12 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardTrainer
 
 from rlhf.data import pad
-from rlhf.forward import hidden_states, packs, unwrapped
+from rlhf.forward import hidden_states, packs
 from rlhf.models import Scorer
 
 
@@ -87,10 +88,11 @@ def by_prompt(scores: Tensor, ranks: Tensor) -> Tensor:
 def score_together(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, ranks: Tensor):
     """A classifier's output for all completions of `ranks` (B, K), one row each, padded on the right; prompts read once.
 
-    A model that can't do without padding, or whose gradients are exchanged between processes, sees each row whole, which
-    is what TRL does.
+    A model that can't do without padding, or that something is wrapped around (which exchanges its gradients between
+    processes, say), sees each row whole, which is what TRL does.
     """
-    if model is not unwrapped(model) or not isinstance(getattr(model, "score", None), nn.Linear) or not packs(model):
+    plain = isinstance(model, PreTrainedModel) and isinstance(getattr(model, "score", None), nn.Linear)
+    if not plain or not packs(model):
         return model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     counts = (~ranks.isnan()).sum(dim=1)
     first = (counts.cumsum(dim=0) - counts).repeat_interleave(counts)  # of each row's prompt

@@ -223,18 +223,21 @@ class PPOTrainer:
 
         if not train_policy:
             self.policy.zero_grad(set_to_none=True)
-        norms = [
-            self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            for model in (self.policy, self.value_model)
-        ]
+        # a model without gradients has a norm on the CPU
+        norms = torch.stack(
+            [
+                self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm).to(tokens.device)
+                for model in (self.policy, self.value_model)
+            ]
+        )
         if not config.skip_nonfinite:
-            check_update(self.steps_done + 1, torch.stack(norms), batch)
-        skip = ~torch.stack(norms).isfinite().all()
+            check_update(self.steps_done + 1, norms, batch)
+        skip = ~norms.isfinite().all()
         if not skip:
             self.optimizer.step()
             meter.take(found)
         if config.skip_nonfinite:
-            meter.add("skipped", skip, torch.ones(()))
+            meter.add("skipped", skip, torch.ones_like(skip))
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         if self.average is not None:

@@ -3,16 +3,19 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from rlhf import forward, kernels, rollout, trainer
+from rlhf.data import pad
+from rlhf.reward import pad_ranks, score_together
 from tests.benchmarks import ablation, inputs
 from tests.benchmarks.bench import agree, chosen, groups, line, ratios, row, same
 from tests.benchmarks.workloads import COMPARISONS, SIZES, Side, Workload
-from tests.conftest import tiny_gpt2
+from tests.conftest import scorer_of, tiny_gpt2
 from tests.test_trainer import make_trainer
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +108,6 @@ def test_sides_that_do_not_do_the_same_are_refused():
 
 
 def test_responses_end_where_the_workload_says(tmp_path):
-    from rlhf.data import pad
     from rlhf.models import load_policy, load_tokenizer
     from rlhf.rollout import generate
 
@@ -145,16 +147,28 @@ def test_the_inputs_are_the_same_wherever_they_are_made():
 SAVINGS = [comparison.theirs.without for comparison in COMPARISONS.values() if comparison.theirs.without]
 
 
+def ppo_step(tokenizer) -> dict[str, float]:
+    """The first of a run whose responses and prompts repeat and end early."""
+    options = {"batch_size": 16, "total_episodes": 16, "response_length": 12, "num_mini_batches": 2}
+    return next(make_trainer(tokenizer, tiny_gpt2, **options).train()).metrics
+
+
+def ranking_step() -> dict[str, float]:
+    """Scores of completions of two prompts, and their gradient; how many tokens went through the model is not compared."""
+    model = scorer_of(tiny_gpt2()).model
+    input_ids, attention_mask = pad([[5, 6, 7, 8], [5, 6, 9], [5, 6, 7], [20, 21], [20, 22, 23]], 1, "right")
+    scores = score_together(model, input_ids, attention_mask, pad_ranks([[0, 1, 2], [1, 0]])).logits[:, 0]
+    (scores * torch.linspace(-1, 1, 5)).sum().backward()
+    norms = {name: float(parameter.grad.norm()) for name, parameter in model.named_parameters()}
+    return {**norms, **{str(i): float(score) for i, score in enumerate(scores)}}
+
+
 @pytest.mark.parametrize("saving", SAVINGS)
 def test_every_saving_can_be_taken_out_and_a_step_is_the_same_without_it(saving, tokenizer):
-    """The first step of a run whose responses and prompts repeat and end early, to rounding."""
+    """To rounding."""
     modules = (forward, kernels, rollout, trainer)
     before = [dict(vars(module)) for module in modules]
-
-    def step():
-        options = {"batch_size": 16, "total_episodes": 16, "response_length": 12, "num_mini_batches": 2}
-        return next(make_trainer(tokenizer, tiny_gpt2, **options).train()).metrics
-
+    step = ranking_step if saving == "shared-prompts" else partial(ppo_step, tokenizer)
     usual = step()
     try:
         ablation.apply(saving)

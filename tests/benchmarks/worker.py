@@ -6,6 +6,7 @@ memory so far, how many optimizer steps were made, and what the side counts besi
 
 import json
 import os
+import re
 import resource
 import sys
 import time
@@ -63,6 +64,10 @@ class Worker:
         """The peak so far, MB."""
         if self.cuda:
             return torch.cuda.max_memory_allocated() / 1e6
+        status = Path("/proc/self/status")
+        if status.is_file():
+            # ru_maxrss begins with that of the process which started this one
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024 / 1e6
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
     def _reply(self, message: dict) -> None:
