@@ -10,6 +10,7 @@ one run each; all of them are shown. The picture is docs/quality.png.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -28,12 +29,14 @@ OURS = {
     "recipe": {"ptx_coef": 0.0},
     "lr 1e-3": {"ptx_coef": 0.0, "learning_rate": 1e-3},
     "bf16": {"ptx_coef": 0.0, "bf16": True},
+    "kl / 2": {"ptx_coef": 0.0, "kl_coef": 0.06},
 }
 THEIRS = {
     "recipe": {},
     "lr 1e-3": {"learning_rate": 1e-3},
     "2 epochs": TWO_EPOCHS,
     "kl / 2": {"kl_coef": 0.06},
+    "kl / 4": {"kl_coef": 0.03},
 }
 
 
@@ -158,7 +161,8 @@ def main() -> None:
     for who, python, module in (("ours", sys.executable, "quality"), ("TRL 1.12", given.trl112, "quality_theirs")):
         for name, changed in settings[who].items():
             folder = given.output / "quality" / f"{who} {name}".replace("/", "per").replace(" ", "-")
-            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # policies of an earlier run
+            folder.mkdir(parents=True)
             command = [
                 python,
                 "-m",
