@@ -165,7 +165,7 @@ def ranking_step() -> dict[str, float]:
 
 @pytest.mark.parametrize("saving", SAVINGS)
 def test_every_saving_can_be_taken_out_and_a_step_is_the_same_without_it(saving, tokenizer):
-    """To rounding."""
+    """A step of PPO, or of the reward model where the saving is its own; the same to rounding."""
     modules = (forward, kernels, rollout, trainer)
     before = [dict(vars(module)) for module in modules]
     step = ranking_step if saving == "shared-prompts" else partial(ppo_step, tokenizer)
