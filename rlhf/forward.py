@@ -1,10 +1,12 @@
-"""Forward passes over a batch of sequences: without its padding where the model allows it, logits only where asked for.
+"""Forward passes over a batch of sequences: without its padding where the model allows it, states and logits where asked.
 
-Shapes: B sequences of L tokens, with padding at either end; N tokens without it, row after row; w width; V vocabulary.
+Shapes: B sequences of L tokens, with padding at either end; N tokens without it, row after row, R of which are asked for;
+w width; V vocabulary.
 """
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,35 +17,40 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from rlhf import asked
 from rlhf.kernels import ATTENTION, layout, speed_up
 
 # a row without padding is filled up to a multiple of it: oneDNN compiles products anew for each new shape
 ROUND = 128
+WORTH = 0.9  # share of the tokens that must be asked for at most for the last layer to leave the others out
 
 
 @dataclass
 class States:
-    """What a causal language model made of a batch: the state after every token, and logits for those who ask."""
+    """What a causal language model made of a batch, at the tokens that were asked for."""
 
     ids: Tensor  # (N,) the tokens
-    hidden: Tensor  # (N, w) last hidden states
-    logits: Callable[[Tensor], Tensor]  # of the states numbered by (R,), (R, V)
+    at: Tensor  # (R,) the numbers of those whose state was asked for
+    hidden: Tensor  # (R, w) their last hidden states
+    logits: Callable[[slice], Tensor]  # of some of these, (..., V)
 
 
-def states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> States:
-    """One pass of a causal language model over a batch (B, L)."""
+def states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, at: Tensor) -> States:
+    """One pass of a causal language model over a batch (B, L): its states after the tokens numbered `at` (R,)."""
     ids, inner = input_ids[attention_mask.bool()], unwrapped(model)
     if not _head_is_all(inner):
-        output, rows = _run(model, inner, input_ids, attention_mask, output_hidden_states=True)
+        output, rows = _run(model, inner, input_ids, attention_mask, at, output_hidden_states=True)
         all_logits = rows(output.logits)
-        return States(ids, rows(output.hidden_states[-1]), lambda at: all_logits[at])
+        return States(ids, at, rows(output.hidden_states[-1]), lambda some: all_logits[some])
     if model is inner:
-        hidden = hidden_states(model, input_ids, attention_mask)
+        hidden = hidden_states(model, input_ids, attention_mask, at)
     else:  # gradients are exchanged between processes only of what goes through the whole model
-        output, rows = _run(model, inner, input_ids, attention_mask, output_hidden_states=True, **last_logits(inner, 1))
+        output, rows = _run(
+            model, inner, input_ids, attention_mask, at, output_hidden_states=True, **last_logits(inner, 1)
+        )
         hidden = rows(output.hidden_states[-1])
     head = inner.get_output_embeddings()
-    return States(ids, hidden, lambda at: head(hidden[at]))
+    return States(ids, at, hidden, lambda some: head(hidden[some]))
 
 
 def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs) -> tuple[Tensor, Tensor]:
@@ -56,15 +63,15 @@ def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs) -> tuple[Te
 
 
 def hidden_states(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, first: Tensor | None = None
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, at: Tensor, first: Tensor | None = None
 ) -> Tensor:
-    """The last hidden state (N, w) of every token of a batch (B, L).
+    """The last hidden state (R, w) after the tokens numbered `at` (R,) of the N of a batch (B, L).
 
     `first` (B,) names a row of the batch for each, which must name itself: what a row begins with as that one does goes
     through the model once, so that K completions read their prompt once. The result is the same, to rounding. A model that
     can't do so sees each row whole.
     """
-    output, rows = _run(model.base_model, model, input_ids, attention_mask, first)
+    output, rows = _run(model.base_model, model, input_ids, attention_mask, at, first)
     return rows(output.last_hidden_state)
 
 
@@ -73,28 +80,31 @@ def _run(
     model: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
+    at: Tensor,
     first: Tensor | None = None,
     **kwargs,
 ):
-    """The output of `module`, which is `model` or around or within it, and a function from its tensors to their N rows."""
+    """The output of `module`, which is `model` or around or within it, and a function from its tensors to rows `at`."""
     real = attention_mask.bool()
-    if packs(model):
-        lengths, positions, own = attention_mask.sum(dim=1), position_ids(attention_mask), real
-        if first is None:
-            where = layout(lengths)
-        else:
-            shared = alike(input_ids, attention_mask, first)
-            where, own = layout(lengths, first, shared), real & (positions >= shared[:, None])
-        count, room = int(own.sum()), len(lengths) * int(lengths.max())
-        filler = (0, min(-count % ROUND, room - count))
-        ids, positions = (nn.functional.pad(t[own], filler)[None] for t in (input_ids, positions))
+    if not packs(model):
+        output = module(input_ids=input_ids, use_cache=False, **with_positions(module, attention_mask), **kwargs)
+        return output, lambda tensor: tensor[real][at]
+    lengths, positions, own = attention_mask.sum(dim=1), position_ids(attention_mask), real
+    if first is None:
+        where, place, wanted = layout(lengths), at, at
+    else:
+        shared = alike(input_ids, attention_mask, first)
+        where, own = layout(lengths, first, shared), real & (positions >= shared[:, None])
+        place = where[0, 0][torch.arange(where.shape[-1], device=real.device) < lengths[:, None]][at]
+        wanted = place.unique()
+    count, room = int(own.sum()), len(lengths) * int(lengths.max())
+    filler = (0, min(-count % ROUND, room - count))
+    ids, positions = (nn.functional.pad(t[own], filler)[None] for t in (input_ids, positions))
+    with ExitStack() as stack:
+        if 0 < len(wanted) <= WORTH * count and asks(model):
+            stack.enter_context(asked.only(wanted, ids.shape[1]))
         output = module(input_ids=ids, position_ids=positions, attention_mask=where, use_cache=False, **kwargs)
-        if first is None:
-            return output, lambda tensor: tensor[0, :count]
-        place = torch.arange(where.shape[-1], device=real.device) < lengths[:, None]
-        return output, lambda tensor: tensor[0].index_select(0, where[0, 0][place])
-    output = module(input_ids=input_ids, use_cache=False, **with_positions(module, attention_mask), **kwargs)
-    return output, lambda tensor: tensor[real]
+    return output, lambda tensor: tensor[0].index_select(0, place)
 
 
 def alike(input_ids: Tensor, attention_mask: Tensor, first: Tensor) -> Tensor:
@@ -108,6 +118,7 @@ def alike(input_ids: Tensor, attention_mask: Tensor, first: Tensor) -> Tensor:
 # --- what a model allows ----------------------------------------------------------------------------------------------
 
 _packing: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_asking: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _headed: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -121,6 +132,16 @@ def packs(model: PreTrainedModel) -> bool:
     return _packing[model]
 
 
+def asks(model: PreTrainedModel) -> bool:
+    """Whether the model's last layer can be computed for some tokens only (`rlhf.asked`). It is tried once."""
+    if any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
+        return False  # what is computed again, in the backward pass, would be all of them
+    if model not in _asking:
+        _asking[model] = asked.listen(model)  # for what is tried
+        _asking[model] = _asking[model] and _tried(model, _asks_for_three)
+    return _asking[model]
+
+
 def _head_is_all(model: PreTrainedModel) -> bool:
     """Whether logits are the output layer's product with the last hidden states, and nothing else. It is tried once."""
     if model not in _headed:
@@ -129,11 +150,20 @@ def _head_is_all(model: PreTrainedModel) -> bool:
 
 
 def _packs_two(model: PreTrainedModel) -> bool:
+    return _agrees(model, torch.arange(8, device=model.device))
+
+
+def _asks_for_three(model: PreTrainedModel) -> bool:
+    return _agrees(model, torch.tensor([1, 4, 6], device=model.device))
+
+
+def _agrees(model: PreTrainedModel, at: Tensor) -> bool:
+    """Whether the model says of two sequences in one row what it says of each alone."""
     alone = [_some_ids(model, length) for length in (5, 3)]
-    expected = torch.cat([model.base_model(input_ids=ids[None]).last_hidden_state[0] for ids in alone])
+    expected = torch.cat([model.base_model(input_ids=ids[None]).last_hidden_state[0] for ids in alone])[at]
     batch = torch.nn.utils.rnn.pad_sequence(alone, batch_first=True, padding_side="left")
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in alone], True, padding_side="left")
-    return _close(hidden_states(model, batch, mask), expected)
+    return _close(hidden_states(model, batch, mask, at), expected)
 
 
 def _has_plain_head(model: PreTrainedModel) -> bool:

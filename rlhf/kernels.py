@@ -6,6 +6,7 @@ without padding.
 
 import ctypes
 import sys
+import time
 from functools import cache
 
 import torch
@@ -67,6 +68,21 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
         mallopt(mmap_threshold, 2**30)
         mallopt(trim_threshold, 2**31 - 1)
+
+
+def slowness_of_bf16() -> float:
+    """How many times as long a product of matrices takes in bf16 as in fp32 on this CPU: below 1 if it has instructions
+    for bf16, 10 and more if it has to make do without."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        one, other, found = torch.ones(512, 256, dtype=dtype), torch.ones(256, 512, dtype=dtype), []
+        for _ in range(4):
+            started = time.perf_counter()
+            one @ other
+            found.append(time.perf_counter() - started)
+        return min(found)
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
 
 
 # --- activations ------------------------------------------------------------------------------------------------------

@@ -33,17 +33,18 @@ def entropies(log_softmax: Tensor, probabilities: Tensor) -> Tensor:
     return -(probabilities * log_softmax.clamp(min=torch.finfo(log_softmax.dtype).min)).sum(dim=-1)
 
 
-def chosen_logprobs(states: States, chosen: Tensor, temperature: float) -> Tensor:
-    """The log-probability (R,), in nats, of the tokens numbered `chosen` (R,) of N, each in the state before it."""
+def next_logprobs(states: States, temperature: float) -> Tensor:
+    """The log-probability (R,), in nats, of the token after each of the R states that were asked for."""
 
-    def piece(chosen: Tensor) -> Tensor:
-        return token_logprobs(states.logits(chosen - 1), states.ids[chosen], temperature)
+    def piece(some: slice) -> Tensor:
+        return token_logprobs(states.logits(some), states.ids[states.at[some] + 1], temperature)
 
-    vocabulary = states.logits(chosen[:0]).shape[-1]
-    pieces = chosen.split(max(1, LOGITS // vocabulary))
-    if len(pieces) == 1:
-        return piece(chosen)
-    return torch.cat([checkpoint(piece, part, use_reentrant=False) for part in pieces])
+    asked, vocabulary = len(states.at), states.logits(slice(0)).shape[-1]
+    size = max(1, LOGITS // vocabulary)
+    if asked <= size:
+        return piece(slice(asked))
+    pieces = [slice(start, start + size) for start in range(0, asked, size)]
+    return torch.cat([checkpoint(piece, some, use_reentrant=False) for some in pieces])
 
 
 def text_logprobs(
@@ -52,7 +53,7 @@ def text_logprobs(
     """The log-probability (B, L - 1), in nats, of each token of right-padded rows after their first, and its mask."""
     mask, first = attention_mask[:, 1:].bool(), torch.zeros_like(attention_mask[:, :1])
     chosen = numbered(torch.cat([first, attention_mask[:, 1:]], dim=1), attention_mask)
-    logprobs = chosen_logprobs(states(model, input_ids, attention_mask), chosen, temperature)
+    logprobs = next_logprobs(states(model, input_ids, attention_mask, chosen - 1), temperature)
     return put(logprobs, mask), mask
 
 

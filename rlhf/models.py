@@ -217,8 +217,9 @@ class Scorer(nn.Module):
 
         Tokens are numbered row after row without padding, see `rlhf.logprobs.numbered`; without `at` it is all (N,).
         """
-        hidden = hidden_states(self.model, input_ids, attention_mask)
-        raw = self.model.score(hidden if at is None else hidden[at]).squeeze(-1).float()
+        if at is None:
+            at = torch.arange(int(attention_mask.sum()), device=attention_mask.device)
+        raw = self.model.score(hidden_states(self.model, input_ids, attention_mask, at)).squeeze(-1).float()
         return (raw - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
 
     def save_pretrained(self, folder: str | Path) -> None:

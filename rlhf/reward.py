@@ -97,7 +97,7 @@ def score_together(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, 
     counts = (~ranks.isnan()).sum(dim=1)
     first = (counts.cumsum(dim=0) - counts).repeat_interleave(counts)  # of each row's prompt
     last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
-    return SequenceClassifierOutput(logits=model.score(hidden_states(model, input_ids, attention_mask, first)[last]))
+    return SequenceClassifierOutput(logits=model.score(hidden_states(model, input_ids, attention_mask, last, first)))
 
 
 class RankingRewardTrainer(RewardTrainer):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.cache import new_cache, room
 from rlhf.data import pad
 from rlhf.forward import last_states, packs, states, unwrapped, with_positions
-from rlhf.logprobs import chosen_logprobs, entropies, log_softmax, numbered, put
+from rlhf.logprobs import entropies, log_softmax, next_logprobs, numbered, put
 from rlhf.models import ValueHead, stop_token_ids
 
 
@@ -290,11 +290,11 @@ def response_logprobs(
     policy: nn.Module, responses: Responses, temperature: float, value_head: nn.Module | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The log-probability (B, T), in nats, of each response token, and what a head on the trunk says before it (B, T)."""
-    policy_states, chosen = states(policy, responses.input_ids, responses.attention_mask), responses.chosen
-    logprobs = put(chosen_logprobs(policy_states, chosen, temperature), responses.mask)
+    before = states(policy, responses.input_ids, responses.attention_mask, responses.chosen - 1)
+    logprobs = put(next_logprobs(before, temperature), responses.mask)
     if value_head is None:
         return logprobs, None
-    return logprobs, put(value_head(policy_states.hidden[chosen - 1]), responses.mask)
+    return logprobs, put(value_head(before.hidden), responses.mask)
 
 
 def response_values(value_model: nn.Module, responses: Responses) -> Tensor:

@@ -3,7 +3,7 @@
 from trl import SFTTrainer
 
 from rlhf.forward import states
-from rlhf.logprobs import chosen_logprobs, numbered
+from rlhf.logprobs import next_logprobs, numbered
 
 
 class LeanSFTTrainer(SFTTrainer):
@@ -22,7 +22,7 @@ class LeanSFTTrainer(SFTTrainer):
         learned[:, 0] = False  # no token is before the first
         chosen = numbered(learned, attention_mask)
         with self.accelerator.autocast():
-            logprobs = chosen_logprobs(states(model, inputs["input_ids"], attention_mask), chosen, 1.0)
+            logprobs = next_logprobs(states(model, inputs["input_ids"], attention_mask, chosen - 1), 1.0)
         if num_items_in_batch is None:
             return -logprobs.mean()
         # counted over all processes, between which gradients are averaged

@@ -137,6 +137,8 @@ def main(name: str, options_class: type[StageOptions], work: Callable[[Any, Stag
         options = parse(options_class, name)
         stage = Stage(name, options)
         if stage.begin():
+            if getattr(options, "bf16", False):
+                warn_of_bf16()
             stage.finish(work(options, stage) or {})
     except InputError as error:
         sys.exit(_fail(name, str(error), 2))
@@ -157,6 +159,19 @@ _MENDABLE = {
 def _fail(name: str, message: str, status: int) -> int:
     print(f"\n{name}: {message}", file=sys.stderr, flush=True)
     return status
+
+
+def warn_of_bf16() -> None:
+    """Says so where bf16 would make a run slower instead of faster."""
+    import torch
+
+    from rlhf.kernels import slowness_of_bf16
+
+    if not torch.accelerator.is_available() and (times := slowness_of_bf16()) > 2:
+        say(
+            "",
+            f"bf16 takes {times:.0f} times as long as fp32 on this CPU, which has no instructions for it: leave it out",
+        )
 
 
 def quiet_libraries() -> None:

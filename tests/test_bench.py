@@ -168,7 +168,8 @@ def test_every_saving_can_be_taken_out_and_a_step_is_the_same_without_it(saving,
     """A step of PPO, or of the reward model where the saving is its own; the same to rounding."""
     modules = (forward, kernels, rollout, trainer)
     before = [dict(vars(module)) for module in modules]
-    step = ranking_step if saving == "shared-prompts" else partial(ppo_step, tokenizer)
+    of_rankings = ("shared-prompts", "last-layer-where-needed")
+    step = ranking_step if saving in of_rankings else partial(ppo_step, tokenizer)
     usual = step()
     try:
         ablation.apply(saving)

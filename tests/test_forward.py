@@ -9,6 +9,7 @@ from rlhf.forward import accepts, alike, hidden_states, packs, position_ids, sta
 from tests.conftest import tiny_gpt2, tiny_llama
 
 SEQUENCES = [[385, 328, 261, 376, 280, 294, 300], [261, 376], [291, 280, 294]]
+EVERY = torch.arange(12)  # the numbers of their tokens
 SIZES = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
@@ -41,13 +42,14 @@ def batch():
 
 
 def check(policy):
-    found = states(policy, *batch())
-    assert found.ids.tolist() == sum(SEQUENCES, [])
     alone = [policy(input_ids=torch.tensor([ids]), output_hidden_states=True) for ids in SEQUENCES]
-    torch.testing.assert_close(found.hidden, torch.cat([o.hidden_states[-1][0] for o in alone]), atol=1e-4, rtol=1e-4)
-    at = torch.tensor([11, 0, 5])
+    hidden = torch.cat([output.hidden_states[-1][0] for output in alone])
     logits = torch.cat([output.logits[0] for output in alone])
-    torch.testing.assert_close(found.logits(at), logits[at], atol=1e-4, rtol=1e-4)
+    for at in (EVERY, torch.tensor([0, 5, 11])):
+        found = states(policy, *batch(), at)
+        assert found.ids.tolist() == sum(SEQUENCES, [])
+        torch.testing.assert_close(found.hidden, hidden[at], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.logits(slice(1, 3)), logits[at[1:3]], atol=1e-4, rtol=1e-4)
 
 
 def test_each_sequence_is_seen_as_if_it_were_alone(policy):
@@ -66,14 +68,19 @@ def test_a_model_that_can_not_do_without_padding_keeps_it_and_one_whose_logits_a
 def test_what_rows_begin_with_alike_is_seen_once_or_in_every_row_and_is_the_same(make_policy, name):
     policy = make_policy() if name == "packs" else unusual(name)
     input_ids, mask = batch()
-    alone = hidden_states(policy, input_ids, mask)
+    alone = hidden_states(policy, input_ids, mask, EVERY)
     rows = torch.tensor([0, 1, 2, 1, 0])  # twice the same, with the padding of theirs
     input_ids, mask, first = input_ids[rows], mask[rows], torch.tensor([0, 1, 2, 1, 2])
     input_ids[3, 2:] = torch.where(mask[3, 2:] == 1, 44, input_ids[3, 2:])  # ... but for its second token
     assert alike(input_ids, mask, first).tolist() == [0, 0, 0, 1, 0]
-    together, expected = hidden_states(policy, input_ids, mask, first), hidden_states(policy, input_ids, mask)
-    torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(together[: len(alone)], alone, atol=1e-5, rtol=1e-5)
+    for at in (
+        torch.arange(int(mask.sum())),
+        mask.sum(dim=1).cumsum(dim=0) - 1,
+    ):  # all of them, or the last of each row
+        together, expected = (hidden_states(policy, input_ids, mask, at, *given) for given in ((first,), ()))
+        torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-5)
+        assert len(together) == len(at)
+    torch.testing.assert_close(hidden_states(policy, input_ids, mask, EVERY, first), alone, atol=1e-5, rtol=1e-5)
 
 
 def test_two_rows_are_alike_up_to_the_first_difference_wherever_their_padding_is():
@@ -85,8 +92,7 @@ def test_two_rows_are_alike_up_to_the_first_difference_wherever_their_padding_is
 def test_gradients_are_the_same_with_and_without_padding(make_policy, monkeypatch):
     def gradient():
         policy = make_policy().eval()
-        found = states(policy, *batch())
-        found.logits(torch.tensor([3, 9, 11])).log_softmax(-1)[:, 7].sum().backward()
+        states(policy, *batch(), torch.tensor([3, 9, 11])).logits(slice(3)).log_softmax(-1)[:, 7].sum().backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
     without = gradient()
@@ -100,12 +106,12 @@ def test_a_row_without_padding_holds_no_more_tokens_than_the_sequences_rounded_u
     policy.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    hidden_states(policy, *batch())
+    hidden_states(policy, *batch(), EVERY)
     assert shapes == [(1, len(SEQUENCES) * max(map(len, SEQUENCES)))]  # no more than with padding
     long, mask = torch.full((40, 20), 7), torch.ones(40, 20, dtype=torch.long)
     mask[1:, 10:] = 0
-    hidden_states(policy, long, mask)
-    assert shapes[1] == (1, -(-410 // forward.ROUND) * forward.ROUND)
+    hidden_states(policy, long, mask, EVERY)
+    assert shapes[-1] == (1, -(-410 // forward.ROUND) * forward.ROUND)
 
 
 def test_a_model_is_tried_once_and_stays_in_the_mode_it_was_in(monkeypatch):
@@ -119,9 +125,9 @@ def test_a_model_is_tried_once_and_stays_in_the_mode_it_was_in(monkeypatch):
 
 def test_only_what_is_asked_for_becomes_logits():
     policy, made = tiny_gpt2().eval(), []
-    states(policy, *batch())  # tries the model
+    states(policy, *batch(), EVERY)  # tries the model
     policy.lm_head.register_forward_hook(lambda module, args, output: made.append(output.shape))
-    states(policy, *batch()).logits(torch.tensor([4, 5]))
+    states(policy, *batch(), EVERY).logits(slice(4, 6))
     assert made == [(2, 400)]
 
 

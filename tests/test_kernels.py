@@ -36,6 +36,11 @@ def with_gradients(function, *inputs):
     return output, *torch.autograd.grad((output * weight).sum(), inputs)
 
 
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX2", reason="for a CPU without AVX-512")
+def test_bf16_is_slow_where_there_are_no_instructions_for_it():
+    assert kernels.slowness_of_bf16() > 2
+
+
 # --- models -----------------------------------------------------------------------------------------------------------
 
 

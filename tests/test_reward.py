@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config
 from trl import RewardConfig, RewardTrainer
 
 from rlhf.data import pad
-from rlhf.forward import packs
+from rlhf.forward import asks, packs
 from rlhf.kernels import speed_up
 from rlhf.models import Scorer, load_scorer
 from rlhf.reward import (
@@ -203,7 +203,7 @@ def test_each_completion_goes_through_the_model_once(tmp_path, tokenizer, monkey
     """K forward passes for K completions, not two for each of the K (K - 1) / 2 pairs; and one for their prompt."""
     model, seen = classifier(), []
     model.set_attn_implementation(attention)
-    packs(model)  # is tried
+    asks(model), packs(model)  # are tried
     forward = model.transformer.forward
 
     def watched(*args, **kwargs):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from stages import cli
 from tests.pipeline import ROOT, STAGES, command, finished, make, shell, stage
 
 # --- the whole pipeline -----------------------------------------------------------------------------------------------
@@ -83,6 +84,18 @@ def test_garbage_is_looked_for_again_once_a_stage_has_been_imported():
     )
     assert re.findall("True|False", shell(sys.executable, "-c", script, status=2)) == ["False", "True"]
     assert "True" in shell(sys.executable, "-c", "import gc, stages.cli; print(gc.isenabled())")
+
+
+@pytest.mark.parametrize(
+    ("times", "accelerator", "said"), [(12.3, False, True), (0.5, False, False), (12.3, True, False)]
+)
+def test_bf16_is_advised_against_where_the_cpu_has_no_instructions_for_it(
+    times, accelerator, said, monkeypatch, capsys
+):
+    monkeypatch.setattr("rlhf.kernels.slowness_of_bf16", lambda: times)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: accelerator)
+    cli.warn_of_bf16()
+    assert ("bf16 takes 12 times as long as fp32 on this CPU" in capsys.readouterr().out) == said
 
 
 # --- make -------------------------------------------------------------------------------------------------------------

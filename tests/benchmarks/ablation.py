@@ -49,10 +49,10 @@ def _captured_logprobs() -> None:
 def _logits_where_needed() -> None:
     states = forward.states
 
-    def everywhere(*args):
-        found = states(*args)
-        logits = found.logits(torch.arange(len(found.ids)))
-        return forward.States(found.ids, found.hidden, lambda at: logits[at])
+    def everywhere(model, input_ids, attention_mask, at):
+        found = states(model, input_ids, attention_mask, torch.arange(int(attention_mask.sum())))
+        logits = found.logits(slice(None))[at]
+        return forward.States(found.ids, at, found.hidden[at], lambda some: logits[some])
 
     rollout.states = everywhere
 
@@ -81,3 +81,7 @@ def _prompts_read_once() -> None:
 
 def _shared_prompts() -> None:
     forward.alike = lambda input_ids, attention_mask, first: torch.zeros_like(first)
+
+
+def _last_layer_where_needed() -> None:
+    forward.WORTH = 0.0

@@ -15,7 +15,7 @@ from rlhf import trainer as trainer_module
 from rlhf.config import PPOConfig
 from rlhf.data import pad
 from rlhf.forward import states
-from rlhf.logprobs import chosen_logprobs, numbered
+from rlhf.logprobs import next_logprobs, numbered
 from rlhf.models import ValueHead, load_policy, load_scorer, load_tokenizer, stop_token_ids
 from rlhf.rollout import generate
 from rlhf.scoring import last_token_scores
@@ -71,7 +71,9 @@ def probe(policy, reward_model, prompts: list[list[int]], worker: Worker) -> dic
         wanted = torch.zeros_like(attention_mask)
         wanted[:, -8:] = 1
         chosen = numbered(wanted, attention_mask)
-        logprobs = chosen_logprobs(states(policy.cpu(), input_ids, attention_mask), chosen, 1.0).view(-1, 8).sum(dim=1)
+        logprobs = (
+            next_logprobs(states(policy.cpu(), input_ids, attention_mask, chosen - 1), 1.0).view(-1, 8).sum(dim=1)
+        )
         scores = reward_model.cpu()(input_ids, attention_mask, attention_mask.sum(dim=1).cumsum(dim=0) - 1)
     reward_model.to(worker.device)
     return {"logprobs": logprobs.tolist(), "scores": scores.tolist()}

@@ -178,6 +178,7 @@ def _ablation() -> Iterator[Comparison]:
         ("cache-in-blocks", Workload("decode", "tiny")),
         ("prompts-read-once", Workload("decode", "tiny", completions=4)),
         ("shared-prompts", Workload("reward", "tiny", completions=K)),
+        ("last-layer-where-needed", Workload("reward", "tiny", completions=K)),
     ]:
         theirs = Side("ours", without=without)
         yield Comparison(
