@@ -19,6 +19,9 @@ class PPOConfig:
 
     total_episodes: int = option(7040, "responses sampled in all (InstructGPT: 256,000)")
     batch_size: int = option(128, "responses a step, over all processes (InstructGPT: 512)")
+    num_generations: int = option(
+        1, "responses to each prompt of a batch: what they have in common goes through every model once"
+    )
     num_ppo_epochs: int = option(2, "times each batch is gone through (InstructGPT: 1)")
     num_mini_batches: int = option(2, "optimizer steps in each of them (InstructGPT: 8)")
     micro_batch_size: int | None = option(
@@ -51,6 +54,10 @@ class PPOConfig:
         "KL in nats a response that an adaptive kl_coef steers to; none keeps kl_coef fixed (Ziegler et al., arXiv 1909.08593)",
     )
     kl_horizon: float = option(10_000, "episodes over which the adaptive kl_coef reacts")
+    advantage_estimator: str = option(
+        "gae",
+        "gae: values of a value model, and generalised advantage estimation (InstructGPT); rloo: no value model, each response is held against the mean of the other num_generations - 1 (arXiv 2402.14740)",
+    )
     gamma: float = option(1.0, "discount a token (InstructGPT: none)")
     lam: float = option(0.95, "lambda of generalised advantage estimation (Stiennon et al., arXiv 2009.01325: 0.95)")
     whiten_rewards: bool = option(False, "scale rewards to unit variance, without shifting their mean (Ziegler et al.)")
@@ -86,17 +93,33 @@ class PPOConfig:
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
 
     def __post_init__(self):
-        for name in ("total_episodes", "batch_size", "num_ppo_epochs", "num_mini_batches", "response_length"):
+        counts = ("total_episodes", "batch_size", "num_generations", "num_ppo_epochs", "num_mini_batches")
+        for name in (*counts, "response_length"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.advantage_estimator not in ("gae", "rloo"):
+            raise InputError(f"advantage_estimator is {self.advantage_estimator!r}; it must be gae or rloo")
+        if self.advantage_estimator == "rloo" and self.num_generations < 2:
+            raise InputError(
+                "advantage_estimator rloo compares responses to one prompt: num_generations must be above 1"
+            )
+        if self.advantage_estimator == "rloo" and self.share_trunk:
+            raise InputError("share_trunk is a value head's, and advantage_estimator rloo has no values: leave one out")
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}; PPO samples, so it must be above 0")
-        if self.batch_size % self.num_mini_batches:
-            raise InputError(
-                f"batch_size {self.batch_size} can't be split into {self.num_mini_batches} minibatches of one size"
-            )
+        self.check_split(processes=1)
         if self.total_episodes < self.batch_size:
             raise InputError(f"total_episodes {self.total_episodes} is less than one batch of {self.batch_size}")
+
+    def check_split(self, processes: int) -> None:
+        """Raises InputError unless minibatches of one size have all responses to a prompt on one process."""
+        if self.batch_size % (self.num_mini_batches * self.num_generations * processes):
+            together = f" of {self.num_generations} responses to each prompt" if self.num_generations > 1 else ""
+            where = f" on {processes} processes" if processes > 1 else ""
+            raise InputError(
+                f"batch_size {self.batch_size} can't be split into {self.num_mini_batches} minibatches of one size"
+                f"{together}{where}"
+            )
 
     @property
     def steps(self) -> int:

@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from rlhf import asked
-from rlhf.kernels import ATTENTION, layout, speed_up
+from rlhf.attention import ATTENTION, lay
+from rlhf.kernels import speed_up
 
 # a row without padding is filled up to a multiple of it: oneDNN compiles products anew for each new shape
 ROUND = 128
@@ -35,18 +36,23 @@ class States:
     logits: Callable[[slice], Tensor]  # of some of these, (..., V)
 
 
-def states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, at: Tensor) -> States:
-    """One pass of a causal language model over a batch (B, L): its states after the tokens numbered `at` (R,)."""
+def states(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, at: Tensor, first: Tensor | None = None
+) -> States:
+    """One pass of a causal language model over a batch (B, L): its states after the tokens numbered `at` (R,).
+
+    `first` is that of `hidden_states`.
+    """
     ids, inner = input_ids[attention_mask.bool()], unwrapped(model)
     if not _head_is_all(inner):
-        output, rows = _run(model, inner, input_ids, attention_mask, at, output_hidden_states=True)
+        output, rows = _run(model, inner, input_ids, attention_mask, at, first, output_hidden_states=True)
         all_logits = rows(output.logits)
         return States(ids, at, rows(output.hidden_states[-1]), lambda some: all_logits[some])
     if model is inner:
-        hidden = hidden_states(model, input_ids, attention_mask, at)
+        hidden = hidden_states(model, input_ids, attention_mask, at, first)
     else:  # gradients are exchanged between processes only of what goes through the whole model
         output, rows = _run(
-            model, inner, input_ids, attention_mask, at, output_hidden_states=True, **last_logits(inner, 1)
+            model, inner, input_ids, attention_mask, at, first, output_hidden_states=True, **last_logits(inner, 1)
         )
         hidden = rows(output.hidden_states[-1])
     head = inner.get_output_embeddings()
@@ -89,21 +95,21 @@ def _run(
     if not packs(model):
         output = module(input_ids=input_ids, use_cache=False, **with_positions(module, attention_mask), **kwargs)
         return output, lambda tensor: tensor[real][at]
-    lengths, positions, own = attention_mask.sum(dim=1), position_ids(attention_mask), real
-    if first is None:
-        where, place, wanted = layout(lengths), at, at
-    else:
-        shared = alike(input_ids, attention_mask, first)
-        where, own = layout(lengths, first, shared), real & (positions >= shared[:, None])
-        place = where[0, 0][torch.arange(where.shape[-1], device=real.device) < lengths[:, None]][at]
-        wanted = place.unique()
-    count, room = int(own.sum()), len(lengths) * int(lengths.max())
-    filler = (0, min(-count % ROUND, room - count))
-    ids, positions = (nn.functional.pad(t[own], filler)[None] for t in (input_ids, positions))
+    lengths = attention_mask.sum(dim=1)
+    shared = None if first is None else alike(input_ids, attention_mask, first)
+    layout = lay(lengths, first, shared)
+    filler = min(-layout.tokens % ROUND, len(lengths) * int(lengths.max()) - layout.tokens)
+    row = layout.place.new_zeros(2, layout.tokens + filler)
+    # what sequences have in common is written there by each of them, the same
+    row[:, layout.place] = torch.stack([input_ids[real], layout.position])
+    place = layout.place[at]
+    wanted = place if shared is None else place.unique()
     with ExitStack() as stack:
-        if 0 < len(wanted) <= WORTH * count and asks(model):
-            stack.enter_context(asked.only(wanted, ids.shape[1]))
-        output = module(input_ids=ids, position_ids=positions, attention_mask=where, use_cache=False, **kwargs)
+        if 0 < len(wanted) <= WORTH * layout.tokens and asks(model):
+            stack.enter_context(asked.only(wanted, row.shape[1]))
+        output = module(
+            input_ids=row[:1], position_ids=row[1:], attention_mask=layout.as_mask(), use_cache=False, **kwargs
+        )
     return output, lambda tensor: tensor[0].index_select(0, place)
 
 
@@ -169,7 +175,8 @@ def _agrees(model: PreTrainedModel, at: Tensor) -> bool:
 def _has_plain_head(model: PreTrainedModel) -> bool:
     ids = _some_ids(model, 5)[None]
     hidden = model.base_model(input_ids=ids).last_hidden_state
-    return _close(model.get_output_embeddings()(hidden), model(input_ids=ids).logits)
+    # as its class has it: Accelerate puts a forward pass in mixed precision in its place
+    return _close(model.get_output_embeddings()(hidden), type(model).forward(model, input_ids=ids).logits)
 
 
 def _tried(model: PreTrainedModel, trial: Callable[[PreTrainedModel], bool]) -> bool:

@@ -212,14 +212,17 @@ class Scorer(nn.Module):
     def config(self):
         return self.model.config
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, at: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, at: Tensor | None = None, first: Tensor | None = None
+    ) -> Tensor:
         """The normalised score (R,), in fp32, of the prefixes that end at the tokens numbered `at` (R,).
 
         Tokens are numbered row after row without padding, see `rlhf.logprobs.numbered`; without `at` it is all (N,).
+        `first` is that of `rlhf.forward.hidden_states`.
         """
         if at is None:
             at = torch.arange(int(attention_mask.sum()), device=attention_mask.device)
-        raw = self.model.score(hidden_states(self.model, input_ids, attention_mask, at)).squeeze(-1).float()
+        raw = self.model.score(hidden_states(self.model, input_ids, attention_mask, at, first)).squeeze(-1).float()
         return (raw - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
 
     def save_pretrained(self, folder: str | Path) -> None:

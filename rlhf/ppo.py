@@ -52,6 +52,18 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, advantages + values
 
 
+def rloo(rewards: Tensor, mask: Tensor, num_generations: int) -> Tensor:
+    """The advantage of each token without a value model, (B, T), zero after the end: how much more its response gains
+    than the mean of the others to the same prompt, the same for all tokens of a response.
+
+    The `num_generations` responses to a prompt, 2 at least, are rows that follow one another. The return of a response
+    is the sum of its rewards. Source: REINFORCE leave-one-out, arXiv 2402.14740, section 3.
+    """
+    returns = rewards.where(mask, 0.0).sum(dim=1).view(-1, num_generations)
+    others = (returns.sum(dim=1, keepdim=True) - returns) / (num_generations - 1)
+    return (returns - others).view(-1, 1).expand(mask.shape).where(mask, 0.0)
+
+
 def whiten(
     values: Tensor, mask: Tensor, shift_mean: bool = True, total: Callable[[Tensor], Tensor] = lambda part: part
 ) -> Tensor:

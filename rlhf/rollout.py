@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.cache import new_cache, room
 from rlhf.data import pad
 from rlhf.forward import last_states, packs, states, unwrapped, with_positions
+from rlhf.kernels import packed_weights
 from rlhf.logprobs import entropies, log_softmax, next_logprobs, numbered, put
 from rlhf.models import ValueHead, stop_token_ids
 
@@ -42,6 +43,15 @@ class Responses:
     def lengths(self) -> Tensor:
         """Tokens a response, (B,)."""
         return self.mask.sum(dim=1)
+
+    @property
+    def first(self) -> Tensor | None:
+        """For each row, the first that answers the same prompt, (B,); None where no two do."""
+        prompts, which = torch.unique(self.source, return_inverse=True)
+        if len(prompts) == len(which):
+            return None
+        rows = torch.arange(len(which), device=which.device)
+        return rows.new_full(prompts.shape, len(which)).scatter_reduce(0, which, rows, "amin")[which]
 
     @property
     def chosen(self) -> Tensor:
@@ -73,7 +83,7 @@ class Rollout(Responses):
     """Responses and all that PPO wants to know about them before the update."""
 
     ref_logprobs: Tensor  # (B, T) log-probability of each token under the reference, nats
-    values: Tensor  # (B, T) expected return before each token, by whatever value model there is
+    values: Tensor  # (B, T) expected return before each token, by whatever value model there is; 0 where there is none
     scores: Tensor  # (B,) what the reward says of the whole response
 
     @property
@@ -134,44 +144,44 @@ def generate(
     same = None
     if can_select:
         new_ids, seen, same = same_prompts(new_ids, seen)
-    for t in range(response_length):
-        inputs = with_positions(model, seen)
-        if t and causal:
-            # what a model would make of it, layer by layer; nothing is there yet in the rest of the cache
-            missing = room(seen.shape[1]) - seen.shape[1]
-            inputs["attention_mask"] = nn.functional.pad(seen, (0, missing)).bool()[:, None, None]
-        if "position_ids" in inputs:
-            inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
-        with torch.no_grad():
+    with packed_weights(model, batch), torch.no_grad():
+        for t in range(response_length):
+            inputs = with_positions(model, seen)
+            if t and causal:
+                # what a model would make of it, layer by layer; nothing is there yet in the rest of the cache
+                missing = room(seen.shape[1]) - seen.shape[1]
+                inputs["attention_mask"] = nn.functional.pad(seen, (0, missing)).bool()[:, None, None]
+            if "position_ids" in inputs:
+                inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
             hidden, logits = last_states(model, new_ids, past_key_values=cache, use_cache=True, **inputs)
-        if same is not None and t == 0:
-            cache.batch_select_indices(same)
-            hidden, logits, seen = hidden[same], logits[same], seen[same]
-        if value_head is not None:
-            values[rows, t] = value_head(hidden).detach()
-        if temperature:
-            distribution = log_softmax(logits, temperature)
-            probabilities = distribution.exp()
-            chosen = _sample(probabilities, uniforms[t, rows])
-            logprobs[rows, t] = distribution.gather(1, chosen[:, None]).squeeze(1)
-            spread[rows, t] = entropies(distribution, probabilities)
-        else:
-            chosen = logits.argmax(dim=1)
-        growing = ~ended[rows]
-        tokens[rows, t] = torch.where(growing, chosen, pad_id)
-        mask[rows, t] = growing
-        ended[rows] |= growing & torch.isin(chosen, stop)
+            if same is not None and t == 0:
+                cache.batch_select_indices(same)
+                hidden, logits, seen = hidden[same], logits[same], seen[same]
+            if value_head is not None:
+                values[rows, t] = value_head(hidden)
+            if temperature:
+                distribution = log_softmax(logits, temperature)
+                probabilities = distribution.exp()
+                chosen = _sample(probabilities, uniforms[t, rows])
+                logprobs[rows, t] = distribution.gather(1, chosen[:, None]).squeeze(1)
+                spread[rows, t] = entropies(distribution, probabilities)
+            else:
+                chosen = logits.argmax(dim=1)
+            growing = ~ended[rows]
+            tokens[rows, t] = torch.where(growing, chosen, pad_id)
+            mask[rows, t] = growing
+            ended[rows] |= growing & torch.isin(chosen, stop)
 
-        still = (~ended[rows]).nonzero().squeeze(1)
-        if len(still) == 0:
-            break
-        new_ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-        # finished rows are dropped when they are many enough; a few may stay to round the number
-        keep = -(-len(still) // ROUND) * ROUND
-        if can_select and keep <= WORTH * len(rows):
-            kept = torch.cat([still, ended[rows].nonzero().squeeze(1)[: keep - len(still)]])
-            cache.batch_select_indices(kept)
-            rows, new_ids, seen = rows[kept], new_ids[kept], seen[kept]
+            still = (~ended[rows]).nonzero().squeeze(1)
+            if len(still) == 0:
+                break
+            new_ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+            # finished rows are dropped when they are many enough; a few may stay to round the number
+            keep = -(-len(still) // ROUND) * ROUND
+            if can_select and keep <= WORTH * len(rows):
+                kept = torch.cat([still, ended[rows].nonzero().squeeze(1)[: keep - len(still)]])
+                cache.batch_select_indices(kept)
+                rows, new_ids, seen = rows[kept], new_ids[kept], seen[kept]
 
     length = int(mask.sum(dim=1).max())
     tokens, mask = tokens[:, :length], mask[:, :length]
@@ -259,22 +269,23 @@ def score(
     responses: Responses,
     *,
     reference: nn.Module,
-    value_model: nn.Module,
+    value_model: nn.Module | None,
     reward: Callable[[Responses], Tensor],
     temperature: float,
     chunk: int,
 ) -> Rollout:
     """The responses with everything PPO needs to know of them, `chunk` rows at a time to bound memory.
 
-    What the policy says of them, and a value head on its trunk, is known from sampling.
+    What the policy says of them, and a value head on its trunk, is known from sampling. Without a value model, values
+    are 0.
     """
-    on_trunk = isinstance(unwrapped(value_model), ValueHead)
+    known = value_model is None or isinstance(unwrapped(value_model), ValueHead)
     parts = []
     for start in range(0, len(responses.mask), chunk):
         part = responses.select(slice(start, start + chunk)).trimmed()
         with torch.no_grad():
             ref_logprobs, _ = response_logprobs(reference, part, temperature)
-            values = part.values if on_trunk else response_values(value_model, part)
+            values = part.values if known else response_values(value_model, part)
             parts.append((ref_logprobs, values, reward(part)))
     width = responses.mask.shape[1]
     columns = [
@@ -290,7 +301,7 @@ def response_logprobs(
     policy: nn.Module, responses: Responses, temperature: float, value_head: nn.Module | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The log-probability (B, T), in nats, of each response token, and what a head on the trunk says before it (B, T)."""
-    before = states(policy, responses.input_ids, responses.attention_mask, responses.chosen - 1)
+    before = states(policy, responses.input_ids, responses.attention_mask, responses.chosen - 1, responses.first)
     logprobs = put(next_logprobs(before, temperature), responses.mask)
     if value_head is None:
         return logprobs, None
@@ -300,4 +311,4 @@ def response_logprobs(
 def response_values(value_model: nn.Module, responses: Responses) -> Tensor:
     """What a `Scorer` says of the state before each response token, (B, T)."""
     before = responses.chosen - 1
-    return put(value_model(responses.input_ids, responses.attention_mask, before), responses.mask)
+    return put(value_model(responses.input_ids, responses.attention_mask, before, responses.first), responses.mask)

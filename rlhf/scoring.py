@@ -24,7 +24,7 @@ TextFunction = Callable[..., Sequence[float]]
 def last_token_scores(reward_model: Scorer, responses: Responses) -> Tensor:
     """The reward model's score (B,) of each response, read at its last token, the eos if it has one."""
     last = responses.attention_mask.sum(dim=1).cumsum(dim=0) - 1
-    return reward_model(responses.input_ids, responses.attention_mask, last)
+    return reward_model(responses.input_ids, responses.attention_mask, last, responses.first)
 
 
 def text_scores(

@@ -38,7 +38,7 @@ class Experience(Rollout):
     """A rollout and what PPO makes of it."""
 
     advantages: Tensor  # (B, T) whitened
-    returns: Tensor  # (B, T) what the value model learns
+    returns: Tensor  # (B, T) what the value model learns; 0 where there is none
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Step:
 
 
 class PPOTrainer:
-    """Trains `policy` and `value_model` in place.
+    """Trains `policy` and `value_model` in place; `value_model` is None where `advantage_estimator` is rloo.
 
     `prompts` are the token ids of prompts, `text` those of pretraining documents (needed only where ptx_coef is not 0).
     `reward` scores responses (B,); `judge`, if given, says their true quality (B,), NaN where it is not known, which is
@@ -64,7 +64,7 @@ class PPOTrainer:
         *,
         policy: PreTrainedModel,
         reference: PreTrainedModel,
-        value_model: nn.Module,
+        value_model: nn.Module | None,
         reward: Callable[[Responses], Tensor],
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[list[int]],
@@ -77,25 +77,22 @@ class PPOTrainer:
             raise InputError(
                 "ptx_coef is above 0, but there is no pretraining text to mix in: name some, or set it to 0"
             )
-        if config.batch_size % (config.num_mini_batches * self.accelerator.num_processes):
-            raise InputError(
-                f"batch_size {config.batch_size} can't be split into {config.num_mini_batches} minibatches "
-                f"on {self.accelerator.num_processes} processes"
-            )
+        config.check_split(self.accelerator.num_processes)
         self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
         self.prompts, self.text, self.reward, self.judge = prompts, text, reward, judge
         self.kl_coef, self.steps_done, self.checked = config.kl_coef, 0, ""
 
         self.one_trunk = isinstance(value_model, ValueHead)
         # dropout is off in all of them, always: log-probabilities must not depend on the pass that computes them
-        for model in (policy, reference, value_model):
+        for model in (policy, reference, *([] if value_model is None else [value_model])):
             model.eval()
         self.reference = reference.requires_grad_(False).to(self.accelerator.device)
+        groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
+        if value_model is not None:
+            rate = config.value_learning_rate or config.learning_rate
+            groups.append({"params": list(value_model.parameters()), "lr": rate})
         optimizer = AdamW(
-            [
-                {"params": list(policy.parameters()), "lr": config.learning_rate},
-                {"params": list(value_model.parameters()), "lr": config.value_learning_rate or config.learning_rate},
-            ],
+            groups,
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
             weight_decay=0.0,
@@ -104,7 +101,8 @@ class PPOTrainer:
         self.scheduler = get_scheduler(
             config.lr_scheduler_type, optimizer, config.lr_warmup_steps, config.steps * config.updates_per_step
         )
-        self.policy, self.value_model, self.optimizer = self.accelerator.prepare(policy, value_model, optimizer)
+        self.policy, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.value_model = None if value_model is None else self.accelerator.prepare(value_model)
         self.average = None
         if config.ema_decay is not None:
             self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -118,7 +116,7 @@ class PPOTrainer:
         """
         config = self.config
         for step in range(self.steps_done, config.steps):
-            # one response to each prompt, scored by policy, reference, value model and reward
+            # responses to a batch of prompts, scored by policy, reference, value model and reward
             rollout = self.collect(step)
             check_rollout(step + 1, rollout)
             if not self.checked:
@@ -131,7 +129,11 @@ class PPOTrainer:
             )
             if config.whiten_rewards:
                 rewards = ppo.whiten(rewards, rollout.mask, shift_mean=False, total=self.total)
-            advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
+            if self.value_model is None:
+                advantages = ppo.rloo(rewards, rollout.mask, config.num_generations)
+                returns = torch.zeros_like(advantages)
+            else:
+                advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
             advantages = ppo.whiten(advantages, rollout.mask, total=self.total)
 
             # a few epochs over the batch, each optimizer step with pretraining text of its own
@@ -139,7 +141,8 @@ class PPOTrainer:
             meter = Meter(self.total)
             for update, rows in enumerate(self.minibatches(step)):
                 text = self.pretraining_text(step * config.updates_per_step + update)
-                self.update(experience.select(rows), text, meter, train_policy=step >= config.value_warmup_steps)
+                warming_up = self.value_model is not None and step < config.value_warmup_steps
+                self.update(experience.select(rows), text, meter, train_policy=not warming_up)
 
             metrics = self.measure(experience, rewards, meter)
             check_metrics(step + 1, metrics, config, rollout)
@@ -151,10 +154,12 @@ class PPOTrainer:
             yield Step(self.steps_done, metrics, rollout)
 
     def collect(self, step: int) -> Rollout:
-        """A rollout of this process's share of the step's prompts."""
+        """A rollout of this process's share of the step's prompts, the responses to one beside each other."""
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         share = config.batch_size // processes
-        order = shuffled(len(self.prompts), step * config.batch_size + rank * share, share, (config.seed, 1))
+        start, each = step * config.batch_size + rank * share, config.num_generations
+        asked = shuffled(len(self.prompts), start // each, share // each, (config.seed, 1))
+        order = [i for i in asked for _ in range(each)]
         input_ids, attention_mask = pad([self.prompts[i] for i in order], self.pad_id, "left")
         device = self.accelerator.device
         with self.accelerator.autocast():
@@ -211,13 +216,14 @@ class PPOTrainer:
                     # now, so that what two models keep for their gradients is not held together
                     self.backward(loss)
                     with self.accelerator.autocast():
-                        loss, values = 0.0, response_values(self.value_model, part)
-                vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
-                self.backward(loss + config.vf_coef * vf_loss * weight)
+                        loss, values = 0.0, self.values(part)
+                if values is not None:
+                    vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
+                    self.backward(loss + config.vf_coef * vf_loss * weight)
+                    found.add("vf_loss", vf_loss, part.mask.sum())
 
             count = part.mask.sum()
             found.add("pg_loss", pg_loss, count)
-            found.add("vf_loss", vf_loss, count)
             found.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, part.mask), count)
             found.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, part.mask, config.cliprange), count)
 
@@ -227,7 +233,7 @@ class PPOTrainer:
         norms = torch.stack(
             [
                 self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm).to(tokens.device)
-                for model in (self.policy, self.value_model)
+                for model in self.trained()
             ]
         )
         if not config.skip_nonfinite:
@@ -242,6 +248,10 @@ class PPOTrainer:
         self.scheduler.step()
         if self.average is not None:
             self.average.update_parameters(self.accelerator.unwrap_model(self.policy))
+
+    def values(self, part: Experience) -> Tensor | None:
+        """What the value model says before each response token, (B, T); None where there is none."""
+        return None if self.value_model is None else response_values(self.value_model, part)
 
     def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy of a token of the documents, each after its first, and how many these are."""
@@ -263,8 +273,9 @@ class PPOTrainer:
         meter.add("entropy", ppo.masked_mean(batch.entropies, batch.mask), batch.mask.sum())
         meter.add("length", batch.lengths.float().mean(), responses)
         meter.add("ended", batch.ended.float().mean(), responses)
-        explained = ppo.explained_variance(batch.values, batch.returns, batch.mask, self.total)
-        meter.add("explained_variance", explained, responses)
+        if self.value_model is not None:
+            explained = ppo.explained_variance(batch.values, batch.returns, batch.mask, self.total)
+            meter.add("explained_variance", explained, responses)
         meter.add("kl_coef", torch.tensor(self.kl_coef), responses)
         meter.add("learning_rate", torch.tensor(self.scheduler.get_last_lr()[0]), responses)
         return meter.means()
@@ -288,10 +299,11 @@ class PPOTrainer:
         """The rows of each optimizer step of this process: every epoch the whole batch in another order."""
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         generator = torch.Generator().manual_seed(_seed(config.seed, 3, step, rank))
+        # the responses to a prompt stay together: what they have in common goes through the models once
+        prompts = torch.arange(config.batch_size // processes).view(-1, config.num_generations)
         for _ in range(config.num_ppo_epochs):
-            yield from torch.randperm(config.batch_size // processes, generator=generator).chunk(
-                config.num_mini_batches
-            )
+            order = torch.randperm(len(prompts), generator=generator)
+            yield from (prompts[some].flatten() for some in order.chunk(config.num_mini_batches))
 
     def pretraining_text(self, update: int) -> list[list[int]]:
         """This process's documents for the optimizer step of that number."""
@@ -306,7 +318,7 @@ class PPOTrainer:
         """Gradients are exchanged between processes at the last micro-batch only."""
         stack = ExitStack()
         if not last:
-            for model in (self.policy, self.value_model):
+            for model in self.trained():
                 stack.enter_context(self.accelerator.no_sync(model))
         return stack
 
@@ -344,15 +356,20 @@ class PPOTrainer:
 
     def models(self) -> dict[str, nn.Module]:
         """The models that change in training."""
-        average = {} if self.average is None else {"average": self.average}
-        return {"policy": self.policy, "value_model": self.value_model, **average}
+        models = {"policy": self.policy, "value_model": self.value_model, "average": self.average}
+        return {name: model for name, model in models.items() if model is not None}
+
+    def trained(self) -> list[nn.Module]:
+        """The models that have gradients."""
+        return [model for model in (self.policy, self.value_model) if model is not None]
 
     def save(self, folder: Path) -> None:
-        """Writes the policy (its average, where there is one) and, in `value_model`, the value model."""
-        policy, value_model = map(self.accelerator.unwrap_model, (self.policy, self.value_model))
+        """Writes the policy (its average, where there is one) and, in `value_model`, the value model if there is one."""
+        policy = self.accelerator.unwrap_model(self.policy)
         (self.average.module if self.average is not None else policy).save_pretrained(folder)
-        trunk = {"policy": policy} if self.one_trunk else {}
-        value_model.save_pretrained(folder / "value_model", **trunk)
+        if self.value_model is not None:
+            trunk = {"policy": policy} if self.one_trunk else {}
+            self.accelerator.unwrap_model(self.value_model).save_pretrained(folder / "value_model", **trunk)
 
 
 class Meter:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoConfig, MistralConfig
 
 from rlhf import forward
@@ -73,10 +74,8 @@ def test_what_rows_begin_with_alike_is_seen_once_or_in_every_row_and_is_the_same
     input_ids, mask, first = input_ids[rows], mask[rows], torch.tensor([0, 1, 2, 1, 2])
     input_ids[3, 2:] = torch.where(mask[3, 2:] == 1, 44, input_ids[3, 2:])  # ... but for its second token
     assert alike(input_ids, mask, first).tolist() == [0, 0, 0, 1, 0]
-    for at in (
-        torch.arange(int(mask.sum())),
-        mask.sum(dim=1).cumsum(dim=0) - 1,
-    ):  # all of them, or the last of each row
+    every, last = torch.arange(int(mask.sum())), mask.sum(dim=1).cumsum(dim=0) - 1
+    for at in (every, last):
         together, expected = (hidden_states(policy, input_ids, mask, at, *given) for given in ((first,), ()))
         torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-5)
         assert len(together) == len(at)
@@ -129,6 +128,17 @@ def test_only_what_is_asked_for_becomes_logits():
     policy.lm_head.register_forward_hook(lambda module, args, output: made.append(output.shape))
     states(policy, *batch(), EVERY).logits(slice(4, 6))
     assert made == [(2, 400)]
+
+
+def test_so_it_is_where_a_forward_pass_in_mixed_precision_was_put_in_the_place_of_the_models(policy):
+    """As Accelerate does it: what such a pass rounds must not look like a model that makes more of its logits."""
+    policy.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(policy.forward))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        made, output_layer = [], policy.get_output_embeddings()
+        states(policy, *batch(), EVERY)  # tries the model
+        output_layer.register_forward_hook(lambda module, args, output: made.append(output.shape[:-1].numel()))
+        states(policy, *batch(), EVERY).logits(slice(4, 6))
+    assert made == [2]
 
 
 def test_positions_count_real_tokens_only():

@@ -6,34 +6,14 @@ from functools import partial
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.pytorch_utils import Conv1D
 
 from rlhf import kernels
-from rlhf.kernels import ATTENTION, GELU, attention, layout, products_by_onednn, speed_up
+from rlhf.attention import ATTENTION
+from rlhf.kernels import GELU, _can_pack, packed_weights, products_by_onednn, speed_up
 from tests.conftest import tiny_gpt2
 
-LENGTHS = [5, 9, 2]
 tanh_gelu = partial(torch.nn.functional.gelu, approximate="tanh")
-
-
-class Attention(torch.nn.Module):
-    """What transformers hands to an attention function of the module it serves."""
-
-    def __init__(self, groups: int):
-        super().__init__()
-        self.is_causal, self.num_key_value_groups = True, groups
-        self.eval()
-
-
-def states(batch, length, heads=4, width=8, seed=0):
-    torch.manual_seed(seed)
-    return torch.randn(batch, heads, length, width).requires_grad_()
-
-
-def with_gradients(function, *inputs):
-    output = function(*inputs)
-    weight = torch.linspace(-1, 1, output.numel()).view(output.shape)
-    return output, *torch.autograd.grad((output * weight).sum(), inputs)
 
 
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX2", reason="for a CPU without AVX-512")
@@ -126,87 +106,45 @@ def test_where_products_would_be_rounded_the_setting_is_taken_back(monkeypatch):
         setting.fp32_precision = before
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_packed_weights_give_the_same_products_and_only_for_as_long_as_they_are_asked_for(make_policy, precision):
+    policy, ids = make_policy().eval(), torch.arange(2, 42).view(4, 10)
+    layers = [module for module in policy.modules() if type(module) in (torch.nn.Linear, Conv1D)]
+    for factor in (1.0, 0.5):
+        # in each turn a context of its own: torch keeps weights that it has rounded for as long as one lasts
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            layers[0].weight.mul_(factor)  # packed are the weights as they are, not as they were
+            before = policy(input_ids=ids).logits
+            with packed_weights(policy, 4):
+                replaced = [layer for layer in layers if "forward" in vars(layer)]
+                after = policy(input_ids=ids).logits
+            assert not any("forward" in vars(layer) for layer in layers)
+            if _can_pack(torch.bfloat16 if precision == "bf16" else torch.float32):
+                assert replaced == layers
+            assert after.dtype == before.dtype
+            allowed = float(before.abs().max()) * (2e-2 if precision == "bf16" else 1e-5)
+            torch.testing.assert_close(after, before, atol=allowed, rtol=0)
+
+
+def test_layers_that_are_not_packed_where_something_else_calls_them_or_their_products_would_be_others(monkeypatch):
+    policy, lent = tiny_gpt2(), []
+    policy.transformer.h[0].mlp.c_fc.forward = lent.append  # as Accelerate does, to move weights about
+    with packed_weights(policy, 4):
+        assert policy.transformer.h[0].mlp.c_fc.forward == lent.append
+    assert "forward" in vars(policy.transformer.h[0].mlp.c_fc)
+    monkeypatch.setattr(kernels, "_packed", lambda module, rows, dtype: lambda x: torch.zeros(8, 24))
+    assert not _can_pack.__wrapped__(torch.bfloat16)
+    monkeypatch.setattr(kernels, "products_by_onednn", lambda: False)
+    assert not _can_pack.__wrapped__(torch.float32)
+
+
+def test_layers_are_as_they_were_after_an_error():
+    policy = tiny_gpt2()
+    with pytest.raises(KeyError), packed_weights(policy, 4):
+        raise KeyError
+    assert not any("forward" in vars(module) for module in policy.modules())
+
+
 def test_a_c_library_without_the_setting_is_left_alone(monkeypatch):
     monkeypatch.setattr(kernels.ctypes, "CDLL", lambda name: object())
     kernels.keep_freed_memory.__wrapped__()
-
-
-# --- attention --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("plain_length", [512, 4], ids=["products", "fused"])
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("new", [9, 1], ids=["prompt", "one token"])
-@pytest.mark.parametrize("mask", ["bool", "added", "none"])
-def test_attention_is_that_of_transformers(monkeypatch, plain_length, groups, new, mask):
-    monkeypatch.setattr(kernels, "PLAIN_LENGTH", plain_length)
-    seen = torch.ones(3, 1, new, 9, dtype=torch.bool).tril(9 - new)
-    seen[1, ..., :3] = False  # padding on the left
-    seen[1, :, :3] |= torch.eye(9, dtype=torch.bool)[:3] if new == 9 else False
-    given = {"bool": seen, "added": torch.zeros(seen.shape).masked_fill(~seen, -1e30), "none": None}[mask]
-    inputs = states(3, new), states(3, 9, 4 // groups, seed=1), states(3, 9, 4 // groups, seed=2)
-    module = Attention(groups)
-    ours, theirs = (
-        with_gradients(lambda *qkv, function=function: function(module, *qkv, given, scaling=0.3)[0], *inputs)
-        for function in (attention, sdpa_attention_forward)
-    )
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-def test_a_row_in_which_everything_is_hidden_is_a_number():
-    hidden = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
-    output, _ = attention(Attention(1), *(states(1, 3, seed=i) for i in range(3)), hidden)
-    assert output.isfinite().all()
-
-
-@pytest.mark.parametrize("plain_length", [512, 4], ids=["products", "fused"])
-@pytest.mark.parametrize("filler", [0, 3])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_sequences_in_one_row_see_themselves_and_what_fills_the_row_teaches_nothing(
-    monkeypatch, plain_length, filler, groups
-):
-    monkeypatch.setattr(kernels, "PLAIN_LENGTH", plain_length)
-    tokens, module = sum(LENGTHS), Attention(groups)
-    inputs = [states(1, tokens + filler, heads, seed=i) for i, heads in enumerate((4, 4 // groups, 4 // groups))]
-    where = layout(torch.tensor(LENGTHS))
-
-    def together(*qkv):
-        return attention(module, *qkv, where, scaling=0.3)[0][:, :tokens]
-
-    def alone(*qkv):
-        parts = zip(*(s[:, :, :tokens].split(LENGTHS, dim=2) for s in qkv), strict=True)
-        return torch.cat([sdpa_attention_forward(module, *part, None, scaling=0.3)[0] for part in parts], dim=1)
-
-    torch.testing.assert_close(with_gradients(together, *inputs), with_gradients(alone, *inputs), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("plain_length", [512, 4], ids=["products", "fused"])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_what_sequences_begin_with_alike_is_in_the_row_once_and_learns_from_all(monkeypatch, plain_length, groups):
-    monkeypatch.setattr(kernels, "PLAIN_LENGTH", plain_length)
-    # of the second sequence 3 tokens are the first's, of the fourth all 2 are the third's; 4 tokens fill the row
-    where = layout(torch.tensor([5, 9, 4, 2]), torch.tensor([0, 0, 2, 2]), torch.tensor([0, 3, 0, 2]))
-    pieces = [[0, 1, 2, 3, 4], [0, 1, 2, 5, 6, 7, 8, 9, 10], [11, 12, 13, 14], [11, 12]]
-    own, module = [slice(0, 5), slice(3, 9), slice(0, 4), slice(2, 2)], Attention(groups)
-    inputs = [states(1, 15 + 4, heads, seed=i) for i, heads in enumerate((4, 4 // groups, 4 // groups))]
-
-    def together(*qkv):
-        return attention(module, *qkv, where, scaling=0.3)[0][:, :15]
-
-    def alone(*qkv):
-        each = [[s[:, :, piece] for s in qkv] for piece in pieces]
-        outputs = [sdpa_attention_forward(module, *part, None, scaling=0.3)[0] for part in each]
-        return torch.cat([output[:, rows] for output, rows in zip(outputs, own, strict=True)], dim=1)
-
-    torch.testing.assert_close(with_gradients(together, *inputs), with_gradients(alone, *inputs), atol=1e-5, rtol=1e-5)
-
-
-def test_a_row_of_sequences_is_refused_by_a_model_that_wants_more_of_attention():
-    row = [states(1, sum(LENGTHS), seed=i) for i in range(3)]
-    for wanted in ({"sliding_window": 4}, {"softcap": 50.0}):
-        with pytest.raises(NotImplementedError, match=next(iter(wanted))):
-            attention(Attention(1), *row, layout(torch.tensor(LENGTHS)), **wanted)
-    module = Attention(1)
-    module.is_causal = False
-    with pytest.raises(NotImplementedError, match="what follows"):
-        attention(module, *row, layout(torch.tensor(LENGTHS)))
