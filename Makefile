@@ -58,7 +58,7 @@ $(READY112): .constraints.txt
 	@test -x $(VENV112)/bin/python || $(PYTHON) -m venv $(VENV112)
 	sed 's/^trl==.*/trl==1.12.0/' .constraints.txt > $(VENV112)/constraints.txt
 	$(VENV112)/bin/python -m pip install --constraint $(VENV112)/constraints.txt torch
-	$(VENV112)/bin/python -m pip install --constraint $(VENV112)/constraints.txt trl
+	$(VENV112)/bin/python -m pip install --constraint $(VENV112)/constraints.txt trl requests
 	@touch $@
 
 # --- the stages -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
-from transformers import set_seed
+from torch import nn
+from transformers import PreTrainedModel, set_seed
 
 from rlhf import report
 from rlhf.config import PPOConfig, option
@@ -57,9 +58,7 @@ def work(options: Options, stage: Stage) -> dict:
     policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
     set_seed(options.seed)
     reward_source = stage.model(options.reward_model, "reward")
-    value_model = (
-        ValueHead(policy.config.get_text_config().hidden_size) if options.share_trunk else load_scorer(reward_source)
-    )
+    value_model = new_value_model(options, policy, reward_source)
 
     tally = Tally()
     rows = read_rows(stage.rows(options.prompts, "prompts.jsonl"), "prompts", tally)
@@ -102,6 +101,13 @@ def work(options: Options, stage: Stage) -> dict:
     tokenizer.save_pretrained(stage.folder)
     report.draw_training(history, stage.folder / "ppo.png")
     return {"rows": tally.as_dict(), "metrics": history[-1]}
+
+
+def new_value_model(config: PPOConfig, policy: PreTrainedModel, reward_source: str | Path) -> nn.Module | None:
+    """What the estimator of advantages wants: a copy of the reward model, a head on the policy's trunk, or nothing."""
+    if config.advantage_estimator == "rloo":
+        return None
+    return ValueHead(policy.config.get_text_config().hidden_size) if config.share_trunk else load_scorer(reward_source)
 
 
 def pretraining_text(path: Path, config: PPOConfig, tokenizer, max_length: int) -> Sequence[list[int]]:

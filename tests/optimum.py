@@ -109,11 +109,12 @@ class World:
             "lam": 1.0, "seed": self.seed,
         }  # fmt: skip
         text = options.pop("text", ())
+        config = PPOConfig(**(defaults | options))
         return PPOTrainer(
-            PPOConfig(**(defaults | options)),
+            config,
             policy=self.policy(),
             reference=self.policy(),
-            value_model=self.value_model(),
+            value_model=None if config.advantage_estimator == "rloo" else self.value_model(),
             reward=self.reward,
             tokenizer=TokenizerOfIds(),
             prompts=PROMPTS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf import forward, kernels, rollout, trainer
+from rlhf import asked, attention, forward, kernels, rollout, trainer
 from rlhf.data import pad
 from rlhf.reward import pad_ranks, score_together
 from tests.benchmarks import ablation, inputs
@@ -60,8 +60,8 @@ def test_memory_is_compared_by_its_peak():
 def test_a_row_that_is_not_like_for_like_says_why():
     for comparison in COMPARISONS.values():
         assert comparison.like_for_like or comparison.note
-        differs = comparison.ours.numerics != comparison.theirs.numerics or comparison.ours.share_trunk
-        assert comparison.like_for_like != differs
+        ours, theirs = comparison.ours, comparison.theirs
+        assert comparison.like_for_like == ((ours.numerics, ours.values) == (theirs.numerics, theirs.values))
     assert "bf16 against fp32" in made("ppo-tiny-1-bf16")["numerics"]
     assert "†" in line(made("ppo-tiny-1-bf16")) and "†" not in line(made("ppo-tiny-1-fp32"))
 
@@ -166,7 +166,7 @@ def ranking_step() -> dict[str, float]:
 @pytest.mark.parametrize("saving", SAVINGS)
 def test_every_saving_can_be_taken_out_and_a_step_is_the_same_without_it(saving, tokenizer):
     """A step of PPO, or of the reward model where the saving is its own; the same to rounding."""
-    modules = (forward, kernels, rollout, trainer)
+    modules = (asked, attention, forward, kernels, rollout, trainer)
     before = [dict(vars(module)) for module in modules]
     of_rankings = ("shared-prompts", "last-layer-where-needed")
     step = ranking_step if saving in of_rankings else partial(ppo_step, tokenizer)

@@ -8,12 +8,20 @@ from tests.optimum import EOS, KL_COEFS, PROMPTS, RESPONSES, World, kl, log_dist
 TEXT = [[2, 3, 3, 2], [3, 3, 2, 0], [1, 2, 2, 2], [2, 3, 2, 2]]
 
 
-@pytest.mark.parametrize("kl_coef", KL_COEFS)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_ppo_arrives_at_the_optimum_of_the_kl_penalised_objective(seed, kl_coef):
+RLOO = {"advantage_estimator": "rloo", "num_generations": 4}
+
+
+@pytest.mark.parametrize(
+    "seed, kl_coef, options",
+    [
+        *((seed, kl_coef, {}) for seed in (0, 1, 2) for kl_coef in KL_COEFS),
+        *((0, kl_coef, RLOO) for kl_coef in KL_COEFS),
+    ],
+)
+def test_ppo_arrives_at_the_optimum_of_the_kl_penalised_objective(seed, kl_coef, options):
     """Less than 1 % of the way is left, of that from the SFT model's objective to the highest; and so of the highest."""
     world = World.of_seed(seed)
-    trainer = world.trainer(kl_coef=kl_coef)
+    trainer = world.trainer(kl_coef=kl_coef, **options)
     list(trainer.train())
     with torch.no_grad():
         log_ref, log_pi = log_distribution(trainer.reference), log_distribution(trainer.policy)

@@ -63,6 +63,34 @@ def test_rewards_of_a_response_sum_to_score_minus_kl(batch):
 # --- advantages -------------------------------------------------------------------------------------------------------
 
 
+def test_rloo_of_three_responses_by_hand():
+    # returns 1 + 2, 6 and 0: less the means of the others, 3 - 3, 6 - 1.5 and 0 - 4.5
+    rewards = T([[1.0, 2.0, 99.0], [6.0, 99.0, 99.0], [-1.0, 0.5, 0.5]])
+    advantages = ppo.rloo(rewards, masks([2, 1, 3], 3), num_generations=3)
+    torch.testing.assert_close(advantages, T([[0.0, 0.0, 0.0], [4.5, 0.0, 0.0], [-4.5, -4.5, -4.5]]))
+
+
+def test_rloo_compares_responses_to_one_prompt_only():
+    rewards = T([[1.0], [2.0], [30.0], [50.0]])
+    assert ppo.rloo(rewards, masks([1] * 4, 1), num_generations=2).flatten().tolist() == [-1, 1, -20, 20]
+
+
+def test_the_baseline_of_rloo_leaves_the_expected_gradient_as_it_is():
+    """All pairs of responses to a prompt, each of one token of three: the mean of advantage times gradient is exact."""
+    logits, rewards = (
+        T([0.3, -0.7, 1.1], dtype=torch.float64).requires_grad_(),
+        T([2.0, -1.0, 0.5], dtype=torch.float64),
+    )
+    (expected,) = torch.autograd.grad((logits.softmax(0) * rewards).sum(), logits)
+    log_p, found = logits.log_softmax(0), 0.0
+    for one in range(3):
+        for other in range(3):
+            advantages = ppo.rloo(rewards[[one, other], None], masks([1, 1], 1), num_generations=2)
+            probability = (log_p[one] + log_p[other]).exp().detach()
+            found = found + probability * (advantages[:, 0] * log_p[[one, other]]).mean()
+    torch.testing.assert_close(torch.autograd.grad(found, logits)[0], expected)
+
+
 def test_gae_of_two_tokens_by_hand():
     # delta_1 = 1 - 0.25 = 0.75; delta_0 = 0 + 0.5 * 0.25 - 0.5 = -0.375; A_0 = -0.375 + 0.5 * 0.8 * 0.75 = -0.075
     advantages, returns = ppo.gae(T([[0.0, 1.0]]), T([[0.5, 0.25]]), masks([2], 2), gamma=0.5, lam=0.8)

@@ -42,9 +42,9 @@ def runs(tmp_path_factory):
     return found
 
 
-@pytest.fixture(params=["tiny_gpt2", "tiny_llama"])
+@pytest.fixture(params=["tiny_gpt2", "tiny_llama", "rloo"])
 def one_and_two(runs, request):
-    """What came out for a model, of one process and of two."""
+    """What came out for a model, or without a value model, of one process and of two."""
     return [run[request.param] for run in runs]
 
 

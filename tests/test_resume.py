@@ -33,7 +33,13 @@ SAVING = ("--save_steps", "1", "--save_minutes", "none")
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"ema_decay": 0.5, "kl_target": 1.0}, {"share_trunk": True, "micro_batch_size": 3}]
+    "options",
+    [
+        {},
+        {"ema_decay": 0.5, "kl_target": 1.0},
+        {"share_trunk": True, "micro_batch_size": 3},
+        {"advantage_estimator": "rloo", "num_generations": 2},
+    ],
 )
 def test_ppo_goes_on_to_the_same_bits(tokenizer, tmp_path, options):
     whole = make_trainer(tokenizer, total_episodes=8 * 4, dropout=0.1, **options)

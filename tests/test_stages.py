@@ -318,6 +318,11 @@ def test_a_value_head_on_the_policys_trunk_and_the_other_options_of_ppo(run):
     assert (run / "ppo" / "value_model" / "model.safetensors").is_file()
 
 
+def test_ppo_without_a_value_model_and_several_answers_to_a_prompt(run):
+    stage("ppo", "--advantage_estimator", "rloo", "--num_generations", "4", run=run)
+    assert (run / "ppo" / "model.safetensors").is_file() and not (run / "ppo" / "value_model").exists()
+
+
 @pytest.mark.parametrize("name", ["sft", "reward", "ppo"])
 def test_bf16_works_on_a_cpu_as_well(run, name):
     stage(name, "--bf16", run=run)

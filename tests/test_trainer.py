@@ -9,10 +9,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import AutoModelForSequenceClassification
 
+from rlhf import forward
 from rlhf.config import PPOConfig
 from rlhf.errors import InputError
 from rlhf.models import Scorer, ValueHead, load_policy, load_scorer
-from rlhf.rollout import generate
+from rlhf.rollout import Responses, generate, response_logprobs
 from rlhf.scoring import last_token_scores, text_scores
 from rlhf.trainer import PPOTrainer, shuffled
 from tests.conftest import scorer_of, tiny_gpt2, tiny_llama
@@ -33,7 +34,7 @@ def make_trainer(tokenizer, make=tiny_gpt2, reward=even_tokens, dropout=0.0, val
     }  # fmt: skip
     config = PPOConfig(**(defaults | options))
     policy, reference = make(dropout=dropout), make(dropout=dropout)
-    if value_model is None:
+    if value_model is None and config.advantage_estimator == "gae":
         value_model = ValueHead(policy.config.hidden_size) if config.share_trunk else classifier(make(dropout=dropout))
     return PPOTrainer(
         config,
@@ -138,7 +139,7 @@ class _Block(torch.nn.Module):
 
 def test_a_reward_model_whose_score_depends_on_its_batch_is_refused(tokenizer):
     class Neighbourly(torch.nn.Module):
-        def forward(self, input_ids, attention_mask, at):
+        def forward(self, input_ids, attention_mask, at, first):
             return input_ids[attention_mask.bool()][at] / 100 + input_ids.float().mean()
 
     good = make_trainer(tokenizer, reward=partial(last_token_scores, scorer_of(tiny_gpt2())))
@@ -162,7 +163,7 @@ def gradients(tokenizer, make, rows=None, **options) -> torch.Tensor:
         trainer.minibatches = lambda step: [rows]
 
     def look():
-        models = (trainer.policy, trainer.value_model)
+        models = trainer.trained()
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for model in models for p in model.parameters()]
         seen.append(torch.cat([grad.flatten() for grad in grads]).clone())
 
@@ -220,15 +221,11 @@ def test_only_the_value_model_learns_in_its_warmup(tokenizer):
 # --- what it learns ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share_trunk", [False, True])
-def test_the_score_rises(tokenizer, make_policy, share_trunk):
-    options = {
-        "batch_size": 64,
-        "total_episodes": 64 * 20,
-        "num_ppo_epochs": 2,
-        "share_trunk": share_trunk,
-        "min_entropy": None,
-    }
+@pytest.mark.parametrize(
+    "options", [{}, {"share_trunk": True}, {"advantage_estimator": "rloo", "num_generations": 4}], ids=str
+)
+def test_the_score_rises(tokenizer, make_policy, options):
+    options = {"batch_size": 64, "total_episodes": 64 * 20, "num_ppo_epochs": 2, "min_entropy": None, **options}
     history = [
         s.metrics
         for s in make_trainer(tokenizer, make_policy, ptx_coef=0, kl_coef=0.01, learning_rate=1e-2, **options).train()
@@ -356,11 +353,81 @@ def test_a_reward_function_sees_the_words_and_the_columns_of_their_prompts(token
         ({"total_episodes": 4}, "less than one batch"),
         ({"temperature": 0.0}, "must be above 0"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs is 0"),
+        ({"num_generations": 0}, "num_generations is 0"),
+        ({"num_generations": 3}, "minibatches of one size of 3 responses to each prompt"),
+        ({"advantage_estimator": "grpo"}, "advantage_estimator is 'grpo'; it must be gae or rloo"),
+        ({"advantage_estimator": "rloo"}, "num_generations must be above 1"),
+        ({"advantage_estimator": "rloo", "num_generations": 2, "share_trunk": True}, "has no values"),
     ],
 )
 def test_settings_that_can_not_be_are_refused(options, says):
     with pytest.raises(InputError, match=says):
         PPOConfig(**({"batch_size": 8, "total_episodes": 16} | options))
+
+
+RLOO = {"advantage_estimator": "rloo", "num_generations": 4}
+
+
+def test_without_a_value_model_a_response_is_held_against_the_others_to_its_prompt(tokenizer, tmp_path):
+    """The advantages that the update gets, undone of their whitening, are the scores less those of the other three."""
+    trainer, seen = make_trainer(tokenizer, kl_coef=0.0, missing_eos_penalty=None, **RLOO), []
+    update = trainer.update
+    trainer.update = lambda batch, *args, **kwargs: (seen.append(batch), update(batch, *args, **kwargs))
+    step = next(trainer.train())
+    (batch,) = seen
+    assert sorted(batch.source.tolist()) == sorted(4 * batch.source.unique().tolist())
+    expected = []
+    for prompt, score in zip(batch.source, batch.scores, strict=True):
+        others = batch.scores[batch.source == prompt].sum() - score
+        expected.append(float(score - others / 3))
+    found = batch.advantages[:, 0]
+    assert torch.corrcoef(torch.stack([found, torch.tensor(expected)]))[0, 1] == pytest.approx(1, abs=1e-5)
+    assert not step.metrics.keys() & {"vf_loss", "explained_variance"}
+    trainer.save(tmp_path)
+    assert not (tmp_path / "value_model").exists() and trainer.models().keys() == {"policy"}
+
+
+@pytest.mark.parametrize("options", [{"num_generations": 4}, RLOO], ids=["gae", "rloo"])
+def test_what_responses_to_a_prompt_have_in_common_is_read_once_and_changes_nothing(
+    tokenizer, make_policy, options, monkeypatch
+):
+    """One pass of the policy in the update: fewer tokens than the responses have with their prompts, the same gradient."""
+    tokens = []
+
+    def found():
+        trainer = make_trainer(tokenizer, make_policy, max_grad_norm=1e9, ptx_coef=0.0, **options)
+        rollout = trainer.collect(0)
+        trainer.policy.base_model.register_forward_pre_hook(
+            lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        logprobs, _ = response_logprobs(trainer.policy, rollout, 1.0)
+        logprobs.sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in trainer.policy.parameters() if p.grad is not None])
+        return (logprobs, gradient), tokens[-1], int(rollout.attention_mask.sum())
+
+    monkeypatch.setattr(forward, "ROUND", 1)
+    together, read, whole = found()
+    monkeypatch.setattr(Responses, "first", None)
+    apart, *read_whole = found()
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+    assert read < whole and read_whole == [whole, whole]
+
+
+def test_a_minibatch_has_all_responses_to_its_prompts(tokenizer):
+    trainer = make_trainer(tokenizer, num_mini_batches=2, num_ppo_epochs=3, num_generations=2)
+    rows = list(trainer.minibatches(0))
+    assert len(rows) == 6 and len({tuple(some.tolist()) for some in rows}) > 2
+    for some in rows:
+        assert (some.view(-1, 2)[:, 0] % 2 == 0).all() and (some.view(-1, 2).diff() == 1).all()
+    assert sorted(torch.cat(rows[:2]).tolist()) == list(range(8))
+
+
+def test_every_prompt_is_asked_once_before_any_is_asked_again(tokenizer):
+    trainer = make_trainer(tokenizer, num_generations=4, total_episodes=64)
+    asked = [trainer.collect(step).source.view(-1, 4) for step in range(8)]
+    assert all((prompts == prompts[:, :1]).all() for prompts in asked)
+    order = torch.cat(asked)[:, 0].tolist()
+    assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
 
 
 def test_a_mix_without_text_is_refused(tokenizer):

@@ -19,10 +19,10 @@ from tests.conftest import tiny_gpt2, tiny_llama
 from tests.test_trainer import PROMPTS, make_trainer, weights
 
 
-def first_step(make, tokenizer) -> tuple[PPOTrainer, dict]:
+def first_step(make, tokenizer, **options) -> tuple[PPOTrainer, dict]:
     """The trainer, and the metrics and gradients of its first step."""
     trainer = make_trainer(
-        tokenizer, make, micro_batch_size=3, max_grad_norm=1e9, whiten_rewards=True, total_episodes=8
+        tokenizer, make, micro_batch_size=3, max_grad_norm=1e9, whiten_rewards=True, total_episodes=8, **options
     )
     accelerator = trainer.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
@@ -31,18 +31,21 @@ def first_step(make, tokenizer) -> tuple[PPOTrainer, dict]:
 
     def collect(step: int):
         """The same eight responses however many processes there are, each process its own part of them."""
-        input_ids, attention_mask = pad(PROMPTS, 1, "left")
+        source = torch.arange(8) // trainer.config.num_generations
+        input_ids, attention_mask = pad([PROMPTS[i] for i in source], 1, "left")
         policy = accelerator.unwrap_model(trainer.policy)
         generator = torch.Generator().manual_seed(0)
         options = {"response_length": 6, "temperature": 1.0, "stop_ids": [0], "pad_id": 1, "generator": generator}
-        part: Responses = generate(policy, input_ids, attention_mask, **options).select(rows)
+        responses: Responses = generate(policy, input_ids, attention_mask, **options)
+        responses.source = source
+        part = responses.select(rows)
         models = {"reference": trainer.reference, "value_model": trainer.value_model}
         return score(part, **models, reward=trainer.reward, temperature=1.0, chunk=8)
 
     gradients, step = [], trainer.optimizer.step
 
     def look():
-        for model in (trainer.policy, trainer.value_model):
+        for model in trainer.trained():
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
         step()
 
@@ -57,6 +60,7 @@ def main() -> None:
     file, found = Path(sys.argv[1]), {}
     for make in (tiny_gpt2, tiny_llama):
         trainer, found[make.__name__] = first_step(make, tokenizer)
+    _, found["rloo"] = first_step(tiny_gpt2, tokenizer, advantage_estimator="rloo", num_generations=2)
     found["whole"], found["resumed"] = weights_whole_and_resumed(tokenizer, file.with_suffix(".state"))
     found["processes"] = trainer.accelerator.num_processes
     if trainer.accelerator.is_main_process:

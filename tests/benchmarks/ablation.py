@@ -3,7 +3,7 @@
 import torch
 from transformers import DynamicCache
 
-from rlhf import forward, kernels, rollout, trainer
+from rlhf import asked, attention, forward, kernels, rollout, trainer
 
 
 def apply(without: str) -> None:
@@ -29,7 +29,7 @@ def _adamw_in_one_kernel() -> None:
 
 
 def _attention_by_products() -> None:
-    kernels.PLAIN_LENGTH = 0
+    attention.PLAIN_LENGTH = 0
 
 
 def _captured_logprobs() -> None:
@@ -49,8 +49,8 @@ def _captured_logprobs() -> None:
 def _logits_where_needed() -> None:
     states = forward.states
 
-    def everywhere(model, input_ids, attention_mask, at):
-        found = states(model, input_ids, attention_mask, torch.arange(int(attention_mask.sum())))
+    def everywhere(model, input_ids, attention_mask, at, first=None):
+        found = states(model, input_ids, attention_mask, torch.arange(int(attention_mask.sum())), first)
         logits = found.logits(slice(None))[at]
         return forward.States(found.ids, at, found.hidden[at], lambda some: logits[some])
 
@@ -62,7 +62,7 @@ def _rows_without_padding() -> None:
 
 
 def _rounded_shapes() -> None:
-    forward.ROUND = kernels.ROUND = rollout.ROUND = 1
+    asked.ROUND = attention.ROUND = forward.ROUND = rollout.ROUND = 1
 
 
 def _dropped_rows() -> None:
@@ -75,12 +75,20 @@ def _cache_in_blocks() -> None:
     rollout.new_cache = lambda model: DynamicCache(config=model.config)
 
 
+def _packed_weights() -> None:
+    kernels._can_pack = lambda dtype: False
+
+
 def _prompts_read_once() -> None:
     rollout.same_prompts = lambda input_ids, seen: (input_ids, seen, None)
 
 
 def _shared_prompts() -> None:
     forward.alike = lambda input_ids, attention_mask, first: torch.zeros_like(first)
+
+
+def _attention_in_tables() -> None:
+    attention.TABLES = 1
 
 
 def _last_layer_where_needed() -> None:

@@ -40,7 +40,7 @@ class Process:
         job = json.dumps({"side": asdict(side), "workload": asdict(workload), "folder": str(folder)})
         module = f"tests.benchmarks.{'ours' if side.who == 'ours' else 'theirs'}"
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
-        self.side, self.log = side, folder / f"{module}-{side.numerics}-{side.share_trunk}-{side.without}.log"
+        self.side, self.log = side, folder / f"{module}-{side.numerics}-{side.values}-{side.without}.log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [python, "-m", module, job], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
@@ -169,7 +169,7 @@ def row(comparison: Comparison, ours: list[dict], theirs: list[dict], peak: dict
     """A comparison as it stands in bench.json. `ours` and `theirs` are the steps, pair by pair."""
     clock, sides = "wall" if gpu else "cpu", {}
     for name, side, steps in (("ours", comparison.ours, ours), ("theirs", comparison.theirs, theirs)):
-        flops = [comparison.workload.flops(step["tokens"], side.share_trunk) for step in steps]
+        flops = [comparison.workload.flops(step["tokens"], side.values) for step in steps]
         sides[name] = summary(steps, clock, flops, peak[side.numerics])
     if comparison.quantity == "memory":
         # a peak is one number for all steps
@@ -208,7 +208,7 @@ def line(row: dict) -> str:
     """A row as a line of Markdown; † where it is not like for like, **bold** where it reaches its target."""
     ours, theirs = row["ours_detail"], row["theirs_detail"]
     ratio = f"{row['ratio']:.2f}"
-    if row["ratio"] >= row["target"]:
+    if row["target"] and row["ratio"] >= row["target"]:
         ratio = f"**{ratio}**"
     splits = [" / ".join(f"{seconds:.2f}" for seconds in side["split"].values()) for side in (ours, theirs)]
     digits = 0 if row["unit"].startswith("MB") else 2
@@ -216,7 +216,7 @@ def line(row: dict) -> str:
         [
             f"| {row['name']}{'' if row['like_for_like'] else ' †'}",
             f"{ratio} ({row['ratio_min']:.2f}–{row['ratio_max']:.2f})",
-            f"{row['target']:g}",
+            f"{row['target']:g}" if row["target"] else "–",
             f"{row['wall_ratio']:.2f}",
             f"{row['ours']:.{digits}f}",
             f"{row['theirs']:.{digits}f}",

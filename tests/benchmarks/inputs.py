@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -27,11 +28,13 @@ HAZARD = 0.031  # a response that ends with this probability at every token has 
 def make_models(folder: Path, workload: Workload) -> None:
     """Writes a policy, a scorer (reward model, and start of the value model) and a tokenizer of numbered words."""
     size = SIZES[workload.size]
-    words = {f"w{i}": i for i in range(size.vocabulary)}
+    words = {"<eos>": EOS, "<pad>": PAD, **{f"w{i}": i for i in range(2, size.vocabulary)}}
+    numbered = Tokenizer(WordLevel(words, unk_token="w2"))
+    numbered.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w2")),
-        eos_token="w0",
-        pad_token="w1",
+        tokenizer_object=numbered,
+        eos_token="<eos>",
+        pad_token="<pad>",
         padding_side="left",
     )
     config = GPT2Config(

@@ -28,20 +28,29 @@ from tests.benchmarks.workloads import SIZES, TRAINER_BATCH, TRAINER_STEPS, Work
 LEARNING_RATE = 3e-6  # TRL's default for PPO; small, so that responses keep their length
 
 
-def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
-    size, prompts = SIZES[workload.size], inputs.prompts(workload)
+def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
+    size, prompts = SIZES[workload.size], inputs.prompts(workload)[:: workload.completions]
     tokenizer = load_tokenizer(folder / "policy")
     policy, reference = (load_policy(folder / "policy", tokenizer) for _ in range(2))
     reward_model = load_scorer(folder / "scorer").requires_grad_(False).to(worker.device)
-    value_model = ValueHead(size.width) if share_trunk else load_scorer(folder / "scorer")
+    kinds = {
+        "model": lambda: load_scorer(folder / "scorer"),
+        "trunk": lambda: ValueHead(size.width),
+        "none": lambda: None,
+    }
+    value_model = kinds[values]()
     config = PPOConfig(
         total_episodes=1000 * size.batch, batch_size=size.batch, num_ppo_epochs=workload.epochs, num_mini_batches=4,
         learning_rate=LEARNING_RATE, value_learning_rate=None, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
         response_length=workload.response, temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, gamma=1.0, lam=0.95,
-        cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, ptx_coef=0.0, value_warmup_steps=0, share_trunk=share_trunk,
-        bf16=numerics == "bf16",
+        cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, ptx_coef=0.0, value_warmup_steps=0, share_trunk=values == "trunk",
+        bf16=numerics == "bf16", num_generations=workload.completions,
+        advantage_estimator="rloo" if values == "none" else "gae",
     )  # fmt: skip
-    facts = {"models": inputs.checksum(policy, reward_model.model), **probe(policy, reward_model, prompts, worker)}
+    facts = {
+        "models": inputs.checksum(policy, reward_model.model),
+        **probe(policy, reward_model, inputs.prompts(workload), worker),
+    }
     trainer = PPOTrainer(
         config, policy=policy, reference=reference, value_model=value_model, tokenizer=tokenizer, prompts=prompts,
         reward=partial(last_token_scores, reward_model),
@@ -79,7 +88,7 @@ def probe(policy, reward_model, prompts: list[list[int]], worker: Worker) -> dic
     return {"logprobs": logprobs.tolist(), "scores": scores.tolist()}
 
 
-def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     accelerator = Accelerator(mixed_precision="bf16" if numerics == "bf16" else "no")
     tokenizer = load_tokenizer(folder / "policy")
     policy = load_policy(folder / "policy", tokenizer).to(worker.device)
@@ -111,7 +120,7 @@ def options(worker: Worker, numerics: str, batch_size: int) -> TrainingOptions:
     return TrainingOptions(epochs=100, batch_size=batch_size, learning_rate=1e-4, bf16=numerics == "bf16")
 
 
-def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     tokenizer = load_tokenizer(folder / "policy")
     policy = load_policy(folder / "policy", tokenizer)
     rows = inputs.documents(workload)
@@ -128,7 +137,7 @@ def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, share_t
     trainer.train()
 
 
-def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     tokenizer, scorer = load_tokenizer(folder / "scorer"), load_scorer(folder / "scorer")
     rows = inputs.rankings(workload)
     lengths = [[len(ids) for ids in row["sequences"]] for row in rows]
@@ -147,4 +156,4 @@ def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, shar
 if __name__ == "__main__":
     set_seed(0)
     ablation.apply(json.loads(sys.argv[1])["side"]["without"])
-    run({"ppo": ppo, "decode": decode, "pretrain": sft, "sft": sft, "reward": reward})
+    run({"ppo": ppo, "rloo": ppo, "decode": decode, "pretrain": sft, "sft": sft, "reward": reward})

@@ -1,10 +1,12 @@
 """Time to a given quality: seconds of training until answers to held-out prompts reach a gold of 6, ours and TRL 1.12's.
 
-    make quality            a run of `make ppo` must be there: both start from its SFT and its reward model
+    make quality            a run of `make ppo` must be there: both start from its SFT and its reward model; an hour
 
 Each side trains on one thread and writes its policy every few steps; the clock, of process CPU time, stands still while
-it does. Afterwards every policy answers the held-out prompts at temperature 1. Each side gets a search over its settings,
-one run each; all of them are shown. The picture is docs/quality.png.
+it does. Afterwards every policy answers the held-out prompts at temperature 1. Each side has a search over as many
+settings, one run each on one seed; what is fastest there, of ours, of TRL 1.12 PPOTrainer and of its RLOOTrainer, is run on
+other seeds, which alone are compared, because the fastest of many owes some of it to chance. The picture is
+docs/quality.png.
 """
 
 import argparse
@@ -16,27 +18,51 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).parents[2]
 GOLD, STEPS, EVERY = 6.0, 80, 8  # to be reached; PPO steps of a run; steps between policies that are judged
 ANSWERS = 4  # to each held-out prompt
+SEEDS = (1, 2, 3)  # on which the fastest are compared; the search is on seed 0
 # of the recipe, what both sides know by one name
 SHARED = ("total_episodes", "num_ppo_epochs", "num_mini_batches", "learning_rate", "kl_coef")
 TWO_EPOCHS = {"num_ppo_epochs": 2, "num_mini_batches": 2, "learning_rate": 5e-4}  # as many updates, on staler answers
-# first the recipe's own settings, then what might be faster; as many runs for each side
-OURS = {
-    "recipe, with the mix": {},
-    "recipe": {"ptx_coef": 0.0},
-    "lr 1e-3": {"ptx_coef": 0.0, "learning_rate": 1e-3},
-    "bf16": {"ptx_coef": 0.0, "bf16": True},
-    "kl / 2": {"ptx_coef": 0.0, "kl_coef": 0.06},
+MORE_KL = {"kl_coef": 0.16}
+
+
+def rloo(number: int, **options) -> dict:
+    return {"ptx_coef": 0.0, "advantage_estimator": "rloo", "num_generations": number, **options}
+
+
+# first the recipe's own settings, then what might be faster; as many for each side
+SEARCH = {
+    "ours": {
+        "recipe, with the mix": {},
+        "recipe": {"ptx_coef": 0.0},
+        "bf16": {"ptx_coef": 0.0, "bf16": True},
+        "kl / 2": {"ptx_coef": 0.0, "kl_coef": 0.06},
+        "RLOO of 4": rloo(4),
+        "RLOO of 8": rloo(8),
+        "RLOO of 8, bf16": rloo(8, bf16=True),
+        "RLOO of 8, bf16, more kl": rloo(8, bf16=True, **MORE_KL),
+    },
+    "TRL 1.12 PPO": {
+        "recipe": {},
+        "lr 1e-3": {"learning_rate": 1e-3},
+        "2 epochs": TWO_EPOCHS,
+        "kl / 2": {"kl_coef": 0.06},
+    },
+    "TRL 1.12 RLOO": {
+        "of 4": rloo(4),
+        "of 8": rloo(8),
+        "of 8, bf16": rloo(8, bf16=True),
+        "of 8, bf16, more kl": rloo(8, bf16=True, **MORE_KL),
+    },
 }
-THEIRS = {
-    "recipe": {},
-    "lr 1e-3": {"learning_rate": 1e-3},
-    "2 epochs": TWO_EPOCHS,
-    "kl / 2": {"kl_coef": 0.06},
-    "kl / 4": {"kl_coef": 0.03},
+COLOURS = {
+    "ours": ("#1f6feb", "#b6d4fb"),
+    "TRL 1.12 PPO": ("#d1495b", "#f0c3ca"),
+    "TRL 1.12 RLOO": ("#e08e2b", "#f5dcb9"),
 }
 
 
@@ -48,7 +74,7 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
     from rlhf.scoring import last_token_scores
     from rlhf.trainer import PPOTrainer
     from stages.options import parse
-    from stages.ppo import Options, pretraining_text
+    from stages.ppo import Options, new_value_model, pretraining_text
 
     config: PPOConfig = parse(Options, "ppo", ["--recipe", "tiny", *(f"--{k}={v}" for k, v in changed.items())])
     tokenizer = load_tokenizer(run / "sft")
@@ -58,7 +84,8 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
     if config.ptx_coef:
         text = pretraining_text(run / "data/text.jsonl", config, tokenizer, context_length(policy))
     trainer = PPOTrainer(
-        config, policy=policy, reference=reference, value_model=load_scorer(run / "reward"), tokenizer=tokenizer,
+        config, policy=policy, reference=reference, tokenizer=tokenizer,
+        value_model=new_value_model(config, policy, run / "reward"),
         reward=partial(last_token_scores, load_scorer(run / "reward").requires_grad_(False)), text=text,
         prompts=prompt_dataset(rows, tokenizer, room_for_prompt(policy, config.response_length), Tally())["input_ids"],
     )  # fmt: skip
@@ -115,27 +142,54 @@ def reached(points: list[tuple[float, float]]) -> float | None:
     return None
 
 
-def draw(curves: dict[str, dict], path: Path) -> None:
+def fastest(curves: list[dict], who: str) -> str:
+    """The name of the setting that is the first to get there on seed 0; who never does is judged by how far it gets."""
+    own = [curve for curve in curves if curve["who"] == who and curve["seed"] == 0]
+    return min(own, key=lambda c: (c["seconds"] or float("inf"), -max(gold for _, gold in c["points"])))["name"]
+
+
+def compared(curves: list[dict]) -> dict[str, dict]:
+    """Of everyone's fastest setting: its name, the seconds on each of SEEDS (None where it did not get there)."""
+    found = {}
+    for who in SEARCH:
+        name = fastest(curves, who)
+        runs = [c for c in curves if (c["who"], c["name"]) == (who, name) and c["seed"] != 0]
+        found[who] = {"name": name, "seconds": [run["seconds"] for run in sorted(runs, key=lambda run: run["seed"])]}
+    return found
+
+
+def middle(seconds: list[float | None]) -> float | None:
+    """The median, in which those that never got there are the slowest; None if it is one of them."""
+    found = median(float("inf") if second is None else second for second in seconds)
+    return None if found == float("inf") else found
+
+
+def draw(curves: list[dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
-    for who, (strong, pale) in {"ours": ("#1f6feb", "#b6d4fb"), "TRL 1.12": ("#d1495b", "#f0c3ca")}.items():
-        own = {name: run for name, run in curves.items() if run["who"] == who}
-        # who never gets there is judged by how far it gets
-        best = min(own.values(), key=lambda run: (run["seconds"] or float("inf"), -max(g for _, g in run["points"])))
-        for name, run in own.items():
-            bold = run is best
-            reached = f"{run['seconds']:.0f} s" if run["seconds"] else f"not in {run['points'][-1][0]:.0f} s"
-            axes.plot(*zip(*run["points"], strict=True), color=strong if bold else pale, marker="o", markersize=3,
-                      linewidth=2 if bold else 1, zorder=3 if bold else 2, label=f"{name}: {reached}" if bold else None)  # fmt: skip
-        axes.plot([], [], color=pale, label=f"{who}, the other settings tried")
+    for who, best in compared(curves).items():
+        strong, pale = COLOURS[who]
+        label = (
+            f"{who}, {best['name']}: {_seconds(middle(best['seconds']))}, the median of {len(best['seconds'])} seeds"
+        )
+        for curve in (c for c in curves if c["who"] == who):
+            bold = curve["name"] == best["name"] and curve["seed"] != 0
+            axes.plot(*zip(*curve["points"], strict=True), color=strong if bold else pale, marker="o", markersize=3,
+                      linewidth=1.6 if bold else 1, zorder=3 if bold else 2, label=label if bold else None)  # fmt: skip
+            label = None if bold else label
+        axes.plot([], [], color=pale, label=f"{who}, the search")
     axes.axhline(GOLD, color="#888", linewidth=1, linestyle=":")
     axes.set(xlabel="CPU seconds of PPO, one thread", ylabel="gold of held-out answers, temperature 1",
              title="Time to a given quality")  # fmt: skip
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def _seconds(seconds: float | None) -> str:
+    return f"not in {STEPS} steps" if seconds is None else f"{seconds:.0f} s"
 
 
 def main() -> None:
@@ -151,34 +205,50 @@ def main() -> None:
     if not (given.run / "reward" / "stage.json").is_file():
         raise SystemExit(f"no finished reward model in {given.run}: make ppo first")
 
+    from stages.cli import quiet_libraries
     from stages.options import parse
     from stages.ppo import Options
 
+    quiet_libraries()
     options = parse(Options, "ppo", ["--recipe", "tiny"])
-    recipe = {name: getattr(options, name) for name in SHARED}
-    curves, settings = {}, {"ours": OURS, "TRL 1.12": {name: {**recipe, **own} for name, own in THEIRS.items()}}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    for who, python, module in (("ours", sys.executable, "quality"), ("TRL 1.12", given.trl112, "quality_theirs")):
-        for name, changed in settings[who].items():
-            folder = given.output / "quality" / f"{who} {name}".replace("/", "per").replace(" ", "-")
-            shutil.rmtree(folder, ignore_errors=True)  # policies of an earlier run
-            folder.mkdir(parents=True)
-            command = [
-                python,
-                "-m",
-                f"tests.benchmarks.{module}",
-                "--run",
-                given.run,
-                "--worker",
-                folder,
-                json.dumps(changed),
-            ]
-            with open(folder / "log", "w") as log:
-                subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=log, stderr=log)
-            points = curve(given.run, folder)
-            curves[f"{who}, {name}"] = {"who": who, "changed": changed, "points": points, "seconds": reached(points)}
-            print(f"{who}, {name}: gold {GOLD:g} after {reached(points)} s; {points[-1][1]:.2f} at the end", flush=True)
-            (given.output / "quality.json").write_text(json.dumps(curves, indent=1) + "\n")
+    recipe, curves = {name: getattr(options, name) for name in SHARED}, []
+    given.output.mkdir(parents=True, exist_ok=True)
+
+    def run(who: str, name: str, seed: int) -> None:
+        python, module, known = (
+            (sys.executable, "quality", {}) if who == "ours" else (given.trl112, "quality_theirs", recipe)
+        )
+        settings = {**known, **SEARCH[who][name], "seed": seed}
+        folder = given.output / "quality" / "-".join(c for c in f"{who} {name} {seed}".replace("/", "per").split())
+        shutil.rmtree(folder, ignore_errors=True)  # policies of an earlier run
+        folder.mkdir(parents=True)
+        command = [python, "-m", f"tests.benchmarks.{module}", "--run", given.run]
+        quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        with open(folder / "log", "w") as log:
+            subprocess.run(
+                [*command, "--worker", folder, json.dumps(settings)], check=True, cwd=ROOT, env={**os.environ, **quiet},
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        points = curve(given.run, folder)
+        found = {"who": who, "name": name, "seed": seed, "settings": settings, "points": points}
+        curves.append({**found, "seconds": reached(points)})
+        print(
+            f"{who}, {name}, seed {seed}: gold {GOLD:g} {_seconds(reached(points))}; after {points[-1][0]:.0f} s "
+            f"{points[-1][1]:.2f}", flush=True,
+        )  # fmt: skip
+        (given.output / "quality.json").write_text(json.dumps(curves, indent=1) + "\n")
+
+    for who, settings in SEARCH.items():
+        for name in settings:
+            run(who, name, 0)
+    for seed in SEEDS:
+        for who in SEARCH:
+            run(who, fastest(curves, who), seed)
+    own = middle(compared(curves)["ours"]["seconds"])
+    for who, best in compared(curves).items():
+        times = middle(best["seconds"])
+        ratio = f"{times / own:.1f} times ours" if own and times else "–"
+        print(f"{who}, {best['name']}: {_seconds(times)}, the median of {len(SEEDS)} seeds; {ratio}")
     draw(curves, given.picture)
     print(given.picture)
 

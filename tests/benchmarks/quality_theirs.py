@@ -1,4 +1,7 @@
-"""TRL 1.12's side of the time to a given quality: its PPOTrainer on the same models and prompts, nothing of ours."""
+"""TRL 1.12's side of the time to a given quality: its PPOTrainer or its RLOOTrainer, on the same models and prompts.
+
+Nothing of ours is in it.
+"""
 
 import argparse
 import json
@@ -8,24 +11,30 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from tests.benchmarks.quality import Clock
 
+SAME = {
+    "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, "temperature": 1.0, "gradient_checkpointing": False,
+    "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "gradient_accumulation_steps": 1,
+}  # fmt: skip
+BATCH, RESPONSE = 128, 64
+
 
 class Ends(TrainerCallback):
-    """Tells the clock of each step's end."""
+    """Tells the clock of the end of each step, which is `updates` of the trainer's."""
 
-    def __init__(self, clock: Clock):
-        self.clock = clock
+    def __init__(self, clock: Clock, updates: int):
+        self.clock, self.updates = clock, updates
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.clock.step(state.global_step)
+        if state.global_step % self.updates == 0:
+            self.clock.step(state.global_step // self.updates)
 
 
 def scorer(folder: Path):
     """The reward model with the normalisation that is kept in its configuration as part of its last layer."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32).eval()
     mean, std = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_std", 1.0)
     head = torch.nn.Linear(model.score.in_features, 1)
     with torch.no_grad():
@@ -35,35 +44,74 @@ def scorer(folder: Path):
     return model
 
 
+def ppo(run: Path, folder: Path, prompts: list[str], tokenizer, settings: dict) -> None:
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    policy, reference = (AutoModelForCausalLM.from_pretrained(run / "sft", dtype=torch.float32) for _ in range(2))
+    rows = [{"input_ids": tokenizer(prompt)["input_ids"]} for prompt in prompts]
+    config = PPOConfig(
+        output_dir=str(folder / "trainer"), per_device_train_batch_size=BATCH, local_rollout_forward_batch_size=BATCH,
+        response_length=RESPONSE, stop_token="eos", missing_eos_penalty=1.0, gamma=1.0, lam=0.95, cliprange=0.2,
+        cliprange_value=0.2, vf_coef=0.5, num_sample_generations=0, bf16=False, **SAME, **settings,
+    )  # fmt: skip
+    trainer = PPOTrainer(
+        args=config, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=scorer(run / "reward"),
+        value_model=scorer(run / "reward"), train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows[:1]),
+    )  # fmt: skip
+    go(trainer, Ends(Clock(folder, policy), updates=1))
+
+
+def rloo(run: Path, folder: Path, prompts: list[str], tokenizer, settings: dict) -> None:
+    from trl import RLOOConfig, RLOOTrainer
+
+    policy, reward_model = (
+        AutoModelForCausalLM.from_pretrained(run / "sft", dtype=torch.float32),
+        scorer(run / "reward"),
+    )
+
+    def score(prompts, completion_ids, **kwargs):
+        """The reward model's score of each response, less 1 where it did not end."""
+        rows = [tokenizer(prompt)["input_ids"] + ids for prompt, ids in zip(prompts, completion_ids, strict=True)]
+        with torch.no_grad():
+            batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+            scores = reward_model(**batch).logits[:, 0].tolist()
+        pairs = zip(scores, completion_ids, strict=True)
+        return [score - (ids[-1] != tokenizer.eos_token_id) for score, ids in pairs]
+
+    updates = settings["num_mini_batches"] * settings["num_ppo_epochs"]
+    config = RLOOConfig(
+        output_dir=str(folder / "trainer"), max_steps=settings["total_episodes"] // BATCH * updates,
+        per_device_train_batch_size=BATCH // settings["num_mini_batches"], num_iterations=settings["num_ppo_epochs"],
+        steps_per_generation=settings["num_mini_batches"], num_generations=settings["num_generations"],
+        learning_rate=settings["learning_rate"], beta=settings["kl_coef"], seed=settings["seed"],
+        bf16=settings.get("bf16", False), max_completion_length=RESPONSE, top_k=0, top_p=1.0, epsilon=0.2,
+        normalize_advantages=True, disable_dropout=True, use_cpu=True, **SAME,
+    )  # fmt: skip
+    trainer = RLOOTrainer(
+        model=policy, reward_funcs=score, args=config, processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+    )  # fmt: skip
+    go(trainer, Ends(Clock(folder, policy), updates))
+
+
+def go(trainer, ends: Ends) -> None:
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ends)
+    trainer.train()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path)
     parser.add_argument("--worker", nargs=2)
     given = parser.parse_args()
-    run, folder, changed = given.run, Path(given.worker[0]), json.loads(given.worker[1])
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(run / "sft", padding_side="left")
-    policy, reference = (AutoModelForCausalLM.from_pretrained(run / "sft", dtype=torch.float32) for _ in range(2))
-    rows = [json.loads(line)["prompt"] for line in (run / "data/prompts.jsonl").read_text().splitlines()]
-    prompts = [{"input_ids": tokenizer(prompt)["input_ids"]} for prompt in rows]
-    settings = {
-        "vf_coef": 0.5, "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, **changed
-    }  # fmt: skip
-    config = PPOConfig(
-        output_dir=str(folder / "trainer"), per_device_train_batch_size=128, gradient_accumulation_steps=1,
-        local_rollout_forward_batch_size=128, response_length=64, temperature=1.0, stop_token="eos",
-        missing_eos_penalty=1.0, gamma=1.0, lam=0.95, cliprange=0.2, cliprange_value=0.2, num_sample_generations=0,
-        gradient_checkpointing=False, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
-        **settings,
-    )  # fmt: skip
-    trainer = PPOTrainer(
-        args=config, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=scorer(run / "reward"),
-        value_model=scorer(run / "reward"), train_dataset=Dataset.from_list(prompts),
-        eval_dataset=Dataset.from_list(prompts[:1]),
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Ends(Clock(folder, policy)))
-    trainer.train()
+    folder, settings = Path(given.worker[0]), json.loads(given.worker[1])
+    torch.manual_seed(settings["seed"])
+    tokenizer = AutoTokenizer.from_pretrained(given.run / "sft", padding_side="left")
+    lines = (given.run / "data/prompts.jsonl").read_text().splitlines()
+    prompts = [json.loads(line)["prompt"] for line in lines]
+    (rloo if "num_generations" in settings else ppo)(given.run, folder, prompts, tokenizer, settings)
 
 
 if __name__ == "__main__":

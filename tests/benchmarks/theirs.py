@@ -39,7 +39,7 @@ def load(auto_class, folder: Path, dtype=torch.float32, **kwargs):
     return auto_class.from_pretrained(folder, dtype=dtype, **kwargs)
 
 
-def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
     size, prompts = SIZES[workload.size], inputs.prompts(workload)
@@ -87,6 +87,59 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, share_t
     trainer.train()
 
 
+def rloo(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
+    from trl import RLOOConfig, RLOOTrainer
+    from trl.experimental.ppo import ppo_trainer
+
+    size, prompts = SIZES[workload.size], inputs.prompts(workload)[:: workload.completions]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
+    policy = load(AutoModelForCausalLM, folder / "policy")
+    reward_model = load(AutoModelForSequenceClassification, folder / "scorer", num_labels=1).eval().to(worker.device)
+
+    def score(prompts, completion_ids, **kwargs):
+        """The reward model's score of each response, less 1 where it did not end."""
+        rows = [tokenizer(prompt)["input_ids"] + ids for prompt, ids in zip(prompts, completion_ids, strict=True)]
+        batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt").to(worker.device)
+        with torch.no_grad():
+            scores = reward_model(**batch).logits[:, 0].float().tolist()
+        return [score - (ids[-1] != inputs.EOS) for score, ids in zip(scores, completion_ids, strict=True)]
+
+    config = RLOOConfig(
+        output_dir=str(folder / "trainer"), max_steps=4 * ENOUGH, per_device_train_batch_size=size.batch // 4,
+        gradient_accumulation_steps=1, steps_per_generation=4, num_iterations=workload.epochs,
+        num_generations=workload.completions, learning_rate=3e-6, beta=0.05, max_completion_length=workload.response,
+        temperature=1.0, top_k=0, top_p=1.0, normalize_advantages=True, epsilon=0.2, disable_dropout=True,
+        gradient_checkpointing=False, bf16=numerics == "bf16", report_to="none", save_strategy="no", disable_tqdm=True,
+        use_cpu=not worker.cuda,
+    )  # fmt: skip
+    facts = {
+        "models": inputs.checksum(policy, reward_model),
+        **probe(ppo_trainer, policy, reward_model.cpu(), inputs.prompts(workload)),
+    }
+    reward_model.to(worker.device)
+    counts = {"samples": size.batch}
+    trainer = RLOOTrainer(
+        model=policy, reward_funcs=score, args=config, processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": tokenizer.batch_decode(prompts)}), callbacks=[Ends(worker, 4, counts)],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+
+    def generated(result) -> None:
+        worker.mark("generate")
+        prompt_ids, completion_ids = result[:2]
+        grown = sum(map(len, completion_ids))
+        padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in prompt_ids], True, inputs.PAD)
+        counts.update(
+            tokens=grown + sum(map(len, prompt_ids)), response_tokens=grown,
+            prompts=inputs.prompts_checksum(padded, inputs.PAD),
+        )  # fmt: skip
+
+    worker.watch(trainer, "_generate", after=generated)
+    worker.watch(trainer, "_generate_and_score_completions", after=lambda result: worker.mark("score"))
+    worker.ready(**facts)
+    trainer.train()
+
+
 def probe(ppo_trainer, policy, reward_model, prompts: list[list[int]]) -> dict[str, list[float]]:
     """Log-probabilities of the last 8 tokens of some prompts, and their scores: both sides must say the same."""
     width = max(map(len, prompts[:4]))
@@ -98,7 +151,7 @@ def probe(ppo_trainer, policy, reward_model, prompts: list[list[int]]) -> dict[s
     return {"logprobs": logprobs.tolist(), "scores": scores.tolist()}
 
 
-def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     dtype = torch.bfloat16 if numerics == "bf16" else torch.float32
     policy = load(AutoModelForCausalLM, folder / "policy")
@@ -125,7 +178,7 @@ def arguments(worker: Worker, config_class, folder: Path, numerics: str, batch_s
     )  # fmt: skip
 
 
-def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     from trl import SFTConfig, SFTTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
@@ -142,7 +195,7 @@ def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, share_t
     trainer.train()
 
 
-def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, share_trunk: bool) -> None:
+def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     from trl import RewardConfig, RewardTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "scorer")
@@ -162,4 +215,4 @@ def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, shar
 
 if __name__ == "__main__":
     set_seed(0)
-    run({"ppo": ppo, "decode": decode, "pretrain": sft, "sft": sft, "reward": reward})
+    run({"ppo": ppo, "rloo": rloo, "decode": decode, "pretrain": sft, "sft": sft, "reward": reward})

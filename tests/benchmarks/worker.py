@@ -110,4 +110,4 @@ def run(works: dict[str, Callable]) -> None:
     """Does what the parent's first argument says, with the function for that kind of workload."""
     job = json.loads(sys.argv[1])
     workload, side = Workload(**job["workload"]), job["side"]
-    works[workload.kind](Worker(), workload, Path(job["folder"]), side["numerics"], side["share_trunk"])
+    works[workload.kind](Worker(), workload, Path(job["folder"]), side["numerics"], side["values"])

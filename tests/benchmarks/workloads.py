@@ -53,25 +53,26 @@ SIZES["long"] = replace(SIZES["tiny"], context=1024)
 class Workload:
     """An amount of work that both sides are given."""
 
-    kind: str  # ppo, decode, pretrain, sft or reward
+    kind: str  # ppo, rloo, decode, pretrain, sft or reward
     size: str
     epochs: int = 1  # of PPO over its batch
     eos: bool = False  # responses end themselves, after 25 of 48 tokens on average; otherwise none does
     response: int = 48  # tokens of a response, at most
-    completions: int = 1  # of each prompt that is decoded, or K of the reward model's rankings
+    completions: int = 1  # responses to each prompt, or K of the reward model's rankings
 
-    def flops(self, tokens: int, share_trunk: bool = False) -> float:
+    def flops(self, tokens: int, values: str = "model") -> float:
         """Floating-point operations of a step on `tokens` tokens: 2 a parameter and token forward, 4 backward.
 
         In PPO each token passes through the policy to be generated, the reference, the value and the reward model once,
         and through policy and value model forward and backward in every epoch. Padding, and whatever a side does twice,
-        is not counted.
+        is not counted. `values` is that of a `Side`.
         """
         size = SIZES[self.size]
         policy, scorer = 2 * size.policy * tokens, 2 * size.blocks * tokens
-        value = 0 if share_trunk else scorer
+        value = scorer if values == "model" else 0
         return {
             "ppo": policy + policy + value + scorer + 3 * self.epochs * (policy + value),
+            "rloo": policy + policy + scorer + 3 * self.epochs * policy,
             "decode": policy,
             "pretrain": 3 * policy,
             "sft": 3 * policy,
@@ -85,7 +86,7 @@ class Side:
 
     who: str  # "ours", "TRL 1.12", "TRL 1.16" or "generate"
     numerics: str = "fp32"
-    share_trunk: bool = False
+    values: str = "model"  # of PPO: a "model" of its own, a head on the policy's "trunk", or "none" (RLOO)
     without: str = ""  # one of the savings of tests/benchmarks/ablation.py, for what each of them gains
 
 
@@ -97,7 +98,7 @@ class Comparison:
     workload: Workload
     ours: Side
     theirs: Side
-    target: float
+    target: float | None
     quantity: str = "time"  # or "memory"
     like_for_like: bool = True
     note: str = ""  # in what it is not, or what else should be known
@@ -109,6 +110,7 @@ class Comparison:
 
 
 BF16_NOTE = "ours in bf16; TRL 1.12's bf16=True is silently without effect"
+RLOO_NOTE = f"less work: no value model, {K} responses to a prompt are held against each other; TRL's PPO has one"
 TRUNK_NOTE = "less work: a value head on the policy's trunk, TRL has a second model"
 
 
@@ -131,15 +133,29 @@ def _comparisons() -> Iterator[Comparison]:
             )
         if epochs == 1 and not eos and size != "gpt2":
             for numerics, target, note in (("fp32", 3.0, TRUNK_NOTE), ("bf16", 6.0, f"{TRUNK_NOTE}; {BF16_NOTE}")):
-                ours = Side("ours", numerics, share_trunk=True)
+                ours = Side("ours", numerics, "trunk")
                 yield Comparison(f"{name}-trunk-{numerics}", workload, ours, theirs, target, "time", False, note)
         if size == "gpt2" and not eos:
             for variant, ours, note in (
                 ("fp32", Side("ours"), ""),
                 ("bf16", Side("ours", "bf16"), BF16_NOTE),
-                ("trunk-fp32", Side("ours", share_trunk=True), TRUNK_NOTE),
+                ("trunk-fp32", Side("ours", "fp32", "trunk"), TRUNK_NOTE),
             ):
                 yield Comparison(f"memory-{size}-{variant}", workload, ours, theirs, 2.0, "memory", not note, note)
+
+    # K responses to each prompt: with a value model and without, and RLOO on both sides
+    alike, theirs = Workload("ppo", "tiny", completions=K), Side("TRL 1.12")
+    yield Comparison("ppo-tiny-k4-fp32", alike, Side("ours"), theirs, None)
+    yield Comparison("ppo-tiny-k4-bf16", alike, Side("ours", "bf16"), theirs, None, "time", False, BF16_NOTE)
+    for numerics, note in (("fp32", RLOO_NOTE), ("bf16", f"{RLOO_NOTE}; {BF16_NOTE}")):
+        ours = Side("ours", numerics, "none")
+        yield Comparison(f"ppo-tiny-k4-rloo-{numerics}", alike, ours, theirs, None, "time", False, note)
+    for numerics in ("fp32", "bf16"):
+        workload, note = Workload("rloo", "tiny", completions=K), "TRL 1.12's RLOOTrainer, not its PPOTrainer"
+        ours, theirs = Side("ours", numerics, "none"), Side("TRL 1.12", numerics, "none")
+        yield Comparison(f"rloo-tiny-{numerics}", workload, ours, theirs, None, note=note)
+    alike, ours = Workload("ppo", "gpt2", completions=K), Side("ours", "fp32", "none")
+    yield Comparison("memory-gpt2-rloo-fp32", alike, ours, Side("TRL 1.12"), 2.0, "memory", False, RLOO_NOTE)
 
     for workload, who, fp32, bf16, note in [
         (Workload("decode", "tiny"), "generate", 2.0, 3.0, ""),
@@ -173,8 +189,10 @@ def _ablation() -> Iterator[Comparison]:
         ("captured-logprobs", plain),
         ("logits-where-needed", Workload("ppo", "small")),
         ("rows-without-padding", eos),
+        ("attention-in-tables", eos),
         ("rounded-shapes", eos),
         ("dropped-rows", Workload("decode", "small", eos=True)),
+        ("packed-weights", Workload("decode", "small", eos=True)),
         ("cache-in-blocks", Workload("decode", "tiny")),
         ("prompts-read-once", Workload("decode", "tiny", completions=4)),
         ("shared-prompts", Workload("reward", "tiny", completions=K)),
