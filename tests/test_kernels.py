@@ -138,6 +138,13 @@ def test_layers_that_are_not_packed_where_something_else_calls_them_or_their_pro
     assert not _can_pack.__wrapped__(torch.float32)
 
 
+def test_the_question_whether_weights_can_be_packed_draws_no_random_number():
+    before = torch.get_rng_state()
+    for dtype in (torch.float32, torch.bfloat16):
+        _can_pack.__wrapped__(dtype)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_layers_are_as_they_were_after_an_error():
     policy = tiny_gpt2()
     with pytest.raises(KeyError), packed_weights(policy, 4):
