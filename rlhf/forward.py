@@ -155,6 +155,13 @@ def _head_is_all(model: PreTrainedModel) -> bool:
     return _headed[model]
 
 
+def try_all(model: PreTrainedModel) -> None:
+    """Finds out all of this now: for one whose weights are about to be rounded, by which its answers could not be told."""
+    if packs(model):
+        asks(model)
+    _head_is_all(model)
+
+
 def _packs_two(model: PreTrainedModel) -> bool:
     return _agrees(model, torch.arange(8, device=model.device))
 

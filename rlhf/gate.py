@@ -106,5 +106,6 @@ def _mean_difference(one: Tensor, other: Tensor, mask: Tensor) -> float:
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether they are, in the precision in which the other's are kept."""
     pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+    return all(a.shape == b.shape and torch.equal(a.to(b.dtype), b) for a, b in pairs)

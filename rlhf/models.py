@@ -10,6 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -24,9 +25,10 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.pytorch_utils import Conv1D
 
 from rlhf.errors import InputError
-from rlhf.forward import hidden_states
+from rlhf.forward import hidden_states, try_all
 from rlhf.kernels import speed_up
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
@@ -262,3 +264,28 @@ def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer
 def load_scorer(source: str | Path) -> Scorer:
     """The reward or value model of a folder or hub id. Raises InputError where there is none."""
     return Scorer(_load(AutoModelForSequenceClassification, source, num_labels=1).eval())
+
+
+# --- models that only answer ------------------------------------------------------------------------------------------
+
+
+def frozen(model: PreTrainedModel | Scorer, accelerator: Accelerator) -> PreTrainedModel | Scorer:
+    """The same model on the accelerator's device, as one that learns nothing more.
+
+    Where products are in bf16, which round the matrices of the layers for each product, these are kept rounded: the same
+    answers, from half the memory. Heads and embeddings, which are also read in fp32, stay as they are.
+    """
+    model.requires_grad_(False).to(accelerator.device)
+    if accelerator.mixed_precision == "bf16":
+        _round_matrices(model.model if isinstance(model, Scorer) else model)
+    return model
+
+
+def _round_matrices(model: PreTrainedModel) -> None:
+    try_all(model)
+    for module in model.base_model.modules():
+        if type(module) in (nn.Linear, Conv1D):
+            module.to(torch.bfloat16)
+    for parameter in model.parameters():
+        # what stays lets go of the file that it was read from, which is in memory for as long as a part of it is used
+        parameter.data = parameter.data.clone()

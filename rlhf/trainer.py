@@ -28,7 +28,7 @@ from rlhf.errors import InputError
 from rlhf.gate import gate
 from rlhf.health import check_metrics, check_rollout, check_update
 from rlhf.logprobs import text_logprobs
-from rlhf.models import ValueHead, stop_token_ids
+from rlhf.models import ValueHead, frozen, stop_token_ids
 from rlhf.rollout import Responses, Rollout, generate, response_logprobs, response_values, score
 from rlhf.scoring import last_token_scores
 
@@ -86,7 +86,7 @@ class PPOTrainer:
         # dropout is off in all of them, always: log-probabilities must not depend on the pass that computes them
         for model in (policy, reference, *([] if value_model is None else [value_model])):
             model.eval()
-        self.reference = reference.requires_grad_(False).to(self.accelerator.device)
+        self.reference = frozen(reference, self.accelerator)
         groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
         if value_model is not None:
             rate = config.value_learning_rate or config.learning_rate

@@ -16,7 +16,7 @@ from rlhf.config import PPOConfig, option
 from rlhf.data import Row, Tally, prompt_dataset, read_jsonl, read_rows, text_dataset
 from rlhf.errors import InputError
 from rlhf.health import Diverged
-from rlhf.models import ValueHead, context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
+from rlhf.models import ValueHead, context_length, frozen, load_policy, load_scorer, load_tokenizer, room_for_prompt
 from rlhf.rollout import Rollout
 from rlhf.scoring import last_token_scores, load_function, text_scores
 from rlhf.trainer import PPOTrainer, shuffled
@@ -78,8 +78,7 @@ def work(options: Options, stage: Stage) -> dict:
     if options.reward_function:
         reward = partial(text_scores, load_function(options.reward_function), tokenizer, rows)
     else:
-        reward_model = load_scorer(reward_source).requires_grad_(False).to(accelerator.device)
-        reward = partial(last_token_scores, reward_model)
+        reward = partial(last_token_scores, frozen(load_scorer(reward_source), accelerator))
     trainer = PPOTrainer(
         options,
         policy=policy,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig
 
@@ -90,6 +91,14 @@ def scorer_of(policy) -> Scorer:
     model.base_model.load_state_dict(policy.base_model.state_dict())
     torch.nn.init.normal_(model.score.weight, std=0.1)
     return Scorer(model)
+
+
+@pytest.fixture
+def another_precision():
+    """Accelerate keeps one precision for the whole process; this lets a test have its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf import asked, attention, forward, kernels, rollout, trainer
+from rlhf import asked, attention, forward, kernels, models, rollout, trainer
 from rlhf.data import pad
 from rlhf.reward import pad_ranks, score_together
 from tests.benchmarks import ablation, inputs
@@ -166,7 +166,7 @@ def ranking_step() -> dict[str, float]:
 @pytest.mark.parametrize("saving", SAVINGS)
 def test_every_saving_can_be_taken_out_and_a_step_is_the_same_without_it(saving, tokenizer):
     """A step of PPO, or of the reward model where the saving is its own; the same to rounding."""
-    modules = (asked, attention, forward, kernels, rollout, trainer)
+    modules = (asked, attention, forward, kernels, models, rollout, trainer)
     before = [dict(vars(module)) for module in modules]
     of_rankings = ("shared-prompts", "last-layer-where-needed")
     step = ranking_step if saving in of_rankings else partial(ppo_step, tokenizer)

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
 from rlhf.errors import InputError
+from rlhf.forward import packs, states
 from rlhf.models import (
     ValueHead,
+    frozen,
     load_policy,
     load_scorer,
     load_tokenizer,
@@ -18,7 +21,7 @@ from rlhf.models import (
     room_for_prompt,
     stop_token_ids,
 )
-from tests.conftest import tiny_gpt2
+from tests.conftest import scorer_of, tiny_gpt2
 
 
 @pytest.fixture
@@ -140,3 +143,33 @@ def test_real_weights_of_another_family_load_and_generate(shared):
     assert isinstance(policy.config, LlamaConfig)
     ids = policy.generate(**tokenizer("Once upon a", return_tensors="pt"), max_new_tokens=2, do_sample=False)
     assert tokenizer.decode(ids[0], skip_special_tokens=True).startswith("Once upon a time")
+
+
+# --- models that only answer ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("another_precision")
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_frozen_model_answers_alike_to_the_bit_and_holds_rounded_matrices_only_where_they_are_rounded_anyway(
+    make_policy, precision
+):
+    accelerator, ids = Accelerator(mixed_precision=precision), torch.arange(2, 42).view(4, 10)
+    mask, last = torch.ones_like(ids), torch.arange(9, 40, 10)
+    policy, scorer = make_policy().eval(), scorer_of(make_policy().eval())
+
+    def answers() -> list[torch.Tensor]:
+        # in a context of its own: torch keeps weights that it has rounded for as long as one lasts
+        with torch.no_grad(), accelerator.autocast():
+            return [states(policy, ids, mask, last - 1).logits(slice(4)), scorer(ids, mask, last)]
+
+    before, size = answers(), weight_bytes(policy)
+    assert (frozen(policy, accelerator), frozen(scorer, accelerator)) == (policy, scorer)
+    assert all(torch.equal(one, other) for one, other in zip(answers(), before, strict=True))
+    assert packs(policy) == packs(make_policy())
+    assert not any(p.requires_grad for p in (*policy.parameters(), *scorer.parameters()))
+    assert policy.get_input_embeddings().weight.dtype == scorer.model.score.weight.dtype == torch.float32
+    assert (weight_bytes(policy) < size) == (precision == "bf16")
+
+
+def weight_bytes(model) -> int:
+    return sum(p.nbytes for p in model.parameters())

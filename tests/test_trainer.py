@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from transformers import AutoModelForSequenceClassification
 
 from rlhf import forward
@@ -439,20 +438,14 @@ def test_a_mix_without_text_is_refused(tokenizer):
         )
 
 
-@pytest.fixture
-def another_precision():
-    """Accelerate keeps one precision for the whole process; this lets a test have its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.usefixtures("another_precision")
 def test_bf16_trains_and_passes_its_own_check(tokenizer):
     trainer = make_trainer(tokenizer, bf16=True)
     first, second = trainer.train()
     assert "ratio = 1" in trainer.checked
+    assert "KL to the reference = 0" in trainer.checked  # though its matrices are kept rounded
     assert all(p.dtype == torch.float32 for p in trainer.policy.parameters())
+    assert torch.bfloat16 in {p.dtype for p in trainer.reference.parameters()}
     assert abs(first.metrics["kl"]) < 0.3
 
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import DynamicCache
 
-from rlhf import asked, attention, forward, kernels, rollout, trainer
+from rlhf import asked, attention, forward, kernels, models, rollout, trainer
 
 
 def apply(without: str) -> None:
@@ -93,3 +93,7 @@ def _attention_in_tables() -> None:
 
 def _last_layer_where_needed() -> None:
     forward.WORTH = 0.0
+
+
+def _frozen_as_rounded() -> None:
+    models._round_matrices = lambda model: None

@@ -16,7 +16,7 @@ from rlhf.config import PPOConfig
 from rlhf.data import pad
 from rlhf.forward import states
 from rlhf.logprobs import next_logprobs, numbered
-from rlhf.models import ValueHead, load_policy, load_scorer, load_tokenizer, stop_token_ids
+from rlhf.models import ValueHead, frozen, load_policy, load_scorer, load_tokenizer, stop_token_ids
 from rlhf.rollout import generate
 from rlhf.scoring import last_token_scores
 from rlhf.trainer import PPOTrainer
@@ -28,11 +28,15 @@ from tests.benchmarks.workloads import SIZES, TRAINER_BATCH, TRAINER_STEPS, Work
 LEARNING_RATE = 3e-6  # TRL's default for PPO; small, so that responses keep their length
 
 
+def accelerator_of(numerics: str) -> Accelerator:
+    return Accelerator(mixed_precision="bf16" if numerics == "bf16" else "no")
+
+
 def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     size, prompts = SIZES[workload.size], inputs.prompts(workload)[:: workload.completions]
     tokenizer = load_tokenizer(folder / "policy")
     policy, reference = (load_policy(folder / "policy", tokenizer) for _ in range(2))
-    reward_model = load_scorer(folder / "scorer").requires_grad_(False).to(worker.device)
+    reward_model, accelerator = load_scorer(folder / "scorer"), accelerator_of(numerics)
     kinds = {
         "model": lambda: load_scorer(folder / "scorer"),
         "trunk": lambda: ValueHead(size.width),
@@ -49,11 +53,11 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
     )  # fmt: skip
     facts = {
         "models": inputs.checksum(policy, reward_model.model),
-        **probe(policy, reward_model, inputs.prompts(workload), worker),
+        **probe(policy, reward_model, inputs.prompts(workload)),
     }
     trainer = PPOTrainer(
         config, policy=policy, reference=reference, value_model=value_model, tokenizer=tokenizer, prompts=prompts,
-        reward=partial(last_token_scores, reward_model),
+        reward=partial(last_token_scores, frozen(reward_model, accelerator)), accelerator=accelerator,
     )  # fmt: skip
     trainer.checked = "not measured"  # the check before the first step is made once a run, not at every step
 
@@ -73,7 +77,7 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
         worker.end("update", samples=len(rollout.mask), **tokens, **seen)
 
 
-def probe(policy, reward_model, prompts: list[list[int]], worker: Worker) -> dict[str, list[float]]:
+def probe(policy, reward_model, prompts: list[list[int]]) -> dict[str, list[float]]:
     """Log-probabilities of the last 8 tokens of some prompts, and their scores: both sides must say the same."""
     input_ids, attention_mask = pad(prompts[:4], inputs.PAD, "left")
     with torch.no_grad():
@@ -84,13 +88,11 @@ def probe(policy, reward_model, prompts: list[list[int]], worker: Worker) -> dic
             next_logprobs(states(policy.cpu(), input_ids, attention_mask, chosen - 1), 1.0).view(-1, 8).sum(dim=1)
         )
         scores = reward_model.cpu()(input_ids, attention_mask, attention_mask.sum(dim=1).cumsum(dim=0) - 1)
-    reward_model.to(worker.device)
     return {"logprobs": logprobs.tolist(), "scores": scores.tolist()}
 
 
 def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
-    accelerator = Accelerator(mixed_precision="bf16" if numerics == "bf16" else "no")
-    tokenizer = load_tokenizer(folder / "policy")
+    accelerator, tokenizer = accelerator_of(numerics), load_tokenizer(folder / "policy")
     policy = load_policy(folder / "policy", tokenizer).to(worker.device)
     input_ids, attention_mask = (t.to(worker.device) for t in pad(inputs.prompts(workload), inputs.PAD, "left"))
     seen = inputs.prompts_checksum(input_ids, inputs.PAD)

@@ -111,6 +111,7 @@ class Comparison:
 
 BF16_NOTE = "ours in bf16; TRL 1.12's bf16=True is silently without effect"
 RLOO_NOTE = f"less work: no value model, {K} responses to a prompt are held against each other; TRL's PPO has one"
+WITHOUT_NOTE = "ours without it, against ours"
 TRUNK_NOTE = "less work: a value head on the policy's trunk, TRL has a second model"
 
 
@@ -140,6 +141,7 @@ def _comparisons() -> Iterator[Comparison]:
                 ("fp32", Side("ours"), ""),
                 ("bf16", Side("ours", "bf16"), BF16_NOTE),
                 ("trunk-fp32", Side("ours", "fp32", "trunk"), TRUNK_NOTE),
+                ("trunk-bf16", Side("ours", "bf16", "trunk"), f"{TRUNK_NOTE}; {BF16_NOTE}"),
             ):
                 yield Comparison(f"memory-{size}-{variant}", workload, ours, theirs, 2.0, "memory", not note, note)
 
@@ -154,8 +156,10 @@ def _comparisons() -> Iterator[Comparison]:
         workload, note = Workload("rloo", "tiny", completions=K), "TRL 1.12's RLOOTrainer, not its PPOTrainer"
         ours, theirs = Side("ours", numerics, "none"), Side("TRL 1.12", numerics, "none")
         yield Comparison(f"rloo-tiny-{numerics}", workload, ours, theirs, None, note=note)
-    alike, ours = Workload("ppo", "gpt2", completions=K), Side("ours", "fp32", "none")
-    yield Comparison("memory-gpt2-rloo-fp32", alike, ours, Side("TRL 1.12"), 2.0, "memory", False, RLOO_NOTE)
+    alike = Workload("ppo", "gpt2", completions=K)
+    for numerics, note in (("fp32", RLOO_NOTE), ("bf16", f"{RLOO_NOTE}; {BF16_NOTE}")):
+        ours, theirs = Side("ours", numerics, "none"), Side("TRL 1.12")
+        yield Comparison(f"memory-gpt2-rloo-{numerics}", alike, ours, theirs, 2.0, "memory", False, note)
 
     for workload, who, fp32, bf16, note in [
         (Workload("decode", "tiny"), "generate", 2.0, 3.0, ""),
@@ -199,9 +203,11 @@ def _ablation() -> Iterator[Comparison]:
         ("last-layer-where-needed", Workload("reward", "tiny", completions=K)),
     ]:
         theirs = Side("ours", without=without)
-        yield Comparison(
-            f"without-{without}", workload, Side("ours"), theirs, 1.03, note="ours without it, against ours"
-        )
+        yield Comparison(f"without-{without}", workload, Side("ours"), theirs, 1.03, note=WITHOUT_NOTE)
+    ours, theirs = Side("ours", "bf16"), Side("ours", "bf16", without="frozen-as-rounded")
+    yield Comparison(
+        "without-frozen-as-rounded", Workload("ppo", "gpt2"), ours, theirs, 1.03, "memory", note=WITHOUT_NOTE
+    )
 
 
 COMPARISONS = {comparison.name: comparison for comparison in (*_comparisons(), *_ablation())}
