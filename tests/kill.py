@@ -45,19 +45,20 @@ def with_dropout(run: Path) -> None:
     (run / "dropout" / "config.json").write_text(json.dumps(config))
 
 
-def ended(pid: int, wait: bool = False) -> bool:
-    """Whether the process has ended. Raises RuntimeError if it has failed by itself."""
+def ended(pid: int, output: Path, wait: bool = False) -> bool:
+    """Whether the process has ended. Raises RuntimeError, with the last it said, if it has failed by itself."""
     found, status = os.waitpid(pid, 0 if wait else os.WNOHANG)
     expected = (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
     if found and os.waitstatus_to_exitcode(status) not in expected:
-        raise RuntimeError(f"process {pid} ended with {os.waitstatus_to_exitcode(status)}")
+        words = Path(f"{output}.log").read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise RuntimeError(f"process {pid} ended with {os.waitstatus_to_exitcode(status)}:\n{words}")
     return bool(found)
 
 
 def uninterrupted(stage: str, run: Path) -> float:
     """Runs a stage into its own place and returns the seconds it took."""
     started = time.time()
-    ended(start(stage, run, run / stage), wait=True)
+    ended(start(stage, run, run / stage), run / stage, wait=True)
     return time.time() - started
 
 
@@ -73,11 +74,11 @@ def killed(stage: str, run: Path, output: Path, kills: int, seconds: float, rng:
         pid, until = start(stage, run, output), time.time() + rng.uniform(0, 0.7) * seconds
         saves = hasattr(import_module(f"stages.{stage}").Options, "save_steps")
         in_write, number = saves and rng.random() < 1 / 3, signal.SIGKILL if rng.random() < 0.8 else signal.SIGTERM
-        while not ended(pid):
+        while not ended(pid, output):
             caught = in_write and holds_part(writing)
             if counts["interruptions"] < kills and time.time() > until and caught == in_write:
                 os.kill(pid, number)
-                ended(pid, wait=True)
+                ended(pid, output, wait=True)
                 counts.update({"interruptions": 1, number.name: 1, "in the write of a checkpoint": caught})
                 break
             time.sleep(0.0005)
