@@ -23,7 +23,7 @@ from typing import Any
 from rlhf.checkpoint import replace, write_json
 from rlhf.data import Row
 from rlhf.errors import InputError
-from stages.interruption import interruption, lock
+from stages.interruption import STOPPED, interruption, lock
 from stages.options import StageOptions, parse
 
 RECORD, CHECKPOINTS, BEGUN = "stage.json", "checkpoints", "begun.json"
@@ -141,6 +141,8 @@ def main(name: str, options_class: type[StageOptions], work: Callable[[Any, Stag
                 warn_of_bf16()
             stage.finish(work(options, stage) or {})
     except InputError as error:
+        if interruption.stopped:  # what a library made of its being interrupted is no mistake of the input
+            sys.exit(_fail(name, STOPPED, 128 + interruption.stopped))
         sys.exit(_fail(name, str(error), 2))
     except OSError as error:
         if error.errno not in _MENDABLE:

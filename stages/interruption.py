@@ -8,6 +8,9 @@ from pathlib import Path
 from rlhf.errors import InputError
 
 
+STOPPED = "interrupted; the same command starts it again"
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the stage to stop."""
 
@@ -21,16 +24,18 @@ class Interruption:
 
     def __init__(self):
         self.asked: int | None = None
+        self.stopped: int | None = None  # by this signal, at once
         self.in_loop = False
 
     def listen(self) -> None:
-        self.asked, self.in_loop = None, False
+        self.asked, self.stopped, self.in_loop = None, None, False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame) -> None:
         if not self.in_loop or self.asked:
-            raise Interrupted(number, "interrupted; the same command starts it again")
+            self.stopped = number
+            raise Interrupted(number, STOPPED)
         self.asked = number
         # not print, which may be what was interrupted
         os.write(2, b"\ninterrupted: saving after this step; once more stops at once\n")

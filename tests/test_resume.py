@@ -388,3 +388,26 @@ def test_make_goes_on_where_it_was_killed(run):
     printed = make("ppo", f"ARGS={arguments}", run=run)
     assert "goes on after step" in printed
     assert make("ppo", f"ARGS={arguments}", run=run).strip() == ""
+
+
+@pytest.mark.parametrize("interrupted, status", [(True, 128 + signal.SIGTERM), (False, 2)])
+def test_an_error_that_a_library_makes_of_a_signal_is_an_interruption(tmp_path, interrupted, status):
+    script = f"""
+import os, signal, stages.data
+from rlhf.errors import InputError
+from stages.cli import main
+
+def work(options, stage):
+    try:
+        if {interrupted}:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError
+    except BaseException as error:
+        raise InputError("no model can be loaded") from error
+
+main("data", stages.data.Options, work)
+"""
+    argv = ("--recipe", "tests/toy.yaml", "--run", str(tmp_path / "toy"))
+    said = shell(sys.executable, "-c", script, *argv, status=status)
+    assert ("the same command starts it again" in said) == interrupted
+    assert ("no model can be loaded" in said) != interrupted
