@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rlhf.errors import InputError
 
-
 STOPPED = "interrupted; the same command starts it again"
 
 
