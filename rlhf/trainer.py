@@ -52,6 +52,7 @@ class Step:
 
 class PPOTrainer:
     """Trains `policy` and `value_model` in place; `value_model` is None where `advantage_estimator` is rloo.
+    `reference` becomes `rlhf.models.frozen`, in place as well.
 
     `prompts` are the token ids of prompts, `text` those of pretraining documents (needed only where ptx_coef is not 0).
     `reward` scores responses (B,); `judge`, if given, says their true quality (B,), NaN where it is not known, which is
