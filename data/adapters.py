@@ -5,7 +5,8 @@ Recognised by their columns:
     a bare string                                    a user's words: a prompt
     {instruction, input, output, history}            Alpaca: a demonstration; output may be a list, best first: a ranking
     {instruction, instances: [{input, output}]}      Self-Instruct: a demonstration for each instance
-    {messages} or {conversations: [{from, value}]}   a chat: its last reply is the completion
+    {messages} or {conversations: [{from, value}]}   a chat: its last reply is the completion; among prompts it may end
+                                                     with what is asked
     {chosen, rejected}                               two whole transcripts, as text (Anthropic HH) or messages: the
                                                      prompt is what they share, up to the last reply
 
@@ -43,9 +44,9 @@ def _adapted(raw: Any, kind: str, tally: Tally) -> list[Row]:
     if kind == "text":
         return [_chat(raw)]
     if "instruction" in raw:
-        rows = _from_instruction(raw, kind)
+        rows = _from_instruction(raw)
     elif {"messages", "conversations"} & raw.keys() and "prompt" not in raw:
-        rows = _from_chat(_chat(raw)["messages"], kind, tally)
+        rows = _from_chat(_chat(raw), kind, tally)
     elif {"chosen", "rejected"} <= raw.keys():
         rows = _from_pair(raw, tally)
     else:
@@ -56,11 +57,15 @@ def _adapted(raw: Any, kind: str, tally: Tally) -> list[Row]:
 def _best(row: Row) -> Row:
     """A ranking as a demonstration; other rows as they are."""
     if "chosen" in row:
-        return {"prompt": row.get("prompt"), "completion": row["chosen"]}
+        return {**_without(row, "chosen", "rejected"), "completion": row["chosen"]}
     if not {"completions", "ranks"} <= row.keys() or len(row["completions"]) != len(row["ranks"]):
         return row
     best = row["ranks"].index(min(row["ranks"]))
-    return {"prompt": row.get("prompt"), "completion": row["completions"][best]}
+    return {**_without(row, "completions", "ranks", "ended"), "completion": row["completions"][best]}
+
+
+def _without(row: Row, *columns: str) -> Row:
+    return {column: value for column, value in row.items() if column not in columns}
 
 
 def _user(content: str) -> dict[str, str]:
@@ -70,16 +75,17 @@ def _user(content: str) -> dict[str, str]:
 # --- Alpaca and Self-Instruct -----------------------------------------------------------------------------------------
 
 
-def _from_instruction(raw: Row, kind: str) -> list[Row]:
+def _from_instruction(raw: Row) -> list[Row]:
+    others = _without(raw, "instruction", "input", "output", "history", "instances")
     before = [m for q, a in raw.get("history") or [] for m in (_user(q), {"role": "assistant", "content": a})]
     rows = []
     for instance in raw.get("instances") or [raw]:
         question = "\n\n".join(part for part in (raw["instruction"], instance.get("input")) if part)
         prompt, output = [*before, _user(question)], instance.get("output")
         if isinstance(output, list):
-            rows.append({"prompt": prompt, "completions": output, "ranks": list(range(len(output)))})
+            rows.append({**others, "prompt": prompt, "completions": output, "ranks": list(range(len(output)))})
         else:
-            rows.append({"prompt": prompt, "completion": output})
+            rows.append({**others, "prompt": prompt, "completion": output})
     return rows
 
 
@@ -96,14 +102,18 @@ def _chat(raw: Row) -> Row:
         {"role": _ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
         for turn in raw["conversations"]
     ]
-    return {**{k: v for k, v in raw.items() if k != "conversations"}, "messages": turns}
+    return {**_without(raw, "conversations"), "messages": turns}
 
 
-def _from_chat(messages: Messages, kind: str, tally: Tally) -> list[Row]:
-    if not messages or messages[-1].get("role") != "assistant":
+def _from_chat(raw: Row, kind: str, tally: Tally) -> list[Row]:
+    messages, others = raw["messages"], _without(raw, "messages")
+    last = messages[-1].get("role") if messages else None
+    if kind == "prompts" and last == "user":
+        return [{**others, "prompt": messages}]
+    if last != "assistant":
         tally.dropped["chat that does not end with a reply"] += 1
         return []
-    return [{"prompt": messages[:-1], "completion": [messages[-1]]}]
+    return [{**others, "prompt": messages[:-1], "completion": [messages[-1]]}]
 
 
 # --- pairs of transcripts ---------------------------------------------------------------------------------------------
@@ -127,7 +137,7 @@ def _from_pair(raw: Row, tally: Tally) -> list[Row]:
     if chosen[:-1] != rejected[:-1]:
         tally.dropped["transcripts of different conversations"] += 1
         return []
-    others = {key: value for key, value in raw.items() if key not in ("prompt", "chosen", "rejected")}
+    others = _without(raw, "prompt", "chosen", "rejected")
     replies = [chosen[-1]["content"], rejected[-1]["content"]]
     return [{**others, "prompt": chosen[:-1], "completions": replies, "ranks": [0, 1]}]
 
@@ -143,5 +153,5 @@ def _from_common_prefix(chosen: str, rejected: str, raw: Row) -> list[Row]:
     """Texts that begin alike: the prompt is what they share, back to the last space or line break."""
     shared = os.path.commonprefix([chosen, rejected])
     border = max(shared.rfind(" "), shared.rfind("\n"), 0)
-    others = {key: value for key, value in raw.items() if key not in ("chosen", "rejected")}
+    others = _without(raw, "chosen", "rejected")
     return [{**others, "prompt": shared[:border], "completions": [chosen[border:], rejected[border:]], "ranks": [0, 1]}]

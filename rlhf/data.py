@@ -174,13 +174,15 @@ _CHECKS: dict[str, Callable[[Row, str], tuple[Row, str]]] = {
 
 
 def _column(row: Row, column: str, where: str) -> Any:
-    if row.get(column) is None:
+    if column not in row:
         raise InputError(f'{where}: no "{column}"; the row has {", ".join(row) or "nothing"}')
     return row[column]
 
 
 def _fault_of(text: Any, column: str, where: str) -> str:
     """Why a text can't be used, or "" if it can. Raises InputError if it is no text at all."""
+    if text is None:
+        return f"empty {column}"
     if isinstance(text, str):
         if not _is_unicode(text):
             return f"{column} with half a character (a lone surrogate)"
@@ -191,6 +193,10 @@ def _fault_of(text: Any, column: str, where: str) -> str:
         )
     if not text:
         return f"empty {column}"
+    if odd := [m["content"] for m in text if not isinstance(m["content"], str | None)]:
+        raise InputError(
+            f'{where}: a message of "{column}" has {type(odd[0]).__name__} as its content; it must be text'
+        )
     return next(filter(None, (_fault_of(message["content"], column, where) for message in text)), "")
 
 
@@ -208,7 +214,7 @@ def words_of(text: Text) -> str:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+    return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from stages.cli import Stage, main, say, write_rows
 from stages.options import StageOptions
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
+ANSWERS = ("completion", "completions", "ranks", "ended")  # columns that belong to an answer and not to its prompt
 
 
 @dataclass
@@ -34,24 +35,26 @@ class Options(StageOptions):
         [], "the same of prompts, for PPO; the prompts of demonstrations and comparisons if not given"
     )
     sample_by: str = option("paragraph", "what a document of a .txt file is: line, paragraph or document")
-    limit: int | None = option(None, "use so many rows of a file at most")
+    limit: int | None = option(None, "use so many rows of a file or data set at most")
 
-    test_share: float = option(0.1, "share of the rows of files that is kept for the test, by prompt")
+    test_share: float = option(
+        0.1,
+        "share of the rows of files that is kept for the test, by prompt: what answers one of these is in no training",
+    )
     test_rows: int = option(400, "rows kept for the test, at most")
 
 
 def work(options: Options, stage: Stage) -> dict:
-    summary = {}
-    rows = world_rows(options) if options.world else {}
+    summary, found = {}, {}
     for kind in KINDS:
         if sources := getattr(options, kind):
             tally = Tally()
-            found = list(checked(_raw_rows(sources, kind, options, tally), kind, tally))
-            if not found:
+            found[kind] = list(checked(_raw_rows(sources, kind, options, tally), kind, tally))
+            if not found[kind]:
                 raise InputError(f"no usable {kind} in {', '.join(sources)}: {tally}")
-            rows[kind], rows[f"{kind}_test"] = split(found, kind, options)
             say("", f"{kind:<15} {tally}")
             summary[kind] = tally.as_dict()
+    rows = (world_rows(options) if options.world else {}) | split(found, options)
     if "prompts" not in rows:
         rows["prompts"], rows["prompts_test"] = (_prompts_of(rows, part) for part in ("", "_test"))
     for name, part in rows.items():
@@ -76,14 +79,26 @@ def world_rows(options: Options) -> dict[str, list[Row]]:
     }
 
 
-def split(rows: list[Row], kind: str, options: Options) -> tuple[list[Row], list[Row]]:
-    """Rows for training and for the test; rows with the same prompt, or the same text, fall on one side."""
-    keys = [json.dumps(row.get("prompt") or row.get("text") or row.get("messages")) for row in rows]
-    distinct = sorted(set(keys))
-    random.Random(f"split {kind} {options.seed}").shuffle(distinct)
-    test = set(distinct[: min(round(options.test_share * len(distinct)), options.test_rows)])
-    sides = [[row for row, key in zip(rows, keys, strict=True) if (key in test) is side] for side in (False, True)]
-    return sides[0], sides[1]
+def split(rows: dict[str, list[Row]], options: Options) -> dict[str, list[Row]]:
+    """The rows of each kind for training, and under <kind>_test those for the test.
+
+    Each kind gives a share of its prompts, or texts, to the test, and a prompt that is there is in no kind's training.
+    """
+    keys = {
+        kind: [json.dumps(row.get("prompt") or row.get("text") or row.get("messages")) for row in some]
+        for kind, some in rows.items()
+    }
+    order = sorted(set().union(*keys.values()))
+    random.Random(f"split {options.seed}").shuffle(order)
+    test: set[str] = set()
+    for some in map(set, keys.values()):
+        share = max(round(options.test_share * len(some)), 1 if len(some) > 1 and options.test_share else 0)
+        test |= set([key for key in order if key in some][: min(share, options.test_rows)])
+    return {
+        kind + ending: [row for row, key in zip(rows[kind], keys[kind], strict=True) if (key in test) is side]
+        for kind in rows
+        for ending, side in (("", False), ("_test", True))
+    }
 
 
 def _raw_rows(sources: list[str], kind: str, options: Options, tally: Tally):
@@ -93,9 +108,12 @@ def _raw_rows(sources: list[str], kind: str, options: Options, tally: Tally):
 
 
 def _prompts_of(rows: dict[str, list[Row]], part: str) -> list[Row]:
-    """The distinct prompts of demonstrations and comparisons."""
-    prompts = [row["prompt"] for kind in ("demonstrations", "comparisons") for row in rows.get(kind + part, [])]
-    return [{"prompt": prompt} for prompt in {json.dumps(prompt): prompt for prompt in prompts}.values()]
+    """The distinct prompts of demonstrations and comparisons, with what else is known of them."""
+    found: dict[str, Row] = {}
+    for row in (row for kind in ("demonstrations", "comparisons") for row in rows.get(kind + part, [])):
+        others = {key: value for key, value in row.items() if key not in ANSWERS and not isinstance(value, list)}
+        found.setdefault(json.dumps(row["prompt"]), {**others, "prompt": row["prompt"]})
+    return list(found.values())
 
 
 if __name__ == "__main__":

@@ -57,6 +57,11 @@ def test_rows_are_read_from_jsonl_and_from_gzipped_jsonl_past_blank_lines_and_a_
         ("prompts", {"text": "a"}, 'no "prompt"; the row has text'),
         ("prompts", {"prompt": 3}, '"prompt" is int'),
         ("prompts", {"prompt": [{"role": "user"}]}, "messages with role and content"),
+        (
+            "prompts",
+            {"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+            'a message of "prompt" has list as its content',
+        ),
         ("text", {"words": "a"}, 'no "text"'),
         ("demonstrations", {"prompt": "a"}, 'no "completion"'),
         ("demonstrations", {"prompt": "a", "completion": ["b"]}, '"completion" is list'),
@@ -108,11 +113,12 @@ def test_rows_that_say_nothing_are_dropped_and_counted():
         {"prompt": "a", "completion": "b"},
         {"prompt": " ", "completion": "b"},
         {"prompt": "a", "completion": ""},
+        {"prompt": "a", "completion": None},
         {"prompt": [{"role": "user", "content": ""}], "completion": "b"},
     )
     assert len(rows) == tally.used == 1
-    assert tally.dropped == {"empty prompt": 2, "empty completion": 1}
-    assert str(tally) == "1 rows (3 dropped: 2 empty prompt, 1 empty completion)"
+    assert tally.dropped == {"empty prompt": 2, "empty completion": 2}
+    assert str(tally) == "1 rows (4 dropped: 2 empty prompt, 2 empty completion)"
 
 
 def test_comparisons_without_a_usable_pair_are_dropped_and_counted():

@@ -10,6 +10,7 @@ from data.adapters import adapt
 from data.sources import read_source
 from rlhf.data import Tally, checked
 from rlhf.errors import InputError
+from stages.data import Options, _prompts_of, split
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
 
@@ -21,6 +22,54 @@ def rows_of(path, sample_by="paragraph"):
 def adapted(raw, kind):
     tally = Tally()
     return adapt(raw, kind, tally), dict(tally.dropped)
+
+
+# --- training and test ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["all kinds share their prompts", "half of them"])
+def test_a_prompt_of_the_test_is_in_no_kinds_training(same):
+    def of(kind, count, start=0):
+        return [{"prompt": f"{i}", kind: "x"} for i in range(start, start + count) for _ in range(2)]
+
+    rows = {
+        "demonstrations": of("completion", 40),
+        "comparisons": of("ranks", 40, 0 if same else 20),
+        "prompts": of("answer", 30, 0 if same else 10),
+        "text": [{"text": f"document {i}"} for i in range(30)],
+    }
+    found = split(rows, Options(test_share=0.2))
+    trained, tested = (
+        {row["prompt"] for kind in rows if kind != "text" for row in found[kind + ending]} for ending in ("", "_test")
+    )
+    assert not trained & tested
+    for kind, given in rows.items():
+        together = [*found[kind], *found[f"{kind}_test"]]
+        assert sorted(map(str, together)) == sorted(map(str, given))
+        share = len(found[f"{kind}_test"]) / len(given)
+        assert share == pytest.approx(0.2, abs=0.04) if same or kind == "text" else 0.2 <= share < 0.5
+
+
+def test_few_rows_leave_one_for_the_test_and_no_more_are_kept_than_wished():
+    rows = {"prompts": [{"prompt": f"{i}"} for i in range(3)], "text": [{"text": "alone"}]}
+    found = split(rows, Options())
+    assert {kind: len(some) for kind, some in found.items()} == {
+        "prompts": 2, "prompts_test": 1, "text": 1, "text_test": 0
+    }  # fmt: skip
+    many = {"prompts": [{"prompt": f"{i}"} for i in range(100)]}
+    assert len(split(many, Options(test_rows=5))["prompts_test"]) == 5
+    assert len(split(many, Options(test_share=0.0))["prompts_test"]) == 0
+
+
+def test_prompts_that_are_not_named_are_those_of_the_rest_with_what_is_known_of_them():
+    rows = {
+        "demonstrations": [{"prompt": "2 + 3", "completion": "5", "answer": 5}],
+        "comparisons": [
+            {"prompt": "2 + 3", "completions": ["5", "6"], "ranks": [0, 1], "quality": [1, 0]},
+            {"prompt": "1 + 1", "completions": ["2", "3"], "ranks": [0, 1], "answer": 2},
+        ],
+    }
+    assert _prompts_of(rows, "") == [{"prompt": "2 + 3", "answer": 5}, {"prompt": "1 + 1", "answer": 2}]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -112,6 +161,23 @@ def test_a_chat_becomes_its_last_reply_and_what_came_before():
     assert adapted(sharegpt, "demonstrations")[0] == wanted
     rows, dropped = adapted({"messages": [USER]}, "demonstrations")
     assert rows == [] and sum(dropped.values()) == 1
+    assert adapted({"messages": [USER]}, "prompts")[0] == [{"prompt": [USER]}]
+    assert adapted({"messages": [{"role": "system", "content": "Be kind."}]}, "prompts")[0] == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": "a", "completions": ["c", "b"], "ranks": [1, 0]},
+        {"instruction": "a", "output": "b"},
+        {"messages": [USER, BOT]},
+    ],
+)
+def test_further_columns_are_kept_whatever_the_shape(raw):
+    (row,), _ = adapted({**raw, "answer": 7}, "demonstrations")
+    assert row.keys() == {"prompt", "completion", "answer"} and row["answer"] == 7
 
 
 def test_the_prompt_of_two_transcripts_is_what_they_share():
