@@ -231,11 +231,14 @@ def completion_ids(
     prompts: Sequence[Text],
     completions: Sequence[Text],
     ended: Sequence[bool] | None = None,
+    stop_ids: Sequence[int] = (),
 ) -> list[list[int]]:
-    """The tokens of each completion as they follow `prompt_ids`, with the eos that ends it unless it was cut off.
+    """The tokens of each completion as they follow `prompt_ids`, with the token that ends it unless it was cut off.
 
-    They are cut from prompt and completion tokenised together. Where that does not begin with the prompt's tokens (a
-    merge across the border), the completion is tokenised alone, so that training sees the states that sampling visits.
+    That is the first that a response would stop at: the tokenizer's eos or one of `stop_ids`. They are cut from prompt
+    and completion tokenised together. Where that does not begin with the prompt's tokens (a merge across the border, a
+    chat template that says more before a reply to be written), the completion is tokenised alone, so that training sees
+    the states that sampling visits. Raises InputError if a chat template leaves the completion out.
     """
     wholes, replies = [], []
     for prompt, completion in zip(prompts, completions, strict=True):
@@ -245,12 +248,12 @@ def completion_ids(
         else:
             reply = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
             wholes.append(render(tokenizer, [*prompt, *reply]))
-            replies.append(wholes[-1].removeprefix(render(tokenizer, prompt, generation=True)))
+            replies.append(_reply(wholes[-1], render(tokenizer, prompt, generation=True), reply[0]["content"]))
     found = []
     together = zip(prompt_ids(tokenizer, prompts), _tokens(tokenizer, wholes, prompts), replies, strict=True)
     for before, ids, reply in together:
         fits = ids[: len(before)] == before
-        found.append(_ended(ids[len(before) :] if fits else _plain_ids(tokenizer, [reply])[0], tokenizer))
+        found.append(_ended(ids[len(before) :] if fits else _plain_ids(tokenizer, [reply])[0], tokenizer, stop_ids))
     return [ids if end else ids[:-1] for ids, end in zip(found, ended or [True] * len(found), strict=True)]
 
 
@@ -300,12 +303,28 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return special[:start]
 
 
-def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens up to the eos, which is added where there is none; a chat template may write more after it."""
-    eos = tokenizer.eos_token_id
-    if eos not in ids:
-        return [*ids, eos]
-    return ids[: len(ids) - ids[::-1].index(eos)]
+def _reply(whole: str, prompt: str, words: str) -> str:
+    """What follows the prompt in a rendered chat, or from the reply's own words where the prompt is rendered otherwise."""
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    start = whole.rfind(words.strip())
+    if start < 0:
+        raise InputError(f"the tokenizer's chat template does not show the reply {words[:200]!r} as it is")
+    return whole[start:]
+
+
+def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> list[int]:
+    """The tokens up to the one that ends the last turn; the eos is added where there is none.
+
+    A chat template may write more after it, and be it a line break and another such token.
+    """
+    stops = [at for at, token in enumerate(ids) if token in {tokenizer.eos_token_id, *stop_ids}]
+    if not stops:
+        return [*ids, tokenizer.eos_token_id]
+    last = stops.pop()
+    while stops and not tokenizer.decode(ids[stops[-1] + 1 : last], skip_special_tokens=True).strip():
+        last = stops.pop()
+    return ids[: last + 1]
 
 
 # --- datasets of tokens -----------------------------------------------------------------------------------------------
@@ -321,11 +340,11 @@ def text_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length
 
 
 def demonstration_dataset(
-    rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally
+    rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally, stop_ids: Sequence[int] = ()
 ) -> Dataset:
     """Prompts with completions as `input_ids`, `length`, and `labels` that are -100 on the prompt: it is not learned."""
     prompts = [row["prompt"] for row in rows]
-    completions = completion_ids(tokenizer, prompts, [row["completion"] for row in rows])
+    completions = completion_ids(tokenizer, prompts, [row["completion"] for row in rows], stop_ids=stop_ids)
     examples = []
     for prompt, completion in zip(prompt_ids(tokenizer, prompts), completions, strict=True):
         if tally.keep(len(prompt) + len(completion) <= max_length, f"longer than {max_length} tokens"):
@@ -334,7 +353,9 @@ def demonstration_dataset(
     return _dataset(examples, tally)
 
 
-def comparison_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally) -> Dataset:
+def comparison_dataset(
+    rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally, stop_ids: Sequence[int] = ()
+) -> Dataset:
     """Rankings as `sequences`, each prompt with each of its completions, `ranks`, the `length` of the longest, and `row`."""
     completions = iter(
         completion_ids(
@@ -342,6 +363,7 @@ def comparison_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_
             [row["prompt"] for row in rows for _ in row["completions"]],
             [completion for row in rows for completion in row["completions"]],
             [end for row in rows for end in row.get("ended", [True] * len(row["completions"]))],
+            stop_ids,
         )
     )
     examples = []

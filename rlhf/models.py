@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertTokenizerFast,
+    GenerationConfig,
     GPT2Config,
     GPT2TokenizerFast,
     PreTrainedModel,
@@ -32,6 +33,7 @@ from rlhf.forward import hidden_states, try_all
 from rlhf.kernels import speed_up
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
+HEAD = "score.weight"  # what transformers' sequence classifiers have beside a language model's trunk
 
 # for tokenizers without a chat template: plain text, the form of Anthropic's HH-RLHF transcripts
 PLAIN_CHAT_TEMPLATE = (
@@ -138,16 +140,44 @@ def load_policy(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTr
 
     Raises InputError where there is none.
     """
-    model = _load(AutoModelForCausalLM, source)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        # the mean of the old embeddings: a new token starts as likely as an average one
-        model.resize_token_embeddings(len(tokenizer))
-    return _agree(model, tokenizer)
+    return _agree(_grown(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
 
 
-def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response: the tokenizer's eos, and what the model's own `generation_config` adds to it."""
-    own = model.generation_config.eos_token_id
+def _grown(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model with an embedding for each token that the tokenizer has gained.
+
+    It is the mean of the old ones, so that the token starts as likely as an average one, and is the same at each loading.
+    """
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for old in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+                if old is not None:
+                    old.data[known:] = old.data[:known].mean(dim=0)
+    return model
+
+
+def same_words(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers mean the same by every id but those of special tokens."""
+    special = {*one.all_special_tokens, *other.all_special_tokens}
+    words = [{(word, at) for word, at in t.get_vocab().items() if word not in special} for t in (one, other)]
+    return words[0] == words[1]
+
+
+def stop_token_ids(model: PreTrainedModel | str | Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a response: the tokenizer's eos, and what the model's own `generation_config` adds to it.
+
+    The model may be given as its folder or hub id.
+    """
+    if isinstance(model, PreTrainedModel):
+        config = model.generation_config
+    else:
+        try:
+            config = GenerationConfig.from_pretrained(str(model))
+        except OSError:
+            config = None
+    own = getattr(config, "eos_token_id", None)
     return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
 
 
@@ -161,16 +191,30 @@ def _agree(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTra
     return model.eval()
 
 
-def _load(auto_class, source: str | Path, **kwargs) -> PreTrainedModel:
+def _load(auto_class, source: str | Path, new_head: bool = False, **kwargs) -> PreTrainedModel:
+    """The model of a folder or hub id. Raises InputError if weights are missing, but for a head that is to be new."""
     try:
         # code that comes with a model is not run, and not asked about; torch reads old pickles with weights_only
-        model = auto_class.from_pretrained(str(source), dtype=torch.float32, trust_remote_code=False, **kwargs)
+        model, loaded = auto_class.from_pretrained(
+            str(source), dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **kwargs
+        )
     except UnpicklingError as error:
         raise InputError(
             f"the weights at {source} hold more than numbers: they would run code, and are not loaded"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"no model that {auto_class.__name__} can load at {source} ({_first_line(error)})") from error
+    if HEAD in loaded["unexpected_keys"] and auto_class is AutoModelForCausalLM:
+        raise InputError(
+            f"{source} is a reward or value model: name a language model, such as the result of `make sft`"
+        )
+    if missing := sorted(set(loaded["missing_keys"]) - ({HEAD} if new_head else set())):
+        what = (
+            "no reward model: it has no head for a score"
+            if missing == [HEAD]
+            else f"no whole model: it lacks {missing[0]}"
+        )
+        raise InputError(f"{source} is {what}" + (", as the result of `make reward` has" if missing == [HEAD] else ""))
     speed_up(model)
     return model
 
@@ -246,7 +290,7 @@ class ValueHead(nn.Module):
     def save_pretrained(self, folder: str | Path, policy: PreTrainedModel) -> None:
         """Saves head and trunk together, as a model that `load_scorer` loads."""
         policy.save_pretrained(folder)
-        scorer = _load(AutoModelForSequenceClassification, folder, num_labels=1)
+        scorer = _load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=1)
         scorer.score.load_state_dict(self.score.state_dict())
         scorer.save_pretrained(folder)
 
@@ -256,14 +300,18 @@ def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer
 
     Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al.
     """
-    model = _load(AutoModelForSequenceClassification, source, num_labels=1)
+    model = _load(AutoModelForSequenceClassification, source, new_head=True, num_labels=1)
     nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
-    return Scorer(_agree(model, tokenizer))
+    return Scorer(_agree(_grown(model, tokenizer), tokenizer))
 
 
-def load_scorer(source: str | Path) -> Scorer:
-    """The reward or value model of a folder or hub id. Raises InputError where there is none."""
-    return Scorer(_load(AutoModelForSequenceClassification, source, num_labels=1).eval())
+def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Scorer:
+    """The reward or value model of a folder or hub id, its embedding grown if the tokenizer has gained tokens.
+
+    Raises InputError where there is none.
+    """
+    model = _load(AutoModelForSequenceClassification, source, num_labels=1).eval()
+    return Scorer(_grown(model, tokenizer) if tokenizer else model)
 
 
 # --- models that only answer ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from trl import RewardConfig
 from rlhf.config import option
 from rlhf.data import Row, Tally, comparison_dataset, demonstration_dataset, read_rows
 from rlhf.evaluate import Estimate, ratio_estimate
-from rlhf.models import Scorer, context_length, load_tokenizer, new_scorer
+from rlhf.models import Scorer, context_length, load_tokenizer, new_scorer, stop_token_ids
 from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
 from stages.cli import Stage, main, say
 from stages.training import SavingRewardTrainer, TrainingOptions, in_batches, train, trainer_arguments
@@ -39,14 +39,14 @@ def work(options: Options, stage: Stage) -> dict:
     tokenizer = load_tokenizer(source)
     set_seed(options.seed)
     scorer = new_scorer(source, tokenizer)
-    longest = options.longest(context_length(scorer.model))
+    longest, stops = options.longest(context_length(scorer.model)), stop_token_ids(source, tokenizer)
 
     tally, test_tally = Tally(), Tally()
     rows = read_rows(stage.rows(options.comparisons, "train.jsonl", "comparisons"), "comparisons", tally)
-    dataset = comparison_dataset(rows, tokenizer, longest, tally)
+    dataset = comparison_dataset(rows, tokenizer, longest, tally, stops)
     test_file = stage.rows(options.comparisons_test, "test.jsonl", "comparisons")
     test_rows = read_rows(test_file, "comparisons", test_tally)
-    test = comparison_dataset(test_rows, tokenizer, longest, test_tally)
+    test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
     completions = sum(map(len, dataset["ranks"]))
     say("", f"{tally}, {completions:,} completions, {options.epochs:g} epochs; for the test {test_tally}")
 
@@ -56,7 +56,7 @@ def work(options: Options, stage: Stage) -> dict:
     )
     history = train(trainer, stage, options)
     scorer.eval()
-    normalise(scorer, tokenizer, dataset, options, stage)
+    normalise(scorer, tokenizer, dataset, stops, options, stage)
     scorer.save_pretrained(stage.folder)
     tokenizer.save_pretrained(stage.folder)
 
@@ -67,7 +67,9 @@ def work(options: Options, stage: Stage) -> dict:
     return {"rows": tally.as_dict(), "test_rows": test_tally.as_dict(), "metrics": metrics, "history": history}
 
 
-def normalise(scorer: Scorer, tokenizer, comparisons: Dataset, options: Options, stage: Stage) -> None:
+def normalise(
+    scorer: Scorer, tokenizer, comparisons: Dataset, stops: list[int], options: Options, stage: Stage
+) -> None:
     """Sets the mean and, if wished, the deviation that scores are normalised by; they are saved with the model."""
     rng = random.Random(options.seed)
     sequences = some([ids for row in comparisons["sequences"] for ids in row], rng)
@@ -77,7 +79,8 @@ def normalise(scorer: Scorer, tokenizer, comparisons: Dataset, options: Options,
         mean = float(compared.mean())
     elif options.normalise_on == "demonstrations":
         rows = some(read_rows(stage.rows(None, "demonstrations.jsonl"), "demonstrations"), rng)
-        demonstrations = demonstration_dataset(rows, tokenizer, context_length(scorer.model), Tally(used=len(rows)))
+        longest, tally = context_length(scorer.model), Tally(used=len(rows))
+        demonstrations = demonstration_dataset(rows, tokenizer, longest, tally, stops)
         mean = float(score_sequences(scorer, demonstrations["input_ids"], tokenizer.pad_token_id).mean())
     set_normalisation(scorer, mean, float(compared.std()) if options.unit_deviation else 1.0)
 

@@ -10,7 +10,7 @@ from trl import SFTConfig
 
 from rlhf.config import option
 from rlhf.data import Tally, demonstration_dataset, read_rows
-from rlhf.models import context_length, load_policy, load_tokenizer
+from rlhf.models import context_length, load_policy, load_tokenizer, stop_token_ids
 from stages.cli import Stage, main, say
 from stages.training import SavingSFTTrainer, TrainingOptions, in_batches, train, trainer_arguments
 
@@ -29,7 +29,8 @@ def work(options: Options, stage: Stage) -> dict:
     policy = load_policy(source, tokenizer)
     tally = Tally()
     rows = read_rows(stage.rows(options.demonstrations, "demonstrations.jsonl"), "demonstrations", tally)
-    dataset = demonstration_dataset(rows, tokenizer, options.longest(context_length(policy)), tally)
+    longest, stops = options.longest(context_length(policy)), stop_token_ids(policy, tokenizer)
+    dataset = demonstration_dataset(rows, tokenizer, longest, tally, stops)
     say("", f"{tally}, {options.epochs:g} epochs")
 
     set_seed(options.seed)

@@ -1,5 +1,6 @@
 """Rows: what is read, what is refused with file and line, what is dropped and counted, and which tokens it becomes."""
 
+import copy
 import gzip
 import json
 
@@ -185,6 +186,50 @@ def test_the_states_of_training_are_those_of_sampling_where_a_token_would_span_t
 def test_a_completion_that_was_cut_off_has_no_eos(tokenizer):
     whole, cut = completion_ids(tokenizer, ["a", "a"], [" fox", " fox"], [True, False])
     assert cut == whole[:-1]
+
+
+def chat(tokenizer, template):
+    """The tokenizer with another chat template, and marks of turns as tokens."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["<user>", "<bot>", "<end>"], special_tokens=True)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+TURN = "{% for m in messages %}{{ '<user>' if m.role == 'user' else '<bot>' }}{{ m.content }}"
+QUESTION = [{"role": "user", "content": "a fox?"}]
+TEMPLATES = {
+    "plain": TURN + "{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>' if add_generation_prompt }}",
+    "opens a thought before a reply to be written": TURN
+    + "{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot><think>' if add_generation_prompt }}",
+    "says more in the last turn": "{% for m in messages %}{{ '<user>be kind ' if loop.last and m.role == 'user' else '<user>' if m.role == 'user' else '<bot>' }}{{ m.content }}{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>' if add_generation_prompt }}",
+    "ends a turn otherwise": TURN + "<end>\n{% endfor %}{{ '<bot>' if add_generation_prompt }}",
+    "ends a turn otherwise, and then with eos": TURN + "<end>\n{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>' if add_generation_prompt }}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_completion_of_a_chat_is_the_reply_and_what_a_response_stops_at(tokenizer, template):
+    tokenizer = chat(tokenizer, TEMPLATES[template])
+    end = tokenizer.convert_tokens_to_ids("<end>")
+    stops = [tokenizer.eos_token_id, end]
+    (ids,) = completion_ids(tokenizer, [QUESTION], ["the quick brown fox"], stop_ids=stops)
+    assert tokenizer.decode(ids[:-1]).strip() == "the quick brown fox"
+    assert ids[-1] == (end if "otherwise" in template else tokenizer.eos_token_id)
+    assert not set(ids[:-1]) & set(stops)
+
+
+def test_all_turns_of_a_completion_are_learned(tokenizer):
+    tokenizer = chat(tokenizer, TEMPLATES["ends a turn otherwise"])
+    turns = [{"role": role, "content": "fox"} for role in ("assistant", "user", "assistant")]
+    (ids,) = completion_ids(tokenizer, [QUESTION], [turns], stop_ids=[tokenizer.convert_tokens_to_ids("<end>")])
+    assert tokenizer.decode(ids) == "fox<end>\n<user>fox<end>\n<bot>fox<end>"
+
+
+def test_a_chat_template_that_does_not_show_the_reply_is_refused(tokenizer):
+    tokenizer = chat(tokenizer, "{% for m in messages %}{{ m.role }}{% endfor %}{{ 'bot' if add_generation_prompt }}")
+    with pytest.raises(InputError, match="does not show the reply 'the quick brown fox'"):
+        completion_ids(tokenizer, [QUESTION], ["the quick brown fox"])
 
 
 def test_many_at_a_time_are_what_each_is_alone(any_tokenizer):

@@ -1,10 +1,11 @@
 """Loading and saving: what is written is plain Hugging Face, and what is missing is said."""
 
-import json
+import copy
 
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
 from rlhf.errors import InputError
@@ -19,6 +20,7 @@ from rlhf.models import (
     new_scorer,
     new_tokenizer,
     room_for_prompt,
+    same_words,
     stop_token_ids,
 )
 from tests.conftest import scorer_of, tiny_gpt2
@@ -129,11 +131,41 @@ def test_an_id_that_is_neither_a_folder_nor_on_the_hub_is_refused(tmp_path):
         load_tokenizer(tmp_path / "nothing")
 
 
-def test_a_model_that_is_no_reward_model_is_refused(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b"}}))
-    scorer = load_scorer(folder)
-    assert scorer.config.num_labels == 1  # two labels of a classifier would be no score
+def test_a_policy_is_no_reward_model_and_a_reward_model_no_policy(folder, tmp_path):
+    tokenizer = load_tokenizer(folder)
+    with pytest.raises(InputError, match="is no reward model: it has no head"):
+        load_scorer(folder)
+    new_scorer(folder, tokenizer).save_pretrained(tmp_path / "reward")
+    load_scorer(tmp_path / "reward")
+    with pytest.raises(InputError, match="is a reward or value model"):
+        load_policy(tmp_path / "reward", tokenizer)
+
+
+def test_a_model_that_lacks_weights_is_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    lost = sorted(name for name in weights if "norm" in name or "ln_" in name)[0]
+    save_file({name: w for name, w in weights.items() if name != lost}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="no whole model: it lacks .*(norm|ln_)"):
+        load_policy(folder, load_tokenizer(folder))
+
+
+def test_the_embedding_of_a_gained_token_is_the_mean_of_the_old_each_time_in_policies_and_scorers(folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([f"<{i}>" for i in range(300)])
+    first, second = (load_policy(folder, tokenizer).get_input_embeddings().weight for _ in range(2))
+    scorer = new_scorer(folder, tokenizer).model.get_input_embeddings().weight
+    known = load_policy(folder, load_tokenizer(folder)).get_input_embeddings().weight
+    assert len(first) == len(tokenizer) > len(known)
+    for grown in (first, second, scorer):
+        assert torch.equal(grown[: len(known)], known)
+        torch.testing.assert_close(grown[len(known) :], known.mean(dim=0).expand(len(first) - len(known), -1))
+
+
+def test_tokenizers_are_the_same_whatever_their_special_tokens_and_not_with_other_words(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.add_special_tokens({"pad_token": "<another pad>"})
+    assert same_words(tokenizer, other)
+    assert not same_words(tokenizer, new_tokenizer(["cats and dogs"] * 9, 300))
 
 
 def test_real_weights_of_another_family_load_and_generate(shared):
