@@ -63,8 +63,14 @@ $(READY112): .constraints.txt
 
 # --- the stages -------------------------------------------------------------------------------------------------------
 
-data pretrain sft comparisons reward ppo: %: $(RUN)/%/stage.json
+data pretrain sft comparisons reward: %: $(RUN)/%/stage.json
 	@true
+
+# asked once more when it is known what comes before: with a reward of one's own there is no reward model to make
+ppo: settings
+	@$(MAKE) --no-print-directory $(RUN)/ppo/stage.json
+
+BEFORE_PPO := $(or $(shell cat $(RUN)/.settings/before_ppo 2>/dev/null),reward)
 
 settings: $(READY)
 	@$(PY) -m stages.settings --recipe "$(RECIPE)" --run "$(RUN)" $(MAKECMDGOALS)
@@ -88,14 +94,14 @@ $(RUN)/comparisons/stage.json: $(RUN)/.settings/comparisons.json $(RUN)/sft/stag
 $(RUN)/reward/stage.json: $(RUN)/.settings/reward.json $(RUN)/comparisons/stage.json
 	$(call MADE,reward)
 
-$(RUN)/ppo/stage.json: $(RUN)/.settings/ppo.json $(RUN)/reward/stage.json
+$(RUN)/ppo/stage.json: $(RUN)/.settings/ppo.json $(RUN)/$(BEFORE_PPO)/stage.json
 	$(call MADE,ppo)
 	@$(call STAGE,samples)
 
 samples: settings
 	@$(call STAGE,samples) $(ARGS)
 
-evaluate: $(RUN)/ppo/stage.json
+evaluate: ppo
 	@$(call STAGE,evaluate) $(ARGS)
 
 optimum: $(READY)

@@ -80,7 +80,7 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: 
     if bias is not None:
         scores += _added(bias)  # in place; masked_fill with a mask that is broadcast takes ten times as long
     weights = torch.nn.functional.dropout(torch.softmax(scores, dim=-1).to(v.dtype), dropout)
-    return torch.bmm(weights.flatten(0, 1), v.flatten(0, 1)).view(q.shape)
+    return torch.bmm(weights.flatten(0, 1), v.flatten(0, 1)).view(*q.shape[:3], v.shape[3])
 
 
 def _added(mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ its own each time. Only for models that take a mask which hides what is not ther
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rlhf.forward import packs
 
@@ -20,6 +20,11 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     if packs(model):
         cache.layers = [BlockLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def can_select(cache: DynamicCache) -> bool:
+    """Whether rows can be taken out of the cache: a layer that keeps a state besides would not take it from there."""
+    return all(type(layer) in (BlockLayer, DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
 def room(length: int) -> int:

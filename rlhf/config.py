@@ -112,13 +112,17 @@ class PPOConfig:
             raise InputError(f"total_episodes {self.total_episodes} is less than one batch of {self.batch_size}")
 
     def check_split(self, processes: int) -> None:
-        """Raises InputError unless minibatches of one size have all responses to a prompt on one process."""
+        """Raises InputError unless minibatches of one size have all responses to a prompt on one process, and each has text."""
         if self.batch_size % (self.num_mini_batches * self.num_generations * processes):
             together = f" of {self.num_generations} responses to each prompt" if self.num_generations > 1 else ""
             where = f" on {processes} processes" if processes > 1 else ""
             raise InputError(
                 f"batch_size {self.batch_size} can't be split into {self.num_mini_batches} minibatches of one size"
                 f"{together}{where}"
+            )
+        if self.ptx_coef and self.ptx_batch_size % processes:
+            raise InputError(
+                f"ptx_batch_size {self.ptx_batch_size} can't be shared by {processes} processes: make it a multiple of them"
             )
 
     @property

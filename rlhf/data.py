@@ -160,7 +160,9 @@ def _check_comparison(row: Row, where: str) -> tuple[Row, str]:
         return row, next(filter(None, faults), "completions all the same")
     if len({ranks[i] for i in kept.values()}) == 1:
         return row, "all completions tied"
-    order = sorted(kept.values())
+    # small numbers, which are told apart in single precision as well
+    places = {rank: place for place, rank in enumerate(sorted(set(ranks)))}
+    row, order = {**row, "ranks": [places[rank] for rank in ranks]}, sorted(kept.values())
     each = [c for c, value in row.items() if c != "prompt" and isinstance(value, list) and len(value) == len(ranks)]
     return {**row, **{column: [row[column][i] for i in order] for column in each}}, ""
 

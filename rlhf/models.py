@@ -223,6 +223,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
+def device() -> torch.device:
+    """Where models that answer go: the accelerator; the CPU also on Apple's, which has no float64."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None or found.type == "mps" else found
+
+
 def context_length(model: PreTrainedModel) -> int:
     """How many tokens the model can take in; a very large number where its configuration does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize

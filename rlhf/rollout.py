@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.cache import new_cache, room
+from rlhf.cache import can_select, new_cache, room
 from rlhf.data import pad
-from rlhf.forward import last_states, packs, states, unwrapped, with_positions
+from rlhf.errors import InputError
+from rlhf.forward import accepts, last_states, packs, states, unwrapped, with_positions
 from rlhf.kernels import packed_weights
 from rlhf.logprobs import entropies, log_softmax, next_logprobs, numbered, put
 from rlhf.models import ValueHead, stop_token_ids
@@ -124,8 +125,11 @@ def generate(
 
     Temperature 0 is greedy decoding. A response ends with one of `stop_ids`, or is cut off after `response_length`
     tokens. The random numbers are drawn once for all, so that a row's response depends on neither the others' lengths
-    nor on which rows have finished. `value_head` is read before each token; without one, values are 0.
+    nor on which rows have finished. `value_head` is read before each token; without one, values are 0. Raises InputError
+    for a model that keeps something else than keys and values of what it has read.
     """
+    if not accepts(model, "past_key_values") and (accepts(model, "cache_params") or accepts(model, "state")):
+        raise InputError(f"{type(model).__name__} has no keys and values to decode with: it can't be sampled from here")
     batch, prompt_length = input_ids.shape
     device = input_ids.device
     # drawn on the CPU: a seed means the same on every device
@@ -138,11 +142,11 @@ def generate(
 
     causal = packs(model)  # its attention is that and no more
     cache = new_cache(model)
-    can_select = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+    selects = can_select(cache)
     rows = torch.arange(batch, device=device)  # the responses that still grow, as rows of the batch
     new_ids, seen = input_ids, attention_mask.long()
     same = None
-    if can_select:
+    if selects:
         new_ids, seen, same = same_prompts(new_ids, seen)
     with packed_weights(model, batch), torch.no_grad():
         for t in range(response_length):
@@ -178,7 +182,7 @@ def generate(
             new_ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
             # finished rows are dropped when they are many enough; a few may stay to round the number
             keep = -(-len(still) // ROUND) * ROUND
-            if can_select and keep <= WORTH * len(rows):
+            if selects and keep <= WORTH * len(rows):
                 kept = torch.cat([still, ended[rows].nonzero().squeeze(1)[: keep - len(still)]])
                 cache.batch_select_indices(kept)
                 rows, new_ids, seen = rows[kept], new_ids[kept], seen[kept]

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.data import Row, Tally, prompt_dataset
 from rlhf.errors import InputError
 from rlhf.evaluate import known
-from rlhf.models import load_policy, load_tokenizer, room_for_prompt
+from rlhf.models import device, load_policy, load_tokenizer, room_for_prompt
 from rlhf.rollout import Completion, complete
 from rlhf.scoring import load_function, score_texts
 from stages.cli import Stage
@@ -52,7 +51,7 @@ def answerers(names: list[str], stage: Stage) -> list[Answerer]:
         if source == name and name in ("pretrain", "sft", "ppo"):
             continue  # not yet made
         tokenizer = load_tokenizer(source)
-        policy = load_policy(source, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+        policy = load_policy(source, tokenizer).to(device())
         found.append(Answerer(Path(name).name, source, policy, tokenizer))
     if not found:
         raise InputError(f"none of {', '.join(names)} is in {stage.run}: run `make sft` or `make ppo` first")

@@ -165,11 +165,10 @@ def _fail(name: str, message: str, status: int) -> int:
 
 def warn_of_bf16() -> None:
     """Says so where bf16 would make a run slower instead of faster."""
-    import torch
-
     from rlhf.kernels import slowness_of_bf16
+    from rlhf.models import device
 
-    if not torch.accelerator.is_available() and (times := slowness_of_bf16()) > 2:
+    if device().type == "cpu" and (times := slowness_of_bf16()) > 2:
         say(
             "",
             f"bf16 takes {times:.0f} times as long as fp32 on this CPU, which has no instructions for it: leave it out",

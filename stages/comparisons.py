@@ -14,7 +14,7 @@ from rlhf.checkpoint import step_of
 from rlhf.config import option
 from rlhf.data import Row, Tally, prompt_dataset, read_jsonl, read_rows, words_of
 from rlhf.errors import InputError
-from rlhf.models import load_policy, load_tokenizer, room_for_prompt
+from rlhf.models import device, load_policy, load_tokenizer, room_for_prompt
 from rlhf.rollout import Completion, complete
 from rlhf.scoring import TextFunction, load_function, score_texts
 from stages.cli import Stage, main, say, write_rows
@@ -61,7 +61,7 @@ def work(options: Options, stage: Stage) -> dict:
     label = load_function(options.labeller)
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
-    policy = load_policy(source, tokenizer)
+    policy = load_policy(source, tokenizer).to(device())
     prompts = {}
     for part, file, count in (("train", "prompts", options.count), ("test", "prompts_test", options.test_count)):
         rows = read_rows(stage.rows(None, f"{file}.jsonl"), "prompts")[:count]

@@ -64,7 +64,8 @@ def parse(options_class: type[T], stage: str, argv: list[str] | None = None) -> 
     recipe = _recipe_named_in(argv)
     for key, value, where in recipe_options(recipe, stage):
         _refuseunknown(key, options_class, where, f" in {stage}")
-        parser.set_defaults(**{key: getattr(_parse(parser, _as_argv(key, value), where), key)})
+        empties = value == [] and isinstance(parser.get_default(key), list)  # what a base names, and argparse can't say
+        parser.set_defaults(**{key: [] if empties else getattr(_parse(parser, _as_argv(key, value), where), key)})
     options = options_class(**vars(_parse(parser, argv, "command line")))
     if written := {key: where for key, _, where in recipe_options(recipe, stage) if key in ("run", "output")}:
         key, where = next(iter(written.items()))

@@ -9,14 +9,25 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from torch import nn
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from rlhf import report
 from rlhf.config import PPOConfig, option
 from rlhf.data import Row, Tally, prompt_dataset, read_jsonl, read_rows, text_dataset
 from rlhf.errors import InputError
 from rlhf.health import Diverged
-from rlhf.models import ValueHead, context_length, frozen, load_policy, load_scorer, load_tokenizer, room_for_prompt
+from rlhf.models import (
+    ValueHead,
+    context_length,
+    device,
+    frozen,
+    load_policy,
+    load_scorer,
+    load_tokenizer,
+    new_scorer,
+    room_for_prompt,
+    same_words,
+)
 from rlhf.rollout import Rollout
 from rlhf.scoring import last_token_scores, load_function, text_scores
 from rlhf.trainer import PPOTrainer, shuffled
@@ -32,10 +43,12 @@ LOG = "log.jsonl"
 class Options(PPOConfig, SavingOptions):
     model: str | None = option(None, "policy to start from, and reference; the result of `make sft` if not given")
     reward_model: str | None = option(
-        None, "reward model, and start of the value model; the result of `make reward` if not given"
+        None,
+        "reward model, and start of the value model; the result of `make reward` if neither it nor a function is given",
     )
     reward_function: str | None = option(
-        None, "a Python function, module:function, whose numbers are the score instead of the reward model's"
+        None,
+        "a Python function, module:function, whose numbers are the score; the value model then starts from the policy, or from a reward_model that is named",
     )
     prompts: str | None = option(None, "JSON Lines file of {prompt}; what `make data` wrote if not given")
     text: str | None = option(
@@ -57,8 +70,14 @@ def work(options: Options, stage: Stage) -> dict:
     tokenizer = load_tokenizer(source)
     policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
     set_seed(options.seed)
-    reward_source = stage.model(options.reward_model, "reward")
-    value_model = new_value_model(options, policy, reward_source)
+    reward_source = None
+    if options.reward_model or not options.reward_function:
+        reward_source = stage.model(options.reward_model, "reward")
+        if not same_words(tokenizer, load_tokenizer(reward_source)):
+            raise InputError(
+                f"the tokenizers of {source} and {reward_source} differ: a reward model reads the policy's ids"
+            )
+    value_model = new_value_model(options, policy, tokenizer, source, reward_source)
 
     tally = Tally()
     rows = read_rows(stage.rows(options.prompts, "prompts.jsonl"), "prompts", tally)
@@ -73,12 +92,15 @@ def work(options: Options, stage: Stage) -> dict:
     )
 
     accelerator = Accelerator(
-        mixed_precision="bf16" if options.bf16 else "no", log_with=options.log_with, project_dir=stage.folder
+        cpu=device().type == "cpu",
+        mixed_precision="bf16" if options.bf16 else "no",
+        log_with=options.log_with,
+        project_dir=stage.folder,
     )
     if options.reward_function:
         reward = partial(text_scores, load_function(options.reward_function), tokenizer, rows)
     else:
-        reward = partial(last_token_scores, frozen(load_scorer(reward_source), accelerator))
+        reward = partial(last_token_scores, frozen(load_scorer(reward_source, tokenizer), accelerator))
     trainer = PPOTrainer(
         options,
         policy=policy,
@@ -102,11 +124,24 @@ def work(options: Options, stage: Stage) -> dict:
     return {"rows": tally.as_dict(), "metrics": history[-1]}
 
 
-def new_value_model(config: PPOConfig, policy: PreTrainedModel, reward_source: str | Path) -> nn.Module | None:
-    """What the estimator of advantages wants: a copy of the reward model, a head on the policy's trunk, or nothing."""
+def new_value_model(
+    config: PPOConfig,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    reward_source: str | None,
+) -> nn.Module | None:
+    """What the estimator of advantages wants: a copy of the reward model, or of the policy (with a head that says 0) where
+    there is none, a head on the policy's trunk, or nothing."""
     if config.advantage_estimator == "rloo":
         return None
-    return ValueHead(policy.config.get_text_config().hidden_size) if config.share_trunk else load_scorer(reward_source)
+    if config.share_trunk:
+        return ValueHead(policy.config.get_text_config().hidden_size)
+    if reward_source:
+        return load_scorer(reward_source, tokenizer)
+    value_model = new_scorer(source, tokenizer)
+    nn.init.zeros_(value_model.model.score.weight)
+    return value_model
 
 
 def pretraining_text(path: Path, config: PPOConfig, tokenizer, max_length: int) -> Sequence[list[int]]:

@@ -68,7 +68,8 @@ def from_scratch(options: Options, stage: Stage):
 
 
 def _words(row: dict) -> str:
-    return row["text"] if "text" in row else "\n".join(message["content"] for message in row["messages"])
+    text = row["messages"] if "messages" in row else row["text"]
+    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,14 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from rlhf.config import PPOConfig
 from rlhf.errors import InputError
 from stages.recipe import STAGES, recipe_options
 
 STAMPED = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
-ROOT = Path(__file__).parent.parent
+# where modules are looked for: this project, and where a user's own may lie
+PLACES = [Path(__file__).parent.parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+OUTPUTS = ("folder", "run", "output", "recipe")  # options that name a place, not a file that is read
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # what only reads options and talks: an edit there changes no result
 SILENT = {
@@ -38,24 +41,103 @@ def main() -> None:
     parser.add_argument("goals", nargs="*", help="what make was asked for; $ARGS holds options for it")
     given = parser.parse_args()
     folder = given.run / ".settings"
-    texts, on_command_line = {}, {}
+    texts, on_command_line, named = {}, {}, {}
     for stage in STAMPED:
         # options of the command line belong to the stage that was asked for, and stay with its result
         kept = folder / f"{stage}.args"
         arguments = shlex.split(os.environ.get("ARGS", "") if stage in given.goals else _read(kept))
         options = {key: value for key, value, _ in recipe_options(given.recipe, stage)}
-        inputs = {"options": options, "arguments": arguments, "code": code(stage, options), "files": files(options)}
+        named[stage] = options | values_of(arguments)
+        inputs = {
+            "options": options,
+            "arguments": arguments,
+            "code": code(stage, named[stage]),
+            "files": files(named[stage]),
+        }
         texts[kept] = shlex.join(arguments) + "\n"
         texts[folder / f"{stage}.json"] = json.dumps(inputs, indent=1, default=str) + "\n"
         on_command_line[stage] = arguments
+    texts[folder / "before_ppo"] = before_ppo(named["ppo"]) + "\n"
     changed = {path: text for path, text in texts.items() if _read(path) != text}
     if changed:
         check(given.recipe, on_command_line)  # before the first stage works for minutes, not after
+    check_sources(named, given.goals)
+    if changed:
+        say_why(given.run, {path.stem: text for path, text in changed.items() if path.suffix == ".json"})
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in changed.items():
             partial = path.with_name(f".{path.name}.partial")
             partial.write_text(text, encoding="utf-8")
             partial.replace(path)  # a kill leaves no half of it
+
+
+def values_of(arguments: list[str]) -> dict[str, Any]:
+    """What a command line says: option -> text, or a list of texts where there are several."""
+    found: dict[str, list[str]] = {}
+    values: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            values = found[key] = [value] if equals else []
+        else:
+            values.append(argument)
+    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
+
+
+def before_ppo(options: dict[str, Any]) -> str:
+    """The stage whose result PPO waits for: where its reward is named there is none to be made."""
+    return "sft" if _is_given(options, "reward_function") or _is_given(options, "reward_model") else "reward"
+
+
+def check_sources(named: dict[str, dict[str, Any]], goals: list[str]) -> None:
+    """Raises InputError for what a stage will want and nobody makes."""
+    data, last = named["data"], max((STAMPED.index(g) for g in goals if g in STAMPED), default=-1)
+    needed = set(STAMPED[: len(STAMPED) if "evaluate" in goals else last + 1])
+    if "ppo" in needed and before_ppo(named["ppo"]) == "sft":
+        needed -= {"comparisons", "reward"}
+
+    def missing(stage: str, *kinds: str, instead: tuple[str, ...] = ()) -> bool:
+        own = any(_is_given(named[stage], key) for key in (*kinds, *instead))
+        made = any(data.get(kind) for kind in kinds) or (_is_given(data, "world") and kinds != ("comparisons",))
+        return stage in needed and not own and not made
+
+    ptx_coef = named["ppo"].get("ptx_coef", PPOConfig.ptx_coef)
+    for wrong, what in (
+        (
+            missing("pretrain", "text", instead=("model",)),
+            "pretrain: nothing to learn from: name files of text under data, or a model under pretrain",
+        ),
+        (missing("sft", "demonstrations"), "sft: nothing to learn from: name files of demonstrations under data"),
+        (
+            missing("comparisons", "comparisons", instead=("labeller",)),
+            "comparisons: nobody says what is better: name files of comparisons under data, or a labeller under comparisons. "
+            "PPO wants none of these with a reward_function or a reward_model",
+        ),
+        (
+            missing("ppo", "prompts", "demonstrations", "comparisons"),
+            "ppo: nothing to answer: name files of prompts under data",
+        ),
+        (
+            float(ptx_coef) and missing("ppo", "text"),
+            f"ppo: ptx_coef is {ptx_coef}, and there is no pretraining text to mix in: name files of text under data, or set ptx_coef: 0",
+        ),
+    ):
+        if wrong:
+            raise InputError(what)
+
+
+def say_why(run: Path, changed: dict[str, str]) -> None:
+    """Says of results that are out of date what has changed since they were made."""
+    for stage, text in changed.items():
+        old = _read(run / ".settings" / f"{stage}.json")
+        if not old or not (run / stage / "stage.json").is_file():
+            continue
+        before, now = json.loads(old), json.loads(text)
+        files = [
+            name for name in {**before["files"], **now["files"]} if before["files"].get(name) != now["files"].get(name)
+        ]
+        what = [name for name in ("options", "arguments", "code") if before[name] != now[name]] + files[:3]
+        print(f"{stage:<13}out of date: {', '.join(what)} changed", flush=True)
 
 
 def check(recipe: str, arguments: dict[str, list[str]]) -> None:
@@ -67,12 +149,19 @@ def check(recipe: str, arguments: dict[str, list[str]]) -> None:
         parse(options, stage, ["--recipe", recipe, *arguments.get(stage, [])])
 
 
+def _is_given(options: dict[str, Any], key: str) -> bool:
+    return str(options.get(key) or "none").lower() not in ("none", "null", "false", "[]")
+
+
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def code(stage: str, options: dict[str, Any]) -> str:
-    """A hash of all code of this project that the stage's result may depend on, comments and docstrings aside."""
+    """A hash of all code of this project, or on PYTHONPATH, that the stage's result may depend on.
+
+    Comments and docstrings aside.
+    """
     named = [value.split(":")[0] for value in options.values() if isinstance(value, str) and ":" in value]
     digest = hashlib.sha256()
     for module, tree in sorted(_imported([f"stages.{stage}", *named])):
@@ -81,14 +170,12 @@ def code(stage: str, options: dict[str, Any]) -> str:
 
 
 def _imported(modules: list[str]) -> Iterator[tuple[str, str]]:
-    """(module, its code) for modules of this project and all that they import from it."""
+    """(module, its code) for modules of this project, or on PYTHONPATH, and all that they import from there."""
     seen = set(SILENT)
     while modules:
         module = modules.pop()
-        path = next(
-            (p for p in (ROOT / f"{module.replace('.', '/')}{end}" for end in (".py", "/__init__.py")) if p.is_file()),
-            None,
-        )
+        ends = (f"{module.replace('.', '/')}{end}" for end in (".py", "/__init__.py"))
+        path = next((path for end in ends for place in PLACES if (path := Path(place, end)).is_file()), None)
         if module in seen or path is None:
             continue
         seen.add(module)
@@ -106,9 +193,8 @@ def _imported(modules: list[str]) -> Iterator[tuple[str, str]]:
 def files(options: dict[str, Any]) -> dict[str, list[int]]:
     """Size and time of change of every local file that the options name."""
     folder = options.get("folder") or ""
-    names = [
-        n for value in options.values() for n in (value if isinstance(value, list) else [value]) if isinstance(n, str)
-    ]
+    values = [value for key, value in options.items() if key not in OUTPUTS]
+    names = [n for value in values for n in (value if isinstance(value, list) else [value]) if isinstance(n, str)]
     found = {}
     for name in names:
         for path in map(Path, glob(str(Path(folder, name).expanduser()))):

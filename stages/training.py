@@ -6,7 +6,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
 
-import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments, trainer_callback
@@ -14,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, trainer_ca
 from rlhf.config import option
 from rlhf.data import batch_order
 from rlhf.errors import InputError
+from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
 from rlhf.sft import LeanSFTTrainer
 from stages.cli import Stage
@@ -59,7 +59,7 @@ def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: P
     if outside := OUTSIDE & (options.trainer or {}).keys():
         raise InputError(f"trainer: {', '.join(sorted(outside))} would lead out of the run's folder")
     try:
-        return config_class(
+        arguments = config_class(
             output_dir=str(folder),
             num_train_epochs=1,  # of the rows as `in_batches` lays them out
             train_sampling_strategy="sequential",
@@ -80,12 +80,15 @@ def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: P
             # told that it is on a CPU, transformers allows bf16 there
             **{
                 "gradient_checkpointing": False,
-                "use_cpu": not torch.accelerator.is_available(),
+                "use_cpu": device().type == "cpu",
                 **(options.trainer or {}),
             },
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
+    # of several GPUs a process uses one: more are used by as many processes, not by DataParallel's copies of the model
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class Resumable(Trainer):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.forks import Forks
 
@@ -32,17 +33,27 @@ def shell(*command, status: int = 0, **environment) -> str:
 
 def make(*arguments, run, recipe="tests/toy.yaml", status: int = 0, **environment) -> str:
     """make with the environment that the tests run in, which it takes as ready."""
-    venv = ["PY=" + sys.executable, "READY=ready-for-tests", "-o", "ready-for-tests"]
     return shell(
         "make",
         "--no-print-directory",
-        *venv,
+        f"PY={sys.executable}",
+        f"READY={ready()}",
         f"RECIPE={recipe}",
         f"RUN={run}",
         *arguments,
         status=status,
         **environment,
     )
+
+
+@cache
+def ready() -> Path:
+    """A file that says that the environment is newer than what it is made of."""
+    folder = TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    path = Path(folder.name, "ready")
+    path.touch()
+    return path
 
 
 def command(name, *arguments, run) -> list[str]:

@@ -327,6 +327,13 @@ def test_batches_hold_rows_of_similar_length_and_come_in_no_order_of_length():
     assert abs(float(following)) < 0.2
 
 
+def test_ranks_that_single_precision_can_not_tell_apart_become_places():
+    (row,), _ = check(
+        "comparisons", {"prompt": "a", "completions": ["x", "y", "z"], "ranks": [20000001, 20000000, 20000001]}
+    )
+    assert row["ranks"] == [1, 0, 1]
+
+
 def test_a_message_that_looks_like_a_template_is_only_words(tokenizer):
     words = "{{ 7 * 7 }}{% for i in range(9) %}x{% endfor %}"
     assert words in render(tokenizer, [{"role": "user", "content": words}])

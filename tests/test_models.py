@@ -12,6 +12,7 @@ from rlhf.errors import InputError
 from rlhf.forward import packs, states
 from rlhf.models import (
     ValueHead,
+    device,
     frozen,
     load_policy,
     load_scorer,
@@ -159,6 +160,13 @@ def test_the_embedding_of_a_gained_token_is_the_mean_of_the_old_each_time_in_pol
     for grown in (first, second, scorer):
         assert torch.equal(grown[: len(known)], known)
         torch.testing.assert_close(grown[len(known) :], known.mean(dim=0).expand(len(first) - len(known), -1))
+
+
+@pytest.mark.parametrize(("found", "used"), [(None, "cpu"), ("mps", "cpu"), ("cuda", "cuda")])
+def test_models_that_answer_go_to_the_accelerator_unless_it_lacks_double_precision(monkeypatch, found, used):
+    found = None if found is None else torch.device(found)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    assert device().type == used
 
 
 def test_tokenizers_are_the_same_whatever_their_special_tokens_and_not_with_other_words(tokenizer):

@@ -38,6 +38,17 @@ def test_a_recipe_is_based_on_another(tmp_path):
     assert (options.kl_coef, options.lam) == (0.4, 0.9)
 
 
+def test_a_recipe_names_no_files_where_its_base_names_some(tmp_path):
+    recipe(tmp_path, "data:\n  text: [a.txt]\n  prompts: [b.txt]\n")
+    child = tmp_path / "child.yaml"
+    child.write_text(f"base: {tmp_path}/mine.yaml\ndata:\n  text: []\n")
+    options = parse(options_of("data"), "data", ["--recipe", str(child)])
+    assert (options.text, options.prompts) == ([], ["b.txt"])
+    child.write_text("data:\n  sample_by: []\n")
+    with pytest.raises(InputError, match="child.yaml:2"):
+        parse(options_of("data"), "data", ["--recipe", str(child)])
+
+
 @pytest.mark.parametrize(
     "text, says",
     [

@@ -345,6 +345,14 @@ def test_a_reward_function_sees_the_words_and_the_columns_of_their_prompts(token
     assert seen["completions"] == tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
 
+def test_pretraining_text_that_processes_can_not_share_is_refused():
+    config = PPOConfig(batch_size=8, total_episodes=16, num_mini_batches=2, ptx_batch_size=3)
+    config.check_split(1)
+    with pytest.raises(InputError, match="ptx_batch_size 3 can't be shared by 2 processes"):
+        config.check_split(2)
+    PPOConfig(**{**vars(config), "ptx_coef": 0.0}).check_split(2)
+
+
 @pytest.mark.parametrize(
     "options, says",
     [

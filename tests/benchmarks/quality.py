@@ -85,7 +85,7 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
         text = pretraining_text(run / "data/text.jsonl", config, tokenizer, context_length(policy))
     trainer = PPOTrainer(
         config, policy=policy, reference=reference, tokenizer=tokenizer,
-        value_model=new_value_model(config, policy, run / "reward"),
+        value_model=new_value_model(config, policy, tokenizer, run / "sft", run / "reward"),
         reward=partial(last_token_scores, load_scorer(run / "reward").requires_grad_(False)), text=text,
         prompts=prompt_dataset(rows, tokenizer, room_for_prompt(policy, config.response_length), Tally())["input_ids"],
     )  # fmt: skip
