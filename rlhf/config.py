@@ -81,7 +81,7 @@ class PPOConfig:
     )
     max_kl: float | None = option(
         100.0,
-        "KL to the reference, in nats a response, beyond which the run stops (3 to 12 is healthy); none never stops",
+        "KL to the reference, in nats a response, beyond which the run stops (1 to 12 is healthy); none never stops",
     )
     min_entropy: float | None = option(
         0.001, "entropy, in nats a token, below which the run stops: the policy has collapsed; none never stops"

@@ -11,7 +11,7 @@ from rlhf.evaluate import known
 from rlhf.models import device, load_policy, load_tokenizer, room_for_prompt
 from rlhf.rollout import Completion, complete
 from rlhf.scoring import load_function, score_texts
-from stages.cli import Stage
+from stages.cli import Stage, say
 
 
 @dataclass
@@ -37,6 +37,16 @@ class Answerer:
             temperature=temperature,
             seed=seed,
         )
+
+
+def answerable(rows: list[Row], who: list[Answerer], response_length: int) -> list[Row]:
+    """The rows whose prompts fit into the context of each model with an answer behind; how many don't is said."""
+    for model in who:
+        room, tally = room_for_prompt(model.policy, response_length), Tally(used=len(rows))
+        rows = [rows[i] for i in prompt_dataset(rows, model.tokenizer, room, tally)["row"]]
+        if tally.dropped:
+            say("", f"{model.name}: {tally}, which no model is asked")
+    return rows
 
 
 def answerers(names: list[str], stage: Stage) -> list[Answerer]:

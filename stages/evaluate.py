@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from rlhf import report
 from rlhf.config import option
 from rlhf.data import Row, completion_ids, prompt_ids, read_rows, text_dataset
 from rlhf.evaluate import best_of_n_kl, known, perplexity, ratio_estimate, sequence_logprobs, win_rate
-from rlhf.models import Scorer, context_length, load_scorer
+from rlhf.models import Scorer, context_length, device, load_scorer, load_tokenizer, same_words
 from rlhf.reward import score_sequences
 from rlhf.rollout import Completion
-from stages.answers import Answerer, answerers, gold_of
+from stages.answers import Answerer, answerable, answerers, gold_of
 from stages.cli import Stage, main, say, write_json
 from stages.options import StageOptions
 from stages.recipe import STAGES
@@ -51,10 +52,15 @@ class Answers:
 
 def work(options: Options, stage: Stage) -> dict:
     rows = read_rows(stage.rows(None, "prompts_test.jsonl"), "prompts")[: options.count]
-    scorer = load_scorer(stage.run / "reward") if (stage.run / "reward").is_dir() else None
+    reward = load_reward(stage)
     metrics: dict[str, Metrics] = {}
     reference: list[Answers] = []
-    for model in answerers(options.models, stage):
+    who = answerers(options.models, stage)
+    rows = answerable(rows, who, options.response_length)
+    for model in who:
+        scorer = reward[0] if reward and same_words(model.tokenizer, reward[1]) else None
+        if reward and scorer is None:
+            say("", f"{model.name} has another tokenizer than the reward model, which can't score its answers")
         answers = [answer(model, rows, temperature, options) for temperature in (options.temperature, 0.0)]
         metrics[model.name] = {**quality(*answers, scorer, options), **knowledge(model, stage)}
         if model.name == "sft":
@@ -73,6 +79,12 @@ def work(options: Options, stage: Stage) -> dict:
         f"# {stage.run.name}, {len(rows)} held-out prompts\n\n{text}\n", encoding="utf-8"
     )
     return {"metrics": metrics}
+
+
+def load_reward(stage: Stage) -> tuple[Scorer, PreTrainedTokenizerBase] | None:
+    """The run's reward model and its tokenizer; None if it has none."""
+    folder = stage.run / "reward"
+    return (load_scorer(folder).to(device()), load_tokenizer(folder)) if folder.is_dir() else None
 
 
 def answer(model: Answerer, rows: list[Row], temperature: float, options: Options) -> Answers:
@@ -122,17 +134,18 @@ def probed(model: Answerer, probes: list[Row]) -> float:
 
 def compared(answers: list[Answers], reference: list[Answers], options: Options) -> Metrics:
     """KL to the SFT model, in nats a response, and how often the answers are better than its answers."""
-    sampled, _ = answers
+    metrics, (sampled, _) = {}, answers
+    for name, ours, theirs in zip(("win_rate", "win_rate_greedy"), answers, reference, strict=True):
+        if ours.gold and theirs.gold and (won := win_rate(ours.gold, theirs.gold)):
+            metrics |= won.named(name)
+    if not same_words(sampled.model.tokenizer, reference[0].model.tokenizer):
+        return metrics  # one can't read the other's tokens
     pad_id, starts = sampled.model.tokenizer.pad_token_id, [len(ids) for ids in sampled.prompts]
     logprobs, ref_logprobs = (
         sequence_logprobs(policy, sampled.sequences, starts, pad_id, options.temperature)
         for policy in (sampled.model.policy, reference[0].model.policy)
     )
-    metrics = ratio_estimate(logprobs - ref_logprobs).named("kl")
-    for name, ours, theirs in zip(("win_rate", "win_rate_greedy"), answers, reference, strict=True):
-        if ours.gold and theirs.gold and (won := win_rate(ours.gold, theirs.gold)):
-            metrics |= won.named(name)
-    return metrics
+    return ratio_estimate(logprobs - ref_logprobs).named("kl") | metrics
 
 
 def best_of_n(model: Answerer, rows: list[Row], scorer: Scorer, options: Options) -> Metrics:

@@ -60,8 +60,9 @@ def parse(options_class: type[T], stage: str, argv: list[str] | None = None) -> 
     Raises InputError, with file and line for what is wrong in a recipe.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = _parser(options_class, stage)
     recipe = _recipe_named_in(argv)
+    parser = _parser(options_class, stage)
+    parser.description = f"Defaults are those of the recipe {recipe}; --recipe before --help shows another's."
     for key, value, where in recipe_options(recipe, stage):
         _refuseunknown(key, options_class, where, f" in {stage}")
         empties = value == [] and isinstance(parser.get_default(key), list)  # what a base names, and argparse can't say

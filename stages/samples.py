@@ -9,7 +9,7 @@ from itertools import zip_longest
 from rlhf.config import option
 from rlhf.data import Row, Tally, Text, checked, read_rows, words_of
 from rlhf.rollout import Completion
-from stages.answers import answerers, gold_of
+from stages.answers import answerable, answerers, gold_of
 from stages.cli import Stage, main
 from stages.options import StageOptions
 
@@ -33,6 +33,7 @@ class Options(StageOptions):
 def work(options: Options, stage: Stage) -> dict:
     rows = asked(options, stage)
     who = answerers(options.models, stage)
+    rows = answerable(rows, who, options.response_length)
     answers, golds = [], []
     for model in who:
         answers.append(model.answer(rows, options.response_length, options.temperature, options.seed))

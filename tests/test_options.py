@@ -1,7 +1,11 @@
 """Recipes and command lines: one parser, defaults that can be overridden, and clear words for what is wrong."""
 
 import importlib
+import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -9,7 +13,8 @@ import pytest
 from rlhf.errors import InputError
 from stages.options import parse
 from stages.recipe import RECIPES, STAGES, recipe_options
-from stages.settings import check, code, files
+from stages.settings import before_ppo, check, check_sources, code, files, values_of
+from tests.pipeline import ROOT
 
 
 def options_of(stage):
@@ -128,6 +133,101 @@ def test_an_input_that_changes_is_seen(tmp_path):
     path.write_text("22")
     assert len(before) == 1
     assert files({"folder": str(tmp_path), "text": ["a.jsonl"]}) != before
+
+
+def settled(tmp_path, recipe, *goals, arguments="") -> str:
+    """What stages.settings prints; its status is 0 unless it refuses, and then what it says."""
+    given = [sys.executable, "-m", "stages.settings", "--recipe", str(recipe), "--run", str(tmp_path / "run"), *goals]
+    environment = {**os.environ, "ARGS": arguments, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(given, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def settings_of(tmp_path, stage) -> dict:
+    return json.loads((tmp_path / "run" / ".settings" / f"{stage}.json").read_text())
+
+
+def test_functions_and_files_of_the_command_line_are_watched_wherever_they_lie(tmp_path):
+    rows, module = tmp_path / "rows.jsonl", tmp_path / "my_module.py"
+    rows.write_text("1")
+    module.write_text("def good(): return 1")
+    arguments = f"--reward_function my_module:good --prompts={rows} --output {tmp_path}"
+    assert settled(tmp_path, "tests/toy.yaml", "ppo", arguments=arguments) == ""
+    first = settings_of(tmp_path, "ppo")
+    assert list(first["files"]) == [str(rows)]  # not what lies where the result goes
+    (tmp_path / "run" / "ppo").mkdir()
+    (tmp_path / "run" / "ppo" / "stage.json").write_text("{}")
+
+    rows.write_text("22")
+    assert settled(tmp_path, "tests/toy.yaml") == f"ppo          out of date: {rows} changed\n"
+    module.write_text("def good(): return 2")
+    assert settled(tmp_path, "tests/toy.yaml") == "ppo          out of date: code changed\n"
+    module.write_text("def good(): return 2  # two")
+    assert settled(tmp_path, "tests/toy.yaml") == ""
+    assert settings_of(tmp_path, "ppo")["code"] != first["code"]
+
+
+def test_a_file_beside_those_that_are_named_changes_nothing(tmp_path):
+    (tmp_path / "a.jsonl").write_text("1")
+    options = {"folder": str(tmp_path), "text": ["a.jsonl"]}
+    before = files(options)
+    (tmp_path / "notes.md").write_text("to do")
+    assert files(options) == before and list(before) == [str(tmp_path / "a.jsonl")]
+
+
+def test_what_the_command_line_says_is_read_by_option():
+    arguments = ["--a", "1", "--b", "x", "y", "--c=2", "--d"]
+    assert values_of(arguments) == {"a": "1", "b": ["x", "y"], "c": "2", "d": []}
+
+
+@pytest.mark.parametrize(
+    ("options", "before"),
+    [
+        ({}, "reward"),
+        ({"reward_function": "a:b"}, "sft"),
+        ({"reward_model": "x"}, "sft"),
+        ({"reward_function": "none"}, "reward"),
+    ],
+)
+def test_ppo_waits_for_a_reward_model_unless_its_reward_is_named(options, before):
+    assert before_ppo(options) == before
+
+
+WORLD = {"world": True}
+OWN = {"text": ["a"], "demonstrations": ["b"], "comparisons": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "others", "says"),
+    [
+        (WORLD, {"comparisons": {"labeller": "a:b"}}, None),
+        (WORLD, {}, "comparisons: nobody says what is better"),
+        (WORLD, {"ppo": {"reward_function": "a:b"}}, None),
+        (OWN, {}, None),
+        ({**OWN, "text": []}, {}, "pretrain: nothing to learn from"),
+        ({**OWN, "text": []}, {"pretrain": {"model": "gpt2"}}, "ppo: ptx_coef is 0.5, and there is no pretraining text"),
+        ({**OWN, "text": []}, {"pretrain": {"model": "gpt2"}, "ppo": {"ptx_coef": "0"}}, None),
+        ({**OWN, "demonstrations": []}, {}, "sft: nothing to learn from"),
+        ({**OWN, "demonstrations": []}, {"sft": {"demonstrations": "a.jsonl"}}, None),
+        ({"text": ["a"]}, {"sft": {"demonstrations": "a"}, "ppo": {"reward_function": "a:b"}}, "ppo: nothing to answer"),
+        ({"world": "false"}, {}, "pretrain: nothing to learn from"),
+    ],
+)  # fmt: skip
+def test_what_a_stage_will_want_and_nobody_makes_is_said_before_the_first_one_runs(data, others, says):
+    named = {stage: {} for stage in ("pretrain", "sft", "comparisons", "reward", "ppo")} | {"data": data} | others
+    if says is None:
+        check_sources(named, ["ppo"])
+    else:
+        with pytest.raises(InputError, match=says):
+            check_sources(named, ["evaluate"])
+        check_sources(named, ["data"])  # which can be made
+
+
+def test_make_refuses_a_recipe_that_can_not_work_before_any_work(tmp_path):
+    own = recipe(tmp_path, "data:\n  world: true\n")
+    assert "comparisons: nobody says what is better" in settled(tmp_path, own, "ppo")
+    assert not (tmp_path / "run").exists()
 
 
 def test_recipe_options_know_their_lines(tmp_path):

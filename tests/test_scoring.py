@@ -64,8 +64,35 @@ def test_a_wrong_number_of_scores_is_refused():
         score_texts(lambda completions: [1.0], ROWS, ["", ""], [True, True])
 
 
+def test_what_a_function_wants_and_can_not_have_is_named_with_what_it_can():
+    with pytest.raises(InputError, match="wants answer; what it can be given is prompt, task, .*completion_ids"):
+        score_texts(lambda completions, answer: [0, 0], ROWS, ["", ""], [True, True], [[1], [2]])
+    assert score_texts(lambda completion_ids, answer=3: [answer, 0], ROWS, ["", ""], [True, True], [[1], [2]]) == [3, 0]
+
+
 @pytest.mark.parametrize(
-    "name, says", [("no.such:f", "no module no"), ("math", "no function"), ("math:nothing", "no function")]
+    ("function", "says"),
+    [
+        (lambda completions: 1 / 0, r"raised ZeroDivisionError: division by zero \(.*test_scoring.py:\d+\)"),
+        (lambda completions: 1.0, "returned 1.0; it must return a number for each"),
+        (lambda completions: None, "returned None"),
+        (lambda completions: ["good", "bad"], "returned .'good', 'bad'."),
+        (lambda completions: [[1.0], [2.0]], "returned ..1.0., .2.0.."),
+    ],
+)
+def test_a_function_that_fails_or_returns_no_numbers_is_named(function, says):
+    with pytest.raises(InputError, match=f"<lambda> {says}"):
+        score_texts(function, ROWS, ["", ""], [True, True])
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("./my_module.py:f", "is no name of a module"),
+        ("no.such:f", "no module no"),
+        ("math", "no function"),
+        ("math:nothing", "no function"),
+    ],
 )
 def test_a_function_that_does_not_exist_is_refused(name, says):
     with pytest.raises(InputError, match=says):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf.models import load_tokenizer, new_scorer
 from stages import cli
 from tests.pipeline import ROOT, STAGES, command, finished, make, shell, stage
 
@@ -86,14 +87,10 @@ def test_garbage_is_looked_for_again_once_a_stage_has_been_imported():
     assert "True" in shell(sys.executable, "-c", "import gc, stages.cli; print(gc.isenabled())")
 
 
-@pytest.mark.parametrize(
-    ("times", "accelerator", "said"), [(12.3, False, True), (0.5, False, False), (12.3, True, False)]
-)
-def test_bf16_is_advised_against_where_the_cpu_has_no_instructions_for_it(
-    times, accelerator, said, monkeypatch, capsys
-):
+@pytest.mark.parametrize(("times", "where", "said"), [(12.3, "cpu", True), (0.5, "cpu", False), (12.3, "cuda", False)])
+def test_bf16_is_advised_against_where_the_cpu_has_no_instructions_for_it(times, where, said, monkeypatch, capsys):
     monkeypatch.setattr("rlhf.kernels.slowness_of_bf16", lambda: times)
-    monkeypatch.setattr("torch.accelerator.is_available", lambda: accelerator)
+    monkeypatch.setattr("rlhf.models.device", lambda: torch.device(where))
     cli.warn_of_bf16()
     assert ("bf16 takes 12 times as long as fp32 on this CPU" in capsys.readouterr().out) == said
 
@@ -300,6 +297,36 @@ def test_a_reward_function_of_ones_own_takes_the_place_of_the_reward_model(run, 
     shell(*shouting, PYTHONPATH=str(tmp_path))
     steps = [json.loads(line) for line in (run / "ppo" / "log.jsonl").read_text().splitlines()]
     assert all(step["score"] * 16 == pytest.approx(round(step["score"] * 16), abs=1e-4) for step in steps)
+
+
+def test_with_a_reward_function_no_reward_model_is_made_or_missed(tmp_path):
+    recipe = tmp_path / "verifiable.yaml"
+    recipe.write_text(
+        "base: tests/toy.yaml\nppo:\n  reward_function: data.world:gold\ncomparisons:\n  labeller: none\n"
+    )
+    run = tmp_path / "run"
+    make("evaluate", run=run, recipe=recipe)
+    assert not (run / "reward").exists() and not (run / "comparisons").exists()
+    steps = [json.loads(line) for line in (run / "ppo" / "log.jsonl").read_text().splitlines()]
+    assert [step["score"] for step in steps] == pytest.approx([step["gold"] for step in steps])
+    metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
+    assert "gold" in metrics["ppo"] and "score" not in metrics["ppo"]
+    assert make("ppo", run=run, recipe=recipe).strip() == ""
+
+
+def test_a_reward_model_that_reads_other_tokens_is_refused(run, shared):
+    scorer = new_scorer(shared / "models" / "stories260K", load_tokenizer(shared / "models" / "stories260K"))
+    scorer.save_pretrained(run / "other")
+    load_tokenizer(shared / "models" / "stories260K").save_pretrained(run / "other")
+    assert "the tokenizers of" in stage("ppo", "--reward_model", run / "other", run=run, status=2)
+
+
+def test_prompts_too_long_for_a_model_are_left_out_and_counted(run):
+    with open(run / "data" / "prompts_test.jsonl", "a") as file:
+        file.write(json.dumps({"prompt": "word " * 200}) + "\n")
+    for name in ("samples", "evaluate"):
+        printed = stage(name, "--count", "100", run=run)
+        assert "24 rows (1 dropped: 1 longer than 104 tokens), which no model is asked" in printed
 
 
 def test_a_value_head_on_the_policys_trunk_and_the_other_options_of_ppo(run):

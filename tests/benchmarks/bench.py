@@ -173,7 +173,8 @@ def row(comparison: Comparison, ours: list[dict], theirs: list[dict], peak: dict
         sides[name] = summary(steps, clock, flops, peak[side.numerics])
     if comparison.quantity == "memory":
         # a peak is one number for all steps
-        number, unit, measured = "memory_mb", "MB, the peak of a process", [steps[-1:] for steps in (theirs, ours)]
+        peaks = ([{"memory_mb": sides[side]["memory_mb"]}] for side in ("theirs", "ours"))
+        number, unit, measured = "memory_mb", "MB, the peak of a process", [*peaks]
     else:
         number, unit, measured = "seconds", "s a step" if gpu else "CPU s a step", [theirs, ours]
     key = "memory_mb" if number == "memory_mb" else clock
