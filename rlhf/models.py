@@ -208,13 +208,11 @@ def _load(auto_class, source: str | Path, new_head: bool = False, **kwargs) -> P
         raise InputError(
             f"{source} is a reward or value model: name a language model, such as the result of `make sft`"
         )
-    if missing := sorted(set(loaded["missing_keys"]) - ({HEAD} if new_head else set())):
-        what = (
-            "no reward model: it has no head for a score"
-            if missing == [HEAD]
-            else f"no whole model: it lacks {missing[0]}"
-        )
-        raise InputError(f"{source} is {what}" + (", as the result of `make reward` has" if missing == [HEAD] else ""))
+    missing = sorted(set(loaded["missing_keys"]) - ({HEAD} if new_head else set()))
+    if missing == [HEAD]:
+        raise InputError(f"{source} is no reward model: it has no head for a score, as the result of `make reward` has")
+    if missing:
+        raise InputError(f"{source} is no whole model: it lacks {missing[0]}")
     speed_up(model)
     return model
 
