@@ -61,6 +61,9 @@ $(READY112): .constraints.txt
 	$(VENV112)/bin/python -m pip install --constraint $(VENV112)/constraints.txt trl requests
 	@touch $@
 
+# stages come one after the other, also under make -j
+.NOTPARALLEL:
+
 # --- the stages -------------------------------------------------------------------------------------------------------
 
 data pretrain sft comparisons reward: %: $(RUN)/%/stage.json

@@ -22,6 +22,8 @@ from rlhf.data import Row, Tally
 from rlhf.errors import InputError
 
 Messages = list[dict[str, str]]
+# columns that say what an answer is: where another shape says it they are not a row's further ones
+ANSWERS = ("completion", "completions", "ranks", "ended", "chosen", "rejected")
 
 
 def adapt(raw: Any, kind: str, tally: Tally, where: str = "row") -> list[Row]:
@@ -76,13 +78,15 @@ def _user(content: str) -> dict[str, str]:
 
 
 def _from_instruction(raw: Row) -> list[Row]:
-    others = _without(raw, "instruction", "input", "output", "history", "instances")
+    others = _without(raw, "instruction", "input", "output", "history", "instances", *ANSWERS)
     before = [m for q, a in raw.get("history") or [] for m in (_user(q), {"role": "assistant", "content": a})]
     rows = []
     for instance in raw.get("instances") or [raw]:
         question = "\n\n".join(part for part in (raw["instruction"], instance.get("input")) if part)
         prompt, output = [*before, _user(question)], instance.get("output")
-        if isinstance(output, list):
+        if "output" not in instance:
+            rows.append({**others, "prompt": prompt})  # for the check to complain of
+        elif isinstance(output, list):
             rows.append({**others, "prompt": prompt, "completions": output, "ranks": list(range(len(output)))})
         else:
             rows.append({**others, "prompt": prompt, "completion": output})
@@ -106,7 +110,7 @@ def _chat(raw: Row) -> Row:
 
 
 def _from_chat(raw: Row, kind: str, tally: Tally) -> list[Row]:
-    messages, others = raw["messages"], _without(raw, "messages")
+    messages, others = raw["messages"], _without(raw, "messages", *ANSWERS)
     last = messages[-1].get("role") if messages else None
     if kind == "prompts" and last == "user":
         return [{**others, "prompt": messages}]

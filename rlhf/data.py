@@ -118,6 +118,8 @@ def checked(rows: Iterable[tuple[str, Any]], kind: str, tally: Tally) -> Iterato
 
 
 def _check_text(row: Row, where: str) -> tuple[Row, str]:
+    if row.get("messages") is None and "text" in row:
+        row = {column: value for column, value in row.items() if column != "messages"}
     column = "messages" if "messages" in row else "text"
     return row, _fault_of(_column(row, column, where), column, where)
 
@@ -250,7 +252,7 @@ def completion_ids(
         else:
             reply = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
             wholes.append(render(tokenizer, [*prompt, *reply]))
-            replies.append(_reply(wholes[-1], render(tokenizer, prompt, generation=True), reply[0]["content"]))
+            replies.append(_reply(tokenizer, prompt, wholes[-1], reply[0]["content"]))
     found = []
     together = zip(prompt_ids(tokenizer, prompts), _tokens(tokenizer, wholes, prompts), replies, strict=True)
     for before, ids, reply in together:
@@ -305,28 +307,30 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return special[:start]
 
 
-def _reply(whole: str, prompt: str, words: str) -> str:
+def _reply(tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], whole: str, words: str) -> str:
     """What follows the prompt in a rendered chat, or from the reply's own words where the prompt is rendered otherwise."""
-    if whole.startswith(prompt):
-        return whole[len(prompt) :]
-    start = whole.rfind(words.strip())
-    if start < 0:
-        raise InputError(f"the tokenizer's chat template does not show the reply {words[:200]!r} as it is")
-    return whole[start:]
+    asked = render(tokenizer, prompt, generation=True)
+    if whole.startswith(asked):
+        return whole[len(asked) :]
+    before = render(tokenizer, prompt)
+    # as they are, or as templates show them that leave a thought out
+    for shown in (words.strip(), words.rpartition("</think>")[2].strip()):
+        start = whole.find(shown, len(before)) if whole.startswith(before) else whole.rfind(shown)
+        if start >= 0:
+            return whole[start:]
+    raise InputError(f"the tokenizer's chat template does not show the reply {words[:200]!r} as it is")
 
 
 def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> list[int]:
     """The tokens up to the one that ends the last turn; the eos is added where there is none.
 
-    A chat template may write more after it, and be it a line break and another such token.
+    A chat template may write more after it, and be it a line break and another such token, but no words.
     """
     stops = [at for at, token in enumerate(ids) if token in {tokenizer.eos_token_id, *stop_ids}]
-    if not stops:
-        return [*ids, tokenizer.eos_token_id]
-    last = stops.pop()
-    while stops and not tokenizer.decode(ids[stops[-1] + 1 : last], skip_special_tokens=True).strip():
-        last = stops.pop()
-    return ids[: last + 1]
+    end = len(ids)
+    while stops and not tokenizer.decode(ids[stops[-1] + 1 : end], skip_special_tokens=True).strip():
+        end = stops.pop()
+    return ids[: end + 1] if end < len(ids) else [*ids, tokenizer.eos_token_id]
 
 
 # --- datasets of tokens -----------------------------------------------------------------------------------------------

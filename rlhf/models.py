@@ -203,6 +203,10 @@ def _load(auto_class, source: str | Path, new_head: bool = False, **kwargs) -> P
             f"the weights at {source} hold more than numbers: they would run code, and are not loaded"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if "mismatched" in str(error):
+            raise InputError(
+                f"{source}: weights of other sizes than its config.json says; a reward model has one label"
+            ) from error
         raise InputError(f"no model that {auto_class.__name__} can load at {source} ({_first_line(error)})") from error
     if HEAD in loaded["unexpected_keys"] and auto_class is AutoModelForCausalLM:
         raise InputError(

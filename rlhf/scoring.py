@@ -67,8 +67,10 @@ def score_texts(
     except InputError:
         raise
     except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        raise InputError(f"{name} raised {type(error).__name__}: {error} ({at.filename}:{at.lineno})") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        own = getattr(inspect.unwrap(function), "__code__", None)
+        at = [frame for frame in frames if own and frame.filename == own.co_filename][-1:] or frames[-1:]
+        raise InputError(f"{name} raised {type(error).__name__}: {error} ({at[0].filename}:{at[0].lineno})") from error
     try:
         numbers = [float("nan") if score is None else float(score) for score in scores]
     except (TypeError, ValueError) as error:

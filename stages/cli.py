@@ -213,9 +213,9 @@ def as_json(value: Any) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """JSON Lines."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """JSON Lines. Half a character is written as JSON's escape, what JSON does not have as text."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 def _duration(seconds: float) -> str:

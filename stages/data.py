@@ -16,6 +16,7 @@ from stages.options import StageOptions
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
 ANSWERS = ("completion", "completions", "ranks", "ended")  # columns that belong to an answer and not to its prompt
+FEW = 5  # of fewer prompts none is kept for the test unless test_share says so
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Options(StageOptions):
         0.1,
         "share of the rows of files that is kept for the test, by prompt: what answers one of these is in no training",
     )
-    test_rows: int = option(400, "rows kept for the test, at most")
+    test_rows: int = option(400, "prompts, or texts, kept for the test at most")
 
 
 def work(options: Options, stage: Stage) -> dict:
@@ -84,21 +85,29 @@ def split(rows: dict[str, list[Row]], options: Options) -> dict[str, list[Row]]:
 
     Each kind gives a share of its prompts, or texts, to the test, and a prompt that is there is in no kind's training.
     """
-    keys = {
-        kind: [json.dumps(row.get("prompt") or row.get("text") or row.get("messages")) for row in some]
-        for kind, some in rows.items()
-    }
+    keys = {kind: [_key(row) for row in some] for kind, some in rows.items()}
     order = sorted(set().union(*keys.values()))
     random.Random(f"split {options.seed}").shuffle(order)
     test: set[str] = set()
     for some in map(set, keys.values()):
-        share = max(round(options.test_share * len(some)), 1 if len(some) > 1 and options.test_share else 0)
+        share = max(round(options.test_share * len(some)), 1 if len(some) >= FEW and options.test_share else 0)
         test |= set([key for key in order if key in some][: min(share, options.test_rows)])
-    return {
+    found = {
         kind + ending: [row for row, key in zip(rows[kind], keys[kind], strict=True) if (key in test) is side]
         for kind in rows
         for ending, side in (("", False), ("_test", True))
     }
+    for kind in rows:
+        if not found[kind]:
+            raise InputError(
+                f"all {kind} have a prompt that is kept for the test: set test_share: 0, or name more of them"
+            )
+    return found
+
+
+def _key(row: Row) -> str:
+    """The same for rows with the same prompt, or the same text."""
+    return json.dumps([(column, row[column]) for column in ("prompt", "text", "messages") if column in row][:1])
 
 
 def _raw_rows(sources: list[str], kind: str, options: Options, tally: Tally):
@@ -111,7 +120,12 @@ def _prompts_of(rows: dict[str, list[Row]], part: str) -> list[Row]:
     """The distinct prompts of demonstrations and comparisons, with what else is known of them."""
     found: dict[str, Row] = {}
     for row in (row for kind in ("demonstrations", "comparisons") for row in rows.get(kind + part, [])):
-        others = {key: value for key, value in row.items() if key not in ANSWERS and not isinstance(value, list)}
+        ranks = row.get("ranks", [])  # beside which there may be more of each completion
+        others = {
+            key: value
+            for key, value in row.items()
+            if key not in ANSWERS and not (ranks and isinstance(value, list) and len(value) == len(ranks))
+        }
         found.setdefault(json.dumps(row["prompt"]), {**others, "prompt": row["prompt"]})
     return list(found.values())
 

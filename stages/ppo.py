@@ -73,10 +73,7 @@ def work(options: Options, stage: Stage) -> dict:
     reward_source = None
     if options.reward_model or not options.reward_function:
         reward_source = stage.model(options.reward_model, "reward")
-        if not same_words(tokenizer, load_tokenizer(reward_source)):
-            raise InputError(
-                f"the tokenizers of {source} and {reward_source} differ: a reward model reads the policy's ids"
-            )
+        check_tokens(tokenizer, reward_source)
     value_model = new_value_model(options, policy, tokenizer, source, reward_source)
 
     tally = Tally()
@@ -122,6 +119,16 @@ def work(options: Options, stage: Stage) -> dict:
     tokenizer.save_pretrained(stage.folder)
     report.draw_training(history, stage.folder / "ppo.png")
     return {"rows": tally.as_dict(), "metrics": history[-1]}
+
+
+def check_tokens(tokenizer: PreTrainedTokenizerBase, reward_source: str) -> None:
+    """Raises InputError where a reward model has another tokenizer than the policy, whose ids it reads."""
+    try:
+        its_own = load_tokenizer(reward_source)
+    except InputError:
+        return  # a folder with nothing but the model
+    if not same_words(tokenizer, its_own):
+        raise InputError(f"{reward_source} has another tokenizer than the policy, whose tokens it would read")
 
 
 def new_value_model(

@@ -10,7 +10,7 @@ from transformers import set_seed
 from trl import RewardConfig
 
 from rlhf.config import option
-from rlhf.data import Row, Tally, comparison_dataset, demonstration_dataset, read_rows
+from rlhf.data import Row, Tally, comparison_dataset, demonstration_dataset, read_lines, read_rows
 from rlhf.evaluate import Estimate, ratio_estimate
 from rlhf.models import Scorer, context_length, load_tokenizer, new_scorer, stop_token_ids
 from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
@@ -45,8 +45,10 @@ def work(options: Options, stage: Stage) -> dict:
     rows = read_rows(stage.rows(options.comparisons, "train.jsonl", "comparisons"), "comparisons", tally)
     dataset = comparison_dataset(rows, tokenizer, longest, tally, stops)
     test_file = stage.rows(options.comparisons_test, "test.jsonl", "comparisons")
-    test_rows = read_rows(test_file, "comparisons", test_tally)
-    test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
+    test, test_rows = [], []
+    if any(read_lines(test_file)):  # few rankings leave none for it
+        test_rows = read_rows(test_file, "comparisons", test_tally)
+        test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
     completions = sum(map(len, dataset["ranks"]))
     say("", f"{tally}, {completions:,} completions, {options.epochs:g} epochs; for the test {test_tally}")
 
@@ -60,7 +62,7 @@ def work(options: Options, stage: Stage) -> dict:
     scorer.save_pretrained(stage.folder)
     tokenizer.save_pretrained(stage.folder)
 
-    accuracies = test_accuracy(scorer, tokenizer, test, [test_rows[i] for i in test["row"]])
+    accuracies = test_accuracy(scorer, tokenizer, test, [test_rows[i] for i in test["row"]]) if test_rows else {}
     for name, accuracy in accuracies.items():
         say("", f"{name.replace('_', ' ')} {accuracy}")
     metrics = {key: number for name, accuracy in accuracies.items() for key, number in accuracy.named(name).items()}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from rlhf.config import option
-from rlhf.data import Row, Tally, Text, checked, read_rows, words_of
+from rlhf.data import Row, Tally, Text, checked, read_lines, read_rows, words_of
 from rlhf.rollout import Completion
 from stages.answers import answerable, answerers, gold_of
-from stages.cli import Stage, main
+from stages.cli import Stage, main, say
 from stages.options import StageOptions
 
 
@@ -32,6 +32,9 @@ class Options(StageOptions):
 
 def work(options: Options, stage: Stage) -> dict:
     rows = asked(options, stage)
+    if not rows:
+        say("", "no prompt is held out of so few: ask with --prompt")
+        return {}
     who = answerers(options.models, stage)
     rows = answerable(rows, who, options.response_length)
     answers, golds = [], []
@@ -49,11 +52,14 @@ def work(options: Options, stage: Stage) -> dict:
 
 
 def asked(options: Options, stage: Stage) -> list[Row]:
-    """The rows to answer: words of the command line, a file, or held-out prompts."""
+    """The rows to answer: words of the command line, a file, or held-out prompts, of which there may be none."""
     if options.prompt:
         rows = [("--prompt", {"prompt": wrapped(words, options.template)}) for words in options.prompt]
         return list(checked(rows, "prompts", Tally()))
-    rows = read_rows(stage.rows(options.prompts, "prompts_test.jsonl"), "prompts")
+    file = stage.rows(options.prompts, "prompts_test.jsonl")
+    if not any(read_lines(file)):
+        return []
+    rows = read_rows(file, "prompts")
     tasks: dict[str, list[Row]] = {}
     for row in rows:
         tasks.setdefault(row.get("task", ""), []).append(row)

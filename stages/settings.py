@@ -23,8 +23,16 @@ from rlhf.errors import InputError
 from stages.recipe import STAGES, recipe_options
 
 STAMPED = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
-# where modules are looked for: this project, and where a user's own may lie
-PLACES = [Path(__file__).parent.parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+ROOT = Path(__file__).parent.parent
+# where a user's own modules may lie, and no library
+OWN = [
+    ROOT,
+    *(
+        place
+        for place in map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+        if not {"site-packages", "dist-packages"} & set(place.parts)
+    ),
+]
 OUTPUTS = ("folder", "run", "output", "recipe")  # options that name a place, not a file that is read
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # what only reads options and talks: an edit there changes no result
@@ -55,7 +63,7 @@ def main() -> None:
             "files": files(named[stage]),
         }
         texts[kept] = shlex.join(arguments) + "\n"
-        texts[folder / f"{stage}.json"] = json.dumps(inputs, indent=1, default=str) + "\n"
+        texts[folder / f"{stage}.json"] = json.dumps(inputs, indent=1, sort_keys=True, default=str) + "\n"
         on_command_line[stage] = arguments
     texts[folder / "before_ppo"] = before_ppo(named["ppo"]) + "\n"
     changed = {path: text for path, text in texts.items() if _read(path) != text}
@@ -72,7 +80,7 @@ def main() -> None:
 
 
 def values_of(arguments: list[str]) -> dict[str, Any]:
-    """What a command line says: option -> text, or a list of texts where there are several."""
+    """What a command line says: option -> text, or a list of texts where there are several; "true" where none follows."""
     found: dict[str, list[str]] = {}
     values: list[str] = []
     for argument in arguments:
@@ -81,7 +89,7 @@ def values_of(arguments: list[str]) -> dict[str, Any]:
             values = found[key] = [value] if equals else []
         else:
             values.append(argument)
-    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
+    return {key: values if len(values) > 1 else values[0] if values else "true" for key, values in found.items()}
 
 
 def before_ppo(options: dict[str, Any]) -> str:
@@ -164,22 +172,26 @@ def code(stage: str, options: dict[str, Any]) -> str:
     """
     named = [value.split(":")[0] for value in options.values() if isinstance(value, str) and ":" in value]
     digest = hashlib.sha256()
-    for module, tree in sorted(_imported([f"stages.{stage}", *named])):
+    for module, tree in sorted({*_imported([f"stages.{stage}"], [ROOT]), *_imported(named, OWN)}):
         digest.update(f"{module}\n{tree}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _imported(modules: list[str]) -> Iterator[tuple[str, str]]:
-    """(module, its code) for modules of this project, or on PYTHONPATH, and all that they import from there."""
+def _imported(modules: list[str], places: list[Path]) -> Iterator[tuple[str, str]]:
+    """(module, its code) for modules that lie in one of the places, and all that they import from there."""
     seen = set(SILENT)
     while modules:
         module = modules.pop()
         ends = (f"{module.replace('.', '/')}{end}" for end in (".py", "/__init__.py"))
-        path = next((path for end in ends for place in PLACES if (path := Path(place, end)).is_file()), None)
+        path = next((path for end in ends for place in places if (path := place / end).is_file()), None)
         if module in seen or path is None:
             continue
         seen.add(module)
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError) as error:
+            line = getattr(error, "lineno", None) or 1
+            raise InputError(f"{path}:{line}: not Python ({getattr(error, 'msg', error)})") from error
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 modules += [name.name for name in node.names]

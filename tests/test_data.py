@@ -203,6 +203,7 @@ TEMPLATES = {
     "opens a thought before a reply to be written": TURN
     + "{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot><think>' if add_generation_prompt }}",
     "says more in the last turn": "{% for m in messages %}{{ '<user>be kind ' if loop.last and m.role == 'user' else '<user>' if m.role == 'user' else '<bot>' }}{{ m.content }}{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>' if add_generation_prompt }}",
+    "leaves a thought out": "{% for m in messages %}{{ '<user>' if m.role == 'user' else '<bot>' }}{{ m.content.split('</think>')[-1] }}{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot><think>' if add_generation_prompt }}",
     "ends a turn otherwise": TURN + "<end>\n{% endfor %}{{ '<bot>' if add_generation_prompt }}",
     "ends a turn otherwise, and then with eos": TURN + "<end>\n{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>' if add_generation_prompt }}",
 }  # fmt: skip
@@ -213,10 +214,30 @@ def test_a_completion_of_a_chat_is_the_reply_and_what_a_response_stops_at(tokeni
     tokenizer = chat(tokenizer, TEMPLATES[template])
     end = tokenizer.convert_tokens_to_ids("<end>")
     stops = [tokenizer.eos_token_id, end]
-    (ids,) = completion_ids(tokenizer, [QUESTION], ["the quick brown fox"], stop_ids=stops)
+    said = "<think>dog</think>the quick brown fox" if "leaves" in template else "the quick brown fox"
+    (ids,) = completion_ids(tokenizer, [QUESTION], [said], stop_ids=stops)
     assert tokenizer.decode(ids[:-1]).strip() == "the quick brown fox"
     assert ids[-1] == (end if "otherwise" in template else tokenizer.eos_token_id)
     assert not set(ids[:-1]) & set(stops)
+
+
+def test_words_of_a_reply_that_stand_elsewhere_as_well_do_not_shorten_it(tokenizer):
+    tokenizer = chat(tokenizer, TEMPLATES["opens a thought before a reply to be written"])
+    for words in ("fox", "a", "eos", "end"):
+        (ids,) = completion_ids(tokenizer, [QUESTION], [words])
+        assert tokenizer.decode(ids[:-1]) == words
+    turns = [
+        {"role": role, "content": said}
+        for role, said in (("assistant", "fox"), ("user", "dog"), ("assistant", "fox !"))
+    ]
+    (ids,) = completion_ids(tokenizer, [QUESTION], [turns])
+    assert tokenizer.decode(ids[:-1]) == f"fox{tokenizer.eos_token}<user>dog<bot>fox !"
+
+
+def test_a_token_that_ends_a_response_inside_a_completion_does_not_end_it(tokenizer):
+    stop = tokenizer("1").input_ids[0]
+    (ids,) = completion_ids(tokenizer, ["a"], [" fox 1 dog"], stop_ids=[stop])
+    assert tokenizer.decode(ids) == f" fox 1 dog{tokenizer.eos_token}"
 
 
 def test_all_turns_of_a_completion_are_learned(tokenizer):

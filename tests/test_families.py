@@ -52,7 +52,8 @@ FAMILIES = {
     "Falcon-H1, attention and Mamba in one layer": ("falcon_h1", {"mamba_d_ssm": 64, "head_dim": 8, **MAMBA}, False),
     "Bamba, attention or Mamba": ("bamba", {"attn_layer_indices": [1], **MAMBA}, False),
 }  # fmt: skip
-PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [12, 13], [20, 21, 22, 23]]
+# enough for those that have ended to be left out of the rest, at different steps
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [12, 13], [20, 21, 22, 23]] * 8
 
 
 def made(kind: str, more: dict) -> torch.nn.Module:
@@ -62,7 +63,7 @@ def made(kind: str, more: dict) -> torch.nn.Module:
 
 def sampled(model):
     return generate(
-        model, *pad(PROMPTS, 1, "left"), response_length=14, temperature=1.0, stop_ids=[0], pad_id=1,
+        model, *pad(PROMPTS, 1, "left"), response_length=14, temperature=1.0, stop_ids=list(range(20)), pad_id=1,
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
 
@@ -73,7 +74,8 @@ def test_sampling_and_updates_say_of_each_response_what_transformers_says_of_it_
     model, theirs = made(kind, more), made(kind, more)
     speed_up(model)
     responses = sampled(model)
-    responses.source = torch.tensor([0, 1, 1, 2])
+    assert responses.ended.any() and len(responses.lengths.unique()) > 5
+    responses.source = torch.tensor([0, 1, 1, 2] * 8)
     assert packs(model) is in_one_row
     with torch.no_grad():
         updated, _ = response_logprobs(model, responses, 1.0)

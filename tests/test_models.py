@@ -1,12 +1,20 @@
 """Loading and saving: what is written is plain Hugging Face, and what is missing is said."""
 
 import copy
+import json
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    PhiConfig,
+)
 
 from rlhf.errors import InputError
 from rlhf.forward import packs, states
@@ -138,6 +146,12 @@ def test_a_policy_is_no_reward_model_and_a_reward_model_no_policy(folder, tmp_pa
         load_scorer(folder)
     new_scorer(folder, tokenizer).save_pretrained(tmp_path / "reward")
     load_scorer(tmp_path / "reward")
+    config = json.loads((tmp_path / "reward" / "config.json").read_text())
+    config = AutoConfig.for_model(**config | {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}})
+    two = AutoModelForSequenceClassification.from_config(config)
+    two.save_pretrained(tmp_path / "two")
+    with pytest.raises(InputError, match="a reward model has one label"):
+        load_scorer(tmp_path / "two")
     with pytest.raises(InputError, match="is a reward or value model"):
         load_policy(tmp_path / "reward", tokenizer)
 
@@ -154,10 +168,14 @@ def test_the_embedding_of_a_gained_token_is_the_mean_of_the_old_each_time_in_pol
     tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens([f"<{i}>" for i in range(300)])
     first, second = (load_policy(folder, tokenizer).get_input_embeddings().weight for _ in range(2))
-    scorer = new_scorer(folder, tokenizer).model.get_input_embeddings().weight
+    new_scorer(folder, load_tokenizer(folder)).save_pretrained(folder / "scorer")
+    scorer, loaded = (
+        made.model.get_input_embeddings().weight
+        for made in (new_scorer(folder, tokenizer), load_scorer(folder / "scorer", tokenizer))
+    )
     known = load_policy(folder, load_tokenizer(folder)).get_input_embeddings().weight
     assert len(first) == len(tokenizer) > len(known)
-    for grown in (first, second, scorer):
+    for grown in (first, second, scorer, loaded):
         assert torch.equal(grown[: len(known)], known)
         torch.testing.assert_close(grown[len(known) :], known.mean(dim=0).expand(len(first) - len(known), -1))
 
@@ -167,6 +185,20 @@ def test_models_that_answer_go_to_the_accelerator_unless_it_lacks_double_precisi
     found = None if found is None else torch.device(found)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
     assert device().type == used
+
+
+def test_so_are_the_rows_and_biases_of_an_output_layer_of_its_own(tokenizer, tmp_path):
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    config = PhiConfig(vocab_size=400, **size, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0)
+    model = AutoModelForCausalLM.from_config(config)
+    torch.nn.init.normal_(model.lm_head.bias)
+    model.save_pretrained(tmp_path)
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens([f"<{i}>" for i in range(300)])
+    head, known = load_policy(tmp_path, larger).get_output_embeddings(), model.lm_head
+    for grown, old in ((head.weight, known.weight), (head.bias, known.bias)):
+        assert torch.equal(grown[:400], old)
+        torch.testing.assert_close(grown[400:], old.mean(dim=0).expand_as(grown[400:]))
 
 
 def test_tokenizers_are_the_same_whatever_their_special_tokens_and_not_with_other_words(tokenizer):

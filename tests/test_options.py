@@ -13,7 +13,7 @@ import pytest
 from rlhf.errors import InputError
 from stages.options import parse
 from stages.recipe import RECIPES, STAGES, recipe_options
-from stages.settings import before_ppo, check, check_sources, code, files, values_of
+from stages.settings import _imported, before_ppo, check, check_sources, code, files, values_of
 from tests.pipeline import ROOT
 
 
@@ -135,12 +135,12 @@ def test_an_input_that_changes_is_seen(tmp_path):
     assert files({"folder": str(tmp_path), "text": ["a.jsonl"]}) != before
 
 
-def settled(tmp_path, recipe, *goals, arguments="") -> str:
-    """What stages.settings prints; its status is 0 unless it refuses, and then what it says."""
+def settled(tmp_path, recipe, *goals, arguments="", status=0) -> str:
+    """What stages.settings prints."""
     given = [sys.executable, "-m", "stages.settings", "--recipe", str(recipe), "--run", str(tmp_path / "run"), *goals]
     environment = {**os.environ, "ARGS": arguments, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(given, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and done.returncode == status
     return done.stdout + done.stderr
 
 
@@ -178,7 +178,23 @@ def test_a_file_beside_those_that_are_named_changes_nothing(tmp_path):
 
 def test_what_the_command_line_says_is_read_by_option():
     arguments = ["--a", "1", "--b", "x", "y", "--c=2", "--d"]
-    assert values_of(arguments) == {"a": "1", "b": ["x", "y"], "c": "2", "d": []}
+    assert values_of(arguments) == {"a": "1", "b": ["x", "y"], "c": "2", "d": "true"}
+
+
+def test_libraries_on_pythonpath_are_not_read_and_a_module_that_is_no_python_is_named(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("import theirs\n")
+    library = tmp_path / "site-packages"
+    library.mkdir()
+    (library / "theirs.py").write_text("")
+    for places, seen in (([tmp_path], ["mine"]), ([tmp_path, library], ["mine", "theirs"])):
+        assert [module for module, _ in _imported(["mine"], places)] == seen
+    given = "from stages.settings import OWN; print(*OWN)"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{library}"}
+    shown = subprocess.run([sys.executable, "-c", given], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert shown.stdout.split() == [str(ROOT), str(tmp_path)]
+    (tmp_path / "mine.py").write_text("def f(:\n")
+    with pytest.raises(InputError, match="mine.py:1: not Python"):
+        list(_imported(["mine"], [tmp_path]))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +242,7 @@ def test_what_a_stage_will_want_and_nobody_makes_is_said_before_the_first_one_ru
 
 def test_make_refuses_a_recipe_that_can_not_work_before_any_work(tmp_path):
     own = recipe(tmp_path, "data:\n  world: true\n")
-    assert "comparisons: nobody says what is better" in settled(tmp_path, own, "ppo")
+    assert "comparisons: nobody says what is better" in settled(tmp_path, own, "ppo", status=1)
     assert not (tmp_path / "run").exists()
 
 

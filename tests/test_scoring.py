@@ -1,5 +1,6 @@
 """Scores from reward models and from functions of the text."""
 
+import json
 import math
 
 import pytest
@@ -73,6 +74,7 @@ def test_what_a_function_wants_and_can_not_have_is_named_with_what_it_can():
 @pytest.mark.parametrize(
     ("function", "says"),
     [
+        (lambda completions: json.loads("{"), r"raised JSONDecodeError.*test_scoring.py:\d+\)"),
         (lambda completions: 1 / 0, r"raised ZeroDivisionError: division by zero \(.*test_scoring.py:\d+\)"),
         (lambda completions: 1.0, "returned 1.0; it must return a number for each"),
         (lambda completions: None, "returned None"),

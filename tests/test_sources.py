@@ -2,14 +2,16 @@
 
 import gzip
 import json
+from datetime import datetime
 
 import pytest
 from datasets import Dataset
 
 from data.adapters import adapt
 from data.sources import read_source
-from rlhf.data import Tally, checked
+from rlhf.data import Tally, checked, read_rows
 from rlhf.errors import InputError
+from stages.cli import write_rows
 from stages.data import Options, _prompts_of, split
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
@@ -50,12 +52,19 @@ def test_a_prompt_of_the_test_is_in_no_kinds_training(same):
         assert share == pytest.approx(0.2, abs=0.04) if same or kind == "text" else 0.2 <= share < 0.5
 
 
-def test_few_rows_leave_one_for_the_test_and_no_more_are_kept_than_wished():
-    rows = {"prompts": [{"prompt": f"{i}"} for i in range(3)], "text": [{"text": "alone"}]}
+def test_a_few_rows_leave_one_for_the_test_and_no_more_are_kept_than_wished():
+    rows = {"prompts": [{"prompt": f"{i}"} for i in range(5)], "text": [{"text": f"{i}"} for i in range(4)]}
     found = split(rows, Options())
     assert {kind: len(some) for kind, some in found.items()} == {
-        "prompts": 2, "prompts_test": 1, "text": 1, "text_test": 0
+        "prompts": 4, "prompts_test": 1, "text": 4, "text_test": 0
     }  # fmt: skip
+    alone = {
+        "demonstrations": [{"prompt": "0", "completion": "x"}] * 9,
+        "prompts": [{"prompt": f"{i}"} for i in range(5)],
+    }
+    with pytest.raises(InputError, match="all demonstrations have a prompt that is kept for the test"):
+        for seed in range(40):
+            split(alone, Options(seed=seed))
     many = {"prompts": [{"prompt": f"{i}"} for i in range(100)]}
     assert len(split(many, Options(test_rows=5))["prompts_test"]) == 5
     assert len(split(many, Options(test_share=0.0))["prompts_test"]) == 0
@@ -63,13 +72,13 @@ def test_few_rows_leave_one_for_the_test_and_no_more_are_kept_than_wished():
 
 def test_prompts_that_are_not_named_are_those_of_the_rest_with_what_is_known_of_them():
     rows = {
-        "demonstrations": [{"prompt": "2 + 3", "completion": "5", "answer": 5}],
+        "demonstrations": [{"prompt": "2 + 3", "completion": "5", "answers": ["5", "five"]}],
         "comparisons": [
             {"prompt": "2 + 3", "completions": ["5", "6"], "ranks": [0, 1], "quality": [1, 0]},
             {"prompt": "1 + 1", "completions": ["2", "3"], "ranks": [0, 1], "answer": 2},
         ],
     }
-    assert _prompts_of(rows, "") == [{"prompt": "2 + 3", "answer": 5}, {"prompt": "1 + 1", "answer": 2}]
+    assert _prompts_of(rows, "") == [{"prompt": "2 + 3", "answers": ["5", "five"]}, {"prompt": "1 + 1", "answer": 2}]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -178,6 +187,26 @@ def test_a_chat_becomes_its_last_reply_and_what_came_before():
 def test_further_columns_are_kept_whatever_the_shape(raw):
     (row,), _ = adapted({**raw, "answer": 7}, "demonstrations")
     assert row.keys() == {"prompt", "completion", "answer"} and row["answer"] == 7
+
+
+@pytest.mark.parametrize("raw", [{"instruction": "a", "output": "b"}, {"messages": [USER, BOT]}])
+def test_what_else_claims_to_be_the_answer_is_not_kept(raw):
+    (row,), _ = adapted({**raw, "chosen": "x", "rejected": "y", "completions": ["x"], "ranks": [0]}, "demonstrations")
+    assert row.keys() == {"prompt", "completion"} and "x" not in row["completion"]
+
+
+def test_an_instruction_without_output_lacks_a_completion():
+    (row,), _ = adapted({"instruction": "a", "response": "b"}, "demonstrations")
+    with pytest.raises(InputError, match='no "completion"; the row has response, prompt'):
+        list(checked([("f:1", row)], "demonstrations", Tally()))
+
+
+def test_whatever_a_further_column_holds_can_be_written_and_read_again(tmp_path):
+    row = {"prompt": "a", "cut": "x\ud83d", "when": datetime(2026, 11, 26), "no number": float("nan"), "你": "好"}
+    write_rows(tmp_path / "a.jsonl", [row])
+    (again,) = read_rows(tmp_path / "a.jsonl", "prompts")
+    assert again["cut"] == row["cut"] and again["when"] == "2026-11-26 00:00:00" and again["你"] == "好"
+    assert "你" in (tmp_path / "a.jsonl").read_text(encoding="utf-8")
 
 
 def test_the_prompt_of_two_transcripts_is_what_they_share():

@@ -314,11 +314,22 @@ def test_with_a_reward_function_no_reward_model_is_made_or_missed(tmp_path):
     assert make("ppo", run=run, recipe=recipe).strip() == ""
 
 
+def test_a_handful_of_rows_goes_through_every_stage_with_nothing_kept_for_the_test(tmp_path):
+    own_files(tmp_path)
+    for name in ("chats", "ranked"):
+        lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines[1:4]) + "\n")
+    recipe = tmp_path / "few.yaml"
+    recipe.write_text(OWN.format(folder=tmp_path).replace("batch_size: 4", "batch_size: 2"))
+    printed = make("ppo", run=tmp_path / "run", recipe=recipe)
+    assert "for the test 0 rows" in printed and "no prompt is held out of so few" in printed
+
+
 def test_a_reward_model_that_reads_other_tokens_is_refused(run, shared):
     scorer = new_scorer(shared / "models" / "stories260K", load_tokenizer(shared / "models" / "stories260K"))
     scorer.save_pretrained(run / "other")
     load_tokenizer(shared / "models" / "stories260K").save_pretrained(run / "other")
-    assert "the tokenizers of" in stage("ppo", "--reward_model", run / "other", run=run, status=2)
+    assert "another tokenizer than the policy" in stage("ppo", "--reward_model", run / "other", run=run, status=2)
 
 
 def test_prompts_too_long_for_a_model_are_left_out_and_counted(run):
