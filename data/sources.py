@@ -15,13 +15,16 @@ from rlhf.errors import InputError
 # what datasets.load_dataset reads itself: suffix -> its builder
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
 
+LONGEST = 20_000  # characters of a paragraph: what is longer was written without blank lines
+
 
 def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple[str, Any]]:
     """(place, row) for every row of `name`: a file, a pattern of files, or a hub data set.
 
     Files are looked for in `folder`. A hub data set is "owner/name" or "owner/name/configuration", its train split, or
     the same with ":split" and any split that datasets knows ("test", "train[:1000]"). `sample_by` says what a document of a text file is: a "line", a
-    "paragraph" (blank lines between them) or the whole "document". Raises InputError where nothing can be read.
+    "paragraph" (blank lines between them; of one beyond 20,000 characters each line) or the whole "document". Raises
+    InputError where nothing can be read.
     """
     pattern = Path(folder or "", name).expanduser()
     paths = sorted(map(Path, glob(str(pattern))))
@@ -70,7 +73,10 @@ def _read_text(path: Path, sample_by: str) -> Iterator[tuple[str, Any]]:
     for _ in read_lines(path):
         pass
     text = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig").read()
-    parts = text.split("\n\n") if sample_by == "paragraph" else [text]
+    parts = [text]
+    if sample_by == "paragraph":
+        paragraphs = text.split("\n\n")
+        parts = [part for p in paragraphs for part in (p.splitlines() if len(p) > LONGEST else [p])]
     for number, part in enumerate(filter(str.strip, parts), start=1):
         yield f"{path}, {sample_by} {number}", {"text": part.strip()}
 

@@ -106,6 +106,14 @@ def test_text_is_cut_into_lines_paragraphs_or_left_whole(tmp_path):
     assert [row["text"] for _, row in rows_of(path, "document")] == ["One\ntwo.\n\n\nThree."]
 
 
+def test_a_long_text_without_blank_lines_is_not_one_paragraph(tmp_path):
+    path = tmp_path / "speeches.txt"
+    speeches = ["word " * 1000 + str(i) for i in range(5)]
+    path.write_text("Short\nlines.\n\n" + "\n".join(speeches))
+    assert [row["text"] for _, row in rows_of(path)] == ["Short\nlines.", *speeches]
+    assert len(rows_of(path, "document")) == 1
+
+
 def test_a_pattern_names_all_files_it_matches_in_order(tmp_path):
     for name in ("b", "a"):
         (tmp_path / f"{name}.txt").write_text(name)
