@@ -4,6 +4,7 @@ Recognised by their columns:
 
     a bare string                                    a user's words: a prompt
     {instruction, input, output, history}            Alpaca: a demonstration; output may be a list, best first: a ranking
+    {instruction, context, response}                 Dolly: the same
     {instruction, instances: [{input, output}]}      Self-Instruct: a demonstration for each instance
     {messages} or {conversations: [{from, value}]}   a chat: its last reply is the completion; among prompts it may end
                                                      with what is asked
@@ -78,13 +79,14 @@ def _user(content: str) -> dict[str, str]:
 
 
 def _from_instruction(raw: Row) -> list[Row]:
-    others = _without(raw, "instruction", "input", "output", "history", "instances", *ANSWERS)
+    others = _without(raw, "instruction", "input", "output", "history", "instances", "context", "response", *ANSWERS)
     before = [m for q, a in raw.get("history") or [] for m in (_user(q), {"role": "assistant", "content": a})]
     rows = []
     for instance in raw.get("instances") or [raw]:
-        question = "\n\n".join(part for part in (raw["instruction"], instance.get("input")) if part)
-        prompt, output = [*before, _user(question)], instance.get("output")
-        if "output" not in instance:
+        given = instance.get("input") or instance.get("context")
+        prompt = [*before, _user("\n\n".join(part for part in (raw["instruction"], given) if part))]
+        output = instance.get("output", instance.get("response"))
+        if not {"output", "response"} & instance.keys():
             rows.append({**others, "prompt": prompt})  # for the check to complain of
         elif isinstance(output, list):
             rows.append({**others, "prompt": prompt, "completions": output, "ranks": list(range(len(output)))})

@@ -166,6 +166,13 @@ def test_alpaca_and_self_instruct_rows_are_demonstrations():
     assert second["prompt"][0]["content"] == "Name one.\n\ntree"
 
 
+def test_dolly_rows_are_demonstrations():
+    raw = {"instruction": "Name one.", "context": "tree, fox", "response": "A tree.", "category": "qa"}
+    (row,), _ = adapted(raw, "demonstrations")
+    asked = [{"role": "user", "content": "Name one.\n\ntree, fox"}]
+    assert row == {"prompt": asked, "completion": "A tree.", "category": "qa"}
+
+
 def test_a_list_of_outputs_is_a_ranking_best_first():
     (row,), _ = adapted({"instruction": "Hi", "input": "", "output": ["good", "bad"]}, "comparisons")
     assert row == {"prompt": [USER], "completions": ["good", "bad"], "ranks": [0, 1]}
@@ -204,8 +211,8 @@ def test_what_else_claims_to_be_the_answer_is_not_kept(raw):
 
 
 def test_an_instruction_without_output_lacks_a_completion():
-    (row,), _ = adapted({"instruction": "a", "response": "b"}, "demonstrations")
-    with pytest.raises(InputError, match='no "completion"; the row has response, prompt'):
+    (row,), _ = adapted({"instruction": "a", "reply": "b"}, "demonstrations")
+    with pytest.raises(InputError, match='no "completion"; the row has reply, prompt'):
         list(checked([("f:1", row)], "demonstrations", Tally()))
 
 
