@@ -23,7 +23,7 @@ from rlhf.data import Row, Tally
 from rlhf.errors import InputError
 
 Messages = list[dict[str, str]]
-# columns that say what an answer is: where another shape says it they are not a row's further ones
+# columns that belong to an answer, and not to its prompt: where another shape says it they are no further columns
 ANSWERS = ("completion", "completions", "ranks", "ended", "chosen", "rejected")
 
 

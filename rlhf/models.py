@@ -313,6 +313,13 @@ def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer
     return Scorer(_agree(_grown(model, tokenizer), tokenizer))
 
 
+def zero_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer:
+    """A scorer on the trunk of a causal language model that says 0 of everything: a value model that has learned nothing."""
+    scorer = new_scorer(source, tokenizer)
+    nn.init.zeros_(scorer.model.score.weight)
+    return scorer
+
+
 def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Scorer:
     """The reward or value model of a folder or hub id, its embedding grown if the tokenizer has gained tokens.
 

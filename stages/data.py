@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from data import world
-from data.adapters import adapt
+from data.adapters import ANSWERS, adapt
 from data.sources import read_source
 from rlhf.config import option
 from rlhf.data import Row, Tally, checked
@@ -15,7 +15,6 @@ from stages.cli import Stage, main, say, write_rows
 from stages.options import StageOptions
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
-ANSWERS = ("completion", "completions", "ranks", "ended")  # columns that belong to an answer and not to its prompt
 FEW = 5  # of fewer prompts none is kept for the test unless test_share says so
 
 

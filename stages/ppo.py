@@ -24,9 +24,9 @@ from rlhf.models import (
     load_policy,
     load_scorer,
     load_tokenizer,
-    new_scorer,
     room_for_prompt,
     same_words,
+    zero_scorer,
 )
 from rlhf.rollout import Rollout
 from rlhf.scoring import last_token_scores, load_function, text_scores
@@ -135,8 +135,8 @@ def new_value_model(
     config: PPOConfig,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    source: str,
-    reward_source: str | None,
+    source: str | Path,
+    reward_source: str | Path | None,
 ) -> nn.Module | None:
     """What the estimator of advantages wants: a copy of the reward model, or of the policy (with a head that says 0) where
     there is none, a head on the policy's trunk, or nothing."""
@@ -144,11 +144,7 @@ def new_value_model(
         return None
     if config.share_trunk:
         return ValueHead(policy.config.get_text_config().hidden_size)
-    if reward_source:
-        return load_scorer(reward_source, tokenizer)
-    value_model = new_scorer(source, tokenizer)
-    nn.init.zeros_(value_model.model.score.weight)
-    return value_model
+    return load_scorer(reward_source, tokenizer) if reward_source else zero_scorer(source, tokenizer)
 
 
 def pretraining_text(path: Path, config: PPOConfig, tokenizer, max_length: int) -> Sequence[list[int]]:

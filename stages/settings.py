@@ -18,11 +18,10 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from rlhf.config import PPOConfig
 from rlhf.errors import InputError
+from stages.plan import STAMPED, before_ppo, check_sources
 from stages.recipe import STAGES, recipe_options
 
-STAMPED = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
 ROOT = Path(__file__).parent.parent
 # where a user's own modules may lie, and no library
 OWN = [
@@ -92,48 +91,6 @@ def values_of(arguments: list[str]) -> dict[str, Any]:
     return {key: values if len(values) > 1 else values[0] if values else "true" for key, values in found.items()}
 
 
-def before_ppo(options: dict[str, Any]) -> str:
-    """The stage whose result PPO waits for: where its reward is named there is none to be made."""
-    return "sft" if _is_given(options, "reward_function") or _is_given(options, "reward_model") else "reward"
-
-
-def check_sources(named: dict[str, dict[str, Any]], goals: list[str]) -> None:
-    """Raises InputError for what a stage will want and nobody makes."""
-    data, last = named["data"], max((STAMPED.index(g) for g in goals if g in STAMPED), default=-1)
-    needed = set(STAMPED[: len(STAMPED) if "evaluate" in goals else last + 1])
-    if "ppo" in needed and before_ppo(named["ppo"]) == "sft":
-        needed -= {"comparisons", "reward"}
-
-    def missing(stage: str, *kinds: str, instead: tuple[str, ...] = ()) -> bool:
-        own = any(_is_given(named[stage], key) for key in (*kinds, *instead))
-        made = any(data.get(kind) for kind in kinds) or (_is_given(data, "world") and kinds != ("comparisons",))
-        return stage in needed and not own and not made
-
-    ptx_coef = named["ppo"].get("ptx_coef", PPOConfig.ptx_coef)
-    for wrong, what in (
-        (
-            missing("pretrain", "text", instead=("model",)),
-            "pretrain: nothing to learn from: name files of text under data, or a model under pretrain",
-        ),
-        (missing("sft", "demonstrations"), "sft: nothing to learn from: name files of demonstrations under data"),
-        (
-            missing("comparisons", "comparisons", instead=("labeller",)),
-            "comparisons: nobody says what is better: name files of comparisons under data, or a labeller under comparisons. "
-            "PPO wants none of these with a reward_function or a reward_model",
-        ),
-        (
-            missing("ppo", "prompts", "demonstrations", "comparisons"),
-            "ppo: nothing to answer: name files of prompts under data",
-        ),
-        (
-            float(ptx_coef) and missing("ppo", "text"),
-            f"ppo: ptx_coef is {ptx_coef}, and there is no pretraining text to mix in: name files of text under data, or set ptx_coef: 0",
-        ),
-    ):
-        if wrong:
-            raise InputError(what)
-
-
 def say_why(run: Path, changed: dict[str, str]) -> None:
     """Says of results that are out of date what has changed since they were made."""
     for stage, text in changed.items():
@@ -155,10 +112,6 @@ def check(recipe: str, arguments: dict[str, list[str]]) -> None:
     for stage in STAGES:
         options = importlib.import_module(f"stages.{stage}").Options
         parse(options, stage, ["--recipe", recipe, *arguments.get(stage, [])])
-
-
-def _is_given(options: dict[str, Any], key: str) -> bool:
-    return str(options.get(key) or "none").lower() not in ("none", "null", "false", "[]")
 
 
 def _read(path: Path) -> str:

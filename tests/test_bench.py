@@ -55,6 +55,10 @@ def test_a_row_has_all_fields_and_survives_json():
 def test_memory_is_compared_by_its_peak():
     found = made("memory-gpt2-fp32")
     assert (found["ratio"], found["ours"], found["theirs"]) == (2.5, 200.0, 500.0)
+    early = row(
+        COMPARISONS["memory-gpt2-fp32"], [step(1.0, 250.0), step(1.0)], [step(1.0), step(1.0, 500.0)], PEAK, False
+    )
+    assert early["ratio"] == 2.0  # in whichever step it was
 
 
 def test_a_row_that_is_not_like_for_like_says_why():

@@ -12,8 +12,9 @@ import pytest
 
 from rlhf.errors import InputError
 from stages.options import parse
+from stages.plan import before_ppo, check_sources
 from stages.recipe import RECIPES, STAGES, recipe_options
-from stages.settings import _imported, before_ppo, check, check_sources, code, files, values_of
+from stages.settings import _imported, check, code, files, values_of
 from tests.pipeline import ROOT
 
 
