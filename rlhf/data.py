@@ -240,9 +240,9 @@ def completion_ids(
     """The tokens of each completion as they follow `prompt_ids`, with the token that ends it unless it was cut off.
 
     That is what a response stops at, the tokenizer's eos or one of `stop_ids`, the first where a template writes several.
-    They are cut from prompt and completion tokenised together. Where that does not begin with the prompt's tokens (a merge across the border, a
-    chat template that says more before a reply to be written), the completion is tokenised alone, so that training sees
-    the states that sampling visits. Raises InputError if a chat template leaves the completion out.
+    They are cut from prompt and completion tokenised together. Where that does not begin with the prompt's tokens (a
+    merge across the border, a chat template that says more before a reply to be written), the completion is tokenised
+    alone, so that training sees the states that sampling visits. Raises InputError if a template leaves it out.
     """
     wholes, replies = [], []
     for prompt, completion in zip(prompts, completions, strict=True):
