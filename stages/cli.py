@@ -219,4 +219,5 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min {rest} s"

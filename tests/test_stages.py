@@ -95,6 +95,13 @@ def test_bf16_is_advised_against_where_the_cpu_has_no_instructions_for_it(times,
     assert ("bf16 takes 12 times as long as fp32 on this CPU" in capsys.readouterr().out) == said
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(7.4, "7 s"), (99.4, "99 s"), (119.6, "2 min 0 s"), (363.5, "6 min 4 s")]
+)
+def test_a_duration_has_no_sixty_seconds(seconds, said):
+    assert cli._duration(seconds) == said
+
+
 # --- make -------------------------------------------------------------------------------------------------------------
 
 
