@@ -1,49 +1,51 @@
-"""Rows of public data sets, in the shapes their publishers chose, as rows of this project (see rlhf/data.py).
+"""Rows of public data sets, as their publishers write them, as rows of this project (see rlhf/rows.py).
 
-Recognised by their columns:
+A shape is recognised by its columns:
 
-    a bare string                                    a user's words: a prompt
-    {instruction, input, output, history}            Alpaca: a demonstration; output may be a list, best first: a ranking
+    a string                                         a user's message: a prompt
+    {instruction, input, output, history}            Alpaca: a demonstration; if output is a list, best first, a ranking
     {instruction, context, response}                 Dolly: the same
     {instruction, instances: [{input, output}]}      Self-Instruct: a demonstration for each instance
     {messages} or {conversations: [{from, value}]}   a chat: its last reply is the completion; among prompts it may end
-                                                     with what is asked
+                                                     with a user's message
     {chosen, rejected}                               two whole transcripts, as text (Anthropic HH) or messages: the
                                                      prompt is what they share, up to the last reply
 
-A ranking that is named among the demonstrations demonstrates its best completion. Everything else passes unchanged, and
-is checked there.
+A ranking among the demonstrations becomes a demonstration with its best completion. Other rows are returned unchanged;
+rlhf.rows checks them.
 """
 
 import os.path
 import re
 from typing import Any
 
-from rlhf.data import Row, Tally
-from rlhf.errors import InputError
+from rlhf import InputError
+from rlhf.rows import Row, Tally
 
 Messages = list[dict[str, str]]
-# columns that belong to an answer, and not to its prompt: where another shape says it they are no further columns
+# columns that describe an answer, not its prompt: they are not kept beside a prompt that comes from other columns
 ANSWERS = ("completion", "completions", "ranks", "ended", "chosen", "rejected")
 
 
 def adapt(raw: Any, kind: str, tally: Tally, where: str = "row") -> list[Row]:
-    """The rows of `kind` that a raw row makes; none, counted in `tally`, if it lacks what a row of its shape has.
+    """The rows of `kind` that a raw row becomes; none, counted in `tally`, if its content is unusable.
 
-    Raises InputError, with the place `where` the row stands, if what its columns hold is of the wrong type.
+    Raises InputError, with the row's place `where`, if a column has the wrong type.
     """
     try:
         return _adapted(raw, kind, tally)
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         shown = ", ".join(raw) if isinstance(raw, dict) else type(raw).__name__
-        raise InputError(f"{where}: not the shape that its columns promise ({shown}); see data/README.md") from error
+        raise InputError(
+            f"{where}: its columns ({shown}) have values of an unexpected type; see data/README.md"
+        ) from error
 
 
 def _adapted(raw: Any, kind: str, tally: Tally) -> list[Row]:
     if isinstance(raw, str):
         raw = {"prompt": [_user(raw)]} if kind != "text" else {"text": raw}
     if not isinstance(raw, dict):
-        return [raw]  # for the check to complain of
+        return [raw]  # rlhf.rows reports it
     if kind == "text":
         return [_chat(raw)]
     if "instruction" in raw:
@@ -87,7 +89,7 @@ def _from_instruction(raw: Row) -> list[Row]:
         prompt = [*before, _user("\n\n".join(part for part in (raw["instruction"], given) if part))]
         output = instance.get("output", instance.get("response"))
         if not {"output", "response"} & instance.keys():
-            rows.append({**others, "prompt": prompt})  # for the check to complain of
+            rows.append({**others, "prompt": prompt})  # rlhf.rows reports the missing completion
         elif isinstance(output, list):
             rows.append({**others, "prompt": prompt, "completions": output, "ranks": list(range(len(output)))})
         else:
@@ -152,11 +154,11 @@ def _transcript(text: str) -> Messages:
     """The messages of "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
     _, *turns = _TURN.split(text)
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[who], "content": said.strip()} for who, said in zip(turns[::2], turns[1::2], strict=True)]
+    return [{"role": roles[role], "content": text.strip()} for role, text in zip(turns[::2], turns[1::2], strict=True)]
 
 
 def _from_common_prefix(chosen: str, rejected: str, raw: Row) -> list[Row]:
-    """Texts that begin alike: the prompt is what they share, back to the last space or line break."""
+    """The prompt is what both texts begin with, back to the last space or line break."""
     shared = os.path.commonprefix([chosen, rejected])
     border = max(shared.rfind(" "), shared.rfind("\n"), 0)
     others = _without(raw, "chosen", "rejected")

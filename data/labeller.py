@@ -1,4 +1,4 @@
-"""A labeller who ranks completions by their quality, as noisily as people do."""
+"""Simulated labeller: ranks completions by their true quality, with noise."""
 
 import math
 import random
@@ -8,20 +8,24 @@ from collections.abc import Sequence
 def rank(
     completions: Sequence[str], quality: Sequence[float], noise: float, margin: float, rng: random.Random
 ) -> list[int]:
-    """A rank for each completion, 0 for the best, drawn from the Plackett-Luce model with worths exp(quality / noise).
+    """Draws a ranking from the Plackett-Luce model with worths exp(quality / noise).
 
-    So the better of two is preferred with probability sigmoid(difference / noise). What is perceived as closer than
-    `margin` to the next better one ties with it, and the same words always tie. With noise 0 the ranking is exact.
+    Returns one rank per completion; 0 is the best, and equal ranks tie. With margin 0 the better of two completions is
+    preferred with probability sigmoid(difference / noise). With noise 0 the ranking is exact and nothing is drawn from
+    `rng`. A completion ties with the next better one if their noisy qualities differ by at most `margin`; ties chain.
+    Identical texts always tie.
+
+    Gumbel noise added to the log-worths gives a sample from the whole Plackett-Luce ranking (Yellott 1977).
     """
-    # Gumbel noise on the qualities draws a whole Plackett-Luce ranking at once
-    perceived = [q - noise * math.log(-math.log(rng.random() or 1e-300)) if noise else q for q in quality]
-    # what one reads again one judges alike
-    first = {words: perceived[i] for i, words in reversed(list(enumerate(completions)))}
-    perceived = [first[words] for words in completions]
+    # random() may return 0.0, whose logarithm is undefined
+    noisy = [q - noise * math.log(-math.log(rng.random() or 1e-300)) if noise else q for q in quality]
+    # identical texts share the noisy quality of their first occurrence
+    noisy_by_text = {text: noisy[i] for i, text in reversed(list(enumerate(completions)))}
+    noisy = [noisy_by_text[text] for text in completions]
 
-    ranks, rank, previous = {}, -1, math.inf
-    for level in sorted(set(perceived), reverse=True):
-        rank += rank < 0 or previous - level > margin
-        ranks[level] = rank
-        previous = level
-    return [ranks[level] for level in perceived]
+    rank_by_quality, current, previous = {}, -1, math.inf
+    for value in sorted(set(noisy), reverse=True):
+        current += current < 0 or previous - value > margin
+        rank_by_quality[value] = current
+        previous = value
+    return [rank_by_quality[value] for value in noisy]

@@ -1,13 +1,13 @@
-"""The settings of PPO, and how a setting is written: a field with its default and its meaning, unit and source."""
+"""The options of PPO. An option is a dataclass field with a default, and a help text with its meaning, unit and source."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.errors import InputError
+from rlhf import InputError
 
 
 def option(default: Any, help: str) -> Any:
-    """A field of a configuration with its default and its meaning."""
+    """A dataclass field with a default and a help text."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
@@ -19,65 +19,63 @@ class PPOConfig:
 
     total_episodes: int = option(7040, "responses sampled in all (InstructGPT: 256,000)")
     batch_size: int = option(128, "responses a step, over all processes (InstructGPT: 512)")
-    num_generations: int = option(
-        1, "responses to each prompt of a batch: what they have in common goes through every model once"
-    )
-    num_ppo_epochs: int = option(2, "times each batch is gone through (InstructGPT: 1)")
-    num_mini_batches: int = option(2, "optimizer steps in each of them (InstructGPT: 8)")
+    num_generations: int = option(1, "responses to each prompt of a batch; the models read the shared prompt once")
+    num_ppo_epochs: int = option(2, "epochs over each batch (InstructGPT: 1)")
+    num_mini_batches: int = option(2, "optimizer steps in each of these epochs (InstructGPT: 8)")
     micro_batch_size: int | None = option(
-        None, "rows in one forward pass of the update; none is the whole minibatch. Changes memory, not results"
+        None, "rows in one forward pass of the update, by default the whole minibatch; changes memory, not results"
     )
     learning_rate: float = option(2e-4, "peak learning rate of the policy, for AdamW (InstructGPT: 9.65e-6 for 1.3B)")
     value_learning_rate: float | None = option(
-        4e-4, "the same of the value model; none is learning_rate (InstructGPT: 9e-6)"
+        4e-4, "peak learning rate of the value model; none uses learning_rate (InstructGPT: 9e-6)"
     )
     lr_scheduler_type: str = option(
-        "linear", "how both decay: linear, cosine, constant, or another that transformers knows"
+        "linear", "schedule of both learning rates: linear, cosine, constant, or another of transformers'"
     )
-    lr_warmup_steps: int = option(0, "optimizer steps over which both rise from 0 to their peak")
+    lr_warmup_steps: int = option(0, "optimizer steps over which both learning rates rise from 0 to their peak")
     adam_beta1: float = option(0.9, "AdamW's beta 1 (InstructGPT: 0.9)")
     adam_beta2: float = option(0.95, "AdamW's beta 2 (InstructGPT: 0.95)")
     adam_epsilon: float = option(1e-5, "AdamW's epsilon (summarize_from_feedback_details, arXiv 2403.17031: 1e-5)")
     max_grad_norm: float = option(
-        1.0, "norm to which the gradients of policy and of value model are clipped, each by itself"
+        1.0, "norm to which the gradients of the policy and of the value model are clipped, separately"
     )
-    response_length: int = option(64, "tokens after which a response is cut off")
+    response_length: int = option(64, "tokens after which a response is truncated")
     temperature: float = option(1.0, "sampling temperature, divided out of every log-probability (InstructGPT: 1)")
     missing_eos_penalty: float | None = option(
-        1.0, "subtracted from the score of a response that was cut off; none for no penalty"
+        1.0, "subtracted from the score of a truncated response; none for no penalty"
     )
     kl_coef: float = option(
         0.05, "beta: reward subtracted for each nat of log-ratio to the reference (InstructGPT: 0.02)"
     )
     kl_target: float | None = option(
         None,
-        "KL in nats a response that an adaptive kl_coef steers to; none keeps kl_coef fixed (Ziegler et al., arXiv 1909.08593)",
+        "target of an adaptive kl_coef, KL in nats a response; none keeps kl_coef fixed (Ziegler et al., arXiv 1909.08593)",
     )
     kl_horizon: float = option(10_000, "episodes over which the adaptive kl_coef reacts")
     advantage_estimator: str = option(
         "gae",
-        "gae: values of a value model, and generalised advantage estimation (InstructGPT); rloo: no value model, each response is held against the mean of the other num_generations - 1 (arXiv 2402.14740)",
+        "gae: generalised advantage estimation with a value model (InstructGPT); rloo: no value model, the baseline of a response is the mean of the other num_generations - 1 to its prompt (arXiv 2402.14740)",
     )
     gamma: float = option(1.0, "discount a token (InstructGPT: none)")
     lam: float = option(0.95, "lambda of generalised advantage estimation (Stiennon et al., arXiv 2009.01325: 0.95)")
     whiten_rewards: bool = option(False, "scale rewards to unit variance, without shifting their mean (Ziegler et al.)")
     cliprange: float = option(
-        0.2, "how far the probability ratio may leave 1 and still be pushed further (InstructGPT: 0.2)"
+        0.2, "distance of the probability ratio from 1 beyond which its gradient is cut (InstructGPT: 0.2)"
     )
-    cliprange_value: float = option(0.2, "the same for the value, in units of the score")
-    vf_coef: float = option(0.5, "weight of the value loss; matters only if share_trunk, else the optimizer undoes it")
-    share_trunk: bool = option(False, "a value head on the policy's own trunk instead of a separate value model")
-    value_warmup_steps: int = option(2, "first steps in which only the value model learns")
+    cliprange_value: float = option(0.2, "the same for the value's distance from its old value, in units of the score")
+    vf_coef: float = option(0.5, "weight of the value loss; matters only with share_trunk, otherwise AdamW cancels it")
+    share_trunk: bool = option(False, "use a value head on the policy instead of a separate value model")
+    value_warmup_steps: int = option(2, "first steps in which only the value model is trained")
     ptx_coef: float = option(
         0.5,
-        "gamma of PPO-ptx: weight of the mean cross-entropy of a token of pretraining text beside the mean PPO loss of a token (InstructGPT: 27.8, in another normalisation)",
+        "gamma of PPO-ptx: weight of the mean cross-entropy of a pretraining token relative to the mean PPO loss of a token (InstructGPT: 27.8, normalised differently)",
     )
     ptx_batch_size: int = option(
         24, "pretraining documents in each optimizer step, over all processes (InstructGPT: 8 for each episode)"
     )
     ema_decay: float | None = option(
         None,
-        "decay, an optimizer step, of the running average of weights that is saved as the policy; none saves the last weights (InstructGPT: 0.992)",
+        "decay, per optimizer step, of the running average of weights that is saved as the policy; none saves the last weights (InstructGPT: 0.992)",
     )
     max_kl: float | None = option(
         100.0,
@@ -86,9 +84,7 @@ class PPOConfig:
     min_entropy: float | None = option(
         0.001, "entropy, in nats a token, below which the run stops: the policy has collapsed; none never stops"
     )
-    skip_nonfinite: bool = option(
-        False, "leave out an update whose gradient is not finite, and count it as skipped, instead of stopping"
-    )
+    skip_nonfinite: bool = option(False, "skip and count an update whose gradient is not finite, instead of stopping")
     seed: int = option(0, "decides every random number")
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
 
@@ -101,10 +97,12 @@ class PPOConfig:
             raise InputError(f"advantage_estimator is {self.advantage_estimator!r}; it must be gae or rloo")
         if self.advantage_estimator == "rloo" and self.num_generations < 2:
             raise InputError(
-                "advantage_estimator rloo compares responses to one prompt: num_generations must be above 1"
+                "advantage_estimator rloo compares responses to one prompt: num_generations must be at least 2"
             )
         if self.advantage_estimator == "rloo" and self.share_trunk:
-            raise InputError("share_trunk is a value head's, and advantage_estimator rloo has no values: leave one out")
+            raise InputError(
+                "share_trunk adds a value head, and advantage_estimator rloo uses no values: remove one of them"
+            )
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}; PPO samples, so it must be above 0")
         self.check_split(processes=1)
@@ -112,7 +110,7 @@ class PPOConfig:
             raise InputError(f"total_episodes {self.total_episodes} is less than one batch of {self.batch_size}")
 
     def check_split(self, processes: int) -> None:
-        """Raises InputError unless minibatches of one size have all responses to a prompt on one process, and each has text."""
+        """Raises InputError unless all processes get minibatches of one size, with whole groups of responses, and text."""
         if self.batch_size % (self.num_mini_batches * self.num_generations * processes):
             together = f" of {self.num_generations} responses to each prompt" if self.num_generations > 1 else ""
             where = f" on {processes} processes" if processes > 1 else ""

@@ -1,4 +1,4 @@
-"""Honest numbers: what they are of, with the interval they may be wrong by."""
+"""Estimates with their confidence intervals: win rate, KL, perplexity."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlhf.data import pad
-from rlhf.logprobs import text_logprobs
+from rlhf.engine import text_logprobs
+from rlhf.tokens import pad
 
 
 @dataclass(frozen=True)
@@ -29,28 +29,28 @@ class Estimate:
 
 
 def ratio_estimate(parts: Sequence[float], wholes: Sequence[float] | None = None, draws: int = 2000) -> Estimate:
-    """sum(parts) / sum(wholes), a mean where there are no wholes, with its percentile-bootstrap interval.
+    """sum(parts) / sum(wholes), or the mean of the parts, with its percentile-bootstrap interval.
 
-    Prompts are what is drawn anew, each with all its pairs or its one comparison, since they are what is independent.
+    One part and one whole for each prompt: prompts are independent, the pairs of one prompt are not.
     """
-    parts = np.asarray(parts, dtype=float)
-    wholes = np.ones_like(parts) if wholes is None else np.asarray(wholes, dtype=float)
-    rows = np.random.default_rng(0).integers(len(parts), size=(draws, len(parts)))
-    drawn = wholes[rows].sum(axis=1)
-    low, high = np.percentile(parts[rows].sum(axis=1)[drawn > 0] / drawn[drawn > 0], (2.5, 97.5))
-    return Estimate(float(parts.sum() / wholes.sum()), float(low), float(high))
+    part = np.asarray(parts, dtype=float)
+    whole = np.ones_like(part) if wholes is None else np.asarray(wholes, dtype=float)
+    rows = np.random.default_rng(0).integers(len(part), size=(draws, len(part)))
+    total = whole[rows].sum(axis=1)
+    low, high = np.percentile(part[rows].sum(axis=1)[total > 0] / total[total > 0], (2.5, 97.5))
+    return Estimate(float(part.sum() / whole.sum()), float(low), float(high))
 
 
 def known(numbers: Sequence[float]) -> np.ndarray:
-    """The numbers without NaN, which stands for what nobody could say."""
-    numbers = np.asarray(numbers, dtype=float)
-    return numbers[~np.isnan(numbers)]
+    """The numbers that are not NaN."""
+    array = np.asarray(numbers, dtype=float)
+    return array[~np.isnan(array)]
 
 
 def win_rate(scores: Sequence[float], others: Sequence[float]) -> Estimate | None:
     """How often the first of two answers to the same prompt scores higher; a tie is half a win.
 
-    Prompts with a NaN are left out; None where no prompt is left.
+    Prompts with a NaN are left out. None if no prompt is left.
     """
     difference = known(np.asarray(scores, dtype=float) - np.asarray(others, dtype=float))
     if not len(difference):

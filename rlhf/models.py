@@ -1,108 +1,33 @@
-"""Tokenizers, policies, and the `Scorer` that serves as reward model and as value model.
+"""Policies, and the `Scorer` that serves as reward model and as value model.
 
-Everything here is plain Hugging Face: any `AutoModelForCausalLM` is a policy, any `AutoModelForSequenceClassification`
-with one label a scorer, and what is saved loads without this package. Shapes: B sequences, L tokens.
+All are ordinary Hugging Face models: any `AutoModelForCausalLM` is a policy, any `AutoModelForSequenceClassification` with
+one label a scorer, and saved models load without this package. Shapes: B rows of L tokens, W hidden width; N tokens
+without padding, S selected ones of these.
 """
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertTokenizerFast,
     GenerationConfig,
     GPT2Config,
-    GPT2TokenizerFast,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.pytorch_utils import Conv1D
 
-from rlhf.errors import InputError
-from rlhf.forward import hidden_states, try_all
-from rlhf.kernels import speed_up
+from rlhf import InputError, first_line
+from rlhf.engine import hidden_states, optimize, probe
 
-EOS, PAD = "<|endoftext|>", "<|pad|>"
-HEAD = "score.weight"  # what transformers' sequence classifiers have beside a language model's trunk
-
-# for tokenizers without a chat template: plain text, the form of Anthropic's HH-RLHF transcripts
-PLAIN_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ '\n\nAssistant: ' + message['content'] + eos_token }}"
-    "{% elif message['role'] == 'user' %}{{ '\n\nHuman: ' + message['content'] }}"
-    "{% else %}{{ message['content'] }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
-)
-
-
-# --- tokenizers -------------------------------------------------------------------------------------------------------
-
-
-def new_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer like GPT-2's, trained on `texts`, with an eos and a pad token of its own."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[EOS, PAD], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return prepare_tokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD))
-
-
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub id, ready for this pipeline.
-
-    Raises InputError where there is none.
-    """
-    missing = f"no tokenizer at {source}: save the model's own there, with tokenizer.save_pretrained"
-    try:
-        tokenizer = _tokenizer_class(Path(source)).from_pretrained(str(source), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{missing} ({_first_line(error)})") from error
-    # where a folder has only a config.json, transformers makes up a tokenizer that knows no words
-    if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
-        raise InputError(missing)
-    return prepare_tokenizer(tokenizer)
-
-
-def _tokenizer_class(folder: Path) -> type:
-    """AutoTokenizer, but for folders with nothing but the vocabulary files of the first models."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "config.json")):
-        for name, tokenizer_class in (("vocab.json", GPT2TokenizerFast), ("vocab.txt", BertTokenizerFast)):
-            if (folder / name).is_file():
-                return tokenizer_class
-    return AutoTokenizer
-
-
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Gives the tokenizer what it may lack: an eos token, a pad token that is not eos, a chat template.
-
-    Where pad is eos, the real eos is masked away with the padding, and the model never learns to stop. Prompts are
-    padded on the left, so that responses begin in one column.
-    """
-    if tokenizer.eos_token is None:
-        # BERT vocabularies, which Chinese GPT-2 models use, end a text with [SEP]
-        tokenizer.eos_token = tokenizer.sep_token or EOS
-        tokenizer.add_special_tokens({"eos_token": tokenizer.eos_token})
-    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": PAD})
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
-    tokenizer.padding_side = "left"
-    return tokenizer
+HEAD = "score.weight"  # the parameter that transformers' sequence classifiers add to a language model
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------
@@ -113,7 +38,7 @@ def new_policy(
 ) -> PreTrainedModel:
     """A GPT-2 of the given size with random weights, for `tokenizer`, without dropout.
 
-    Raises InputError if the heads can't share the width.
+    Raises InputError if the width is not a multiple of the heads.
     """
     if width % heads:
         raise InputError(f"width {width} can't be shared by {heads} heads: make it a multiple of them")
@@ -128,48 +53,42 @@ def new_policy(
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         initializer_range=initializer_range,
-        bos_token_id=tokenizer.bos_token_id,  # not GPT-2's own, which is beyond a small vocabulary
+        bos_token_id=tokenizer.bos_token_id,  # GPT-2's default is beyond a small vocabulary
     )
     policy = AutoModelForCausalLM.from_config(config)
-    speed_up(policy)
-    return _agree(policy, tokenizer)
+    optimize(policy)
+    return _with_special_tokens(policy, tokenizer)
 
 
 def load_policy(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The causal language model of a folder or hub id, in fp32, its embedding grown if the tokenizer has gained tokens.
+    """The causal language model of a folder or hub id, in fp32, its embedding extended to the tokenizer's vocabulary.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
-    return _agree(_grown(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
+    return _with_special_tokens(_resized(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
 
 
-def _grown(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model with an embedding for each token that the tokenizer has gained.
+def _resized(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model with an embedding for each token that was added to the tokenizer.
 
-    It is the mean of the old ones, so that the token starts as likely as an average one, and is the same at each loading.
+    It is the mean of the others: as likely as an average token, and the same at each loading.
     """
-    known = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > known:
+    size = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            for old in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
-                if old is not None:
-                    old.data[known:] = old.data[:known].mean(dim=0)
+            for parameter in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+                if parameter is not None:
+                    parameter.data[size:] = parameter.data[:size].mean(dim=0)
     return model
 
 
-def same_words(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers mean the same by every id but those of special tokens."""
-    special = {*one.all_special_tokens, *other.all_special_tokens}
-    words = [{(word, at) for word, at in t.get_vocab().items() if word not in special} for t in (one, other)]
-    return words[0] == words[1]
-
-
 def stop_token_ids(model: PreTrainedModel | str | Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response: the tokenizer's eos, and what the model's own `generation_config` adds to it.
+    """The tokens that end a response: the tokenizer's eos, and those of the model's `generation_config`.
 
     The model may be given as its folder or hub id.
     """
+    config: GenerationConfig | None
     if isinstance(model, PreTrainedModel):
         config = model.generation_config
     else:
@@ -177,12 +96,12 @@ def stop_token_ids(model: PreTrainedModel | str | Path, tokenizer: PreTrainedTok
             config = GenerationConfig.from_pretrained(str(model))
         except OSError:
             config = None
-    own = getattr(config, "eos_token_id", None)
-    return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
+    eos = getattr(config, "eos_token_id", None)
+    return sorted({tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos] if eos is not None else [])})
 
 
-def _agree(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Writes the tokenizer's special tokens into the model, so that it stops and pads alike wherever it is loaded."""
+def _with_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model with the tokenizer's special tokens in its configuration, so that it stops and pads wherever it is loaded."""
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = stop_token_ids(model, tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -191,10 +110,10 @@ def _agree(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTra
     return model.eval()
 
 
-def _load(auto_class, source: str | Path, new_head: bool = False, **kwargs) -> PreTrainedModel:
-    """The model of a folder or hub id. Raises InputError if weights are missing, but for a head that is to be new."""
+def _load(auto_class: Any, source: str | Path, new_head: bool = False, **kwargs: Any) -> PreTrainedModel:
+    """The model of a folder or hub id. Raises InputError if weights are missing, except for those of a `new_head`."""
     try:
-        # code that comes with a model is not run, and not asked about; torch reads old pickles with weights_only
+        # code that comes with a model is never run; torch reads old pickles with weights_only
         model, loaded = auto_class.from_pretrained(
             str(source), dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **kwargs
         )
@@ -207,37 +126,38 @@ def _load(auto_class, source: str | Path, new_head: bool = False, **kwargs) -> P
             raise InputError(
                 f"{source}: weights of other sizes than its config.json says; a reward model has one label"
             ) from error
-        raise InputError(f"no model that {auto_class.__name__} can load at {source} ({_first_line(error)})") from error
-    if HEAD in loaded["unexpected_keys"] and auto_class is AutoModelForCausalLM:
-        raise InputError(
-            f"{source} is a reward or value model: name a language model, such as the result of `make sft`"
-        )
-    missing = sorted(set(loaded["missing_keys"]) - ({HEAD} if new_head else set()))
-    if missing == [HEAD]:
-        raise InputError(f"{source} is no reward model: it has no head for a score, as the result of `make reward` has")
-    if missing:
-        raise InputError(f"{source} is no whole model: it lacks {missing[0]}")
-    speed_up(model)
+        raise InputError(f"no model that {auto_class.__name__} can load at {source} ({first_line(error)})") from error
+    _check_keys(auto_class, source, loaded["missing_keys"], loaded["unexpected_keys"], new_head)
+    optimize(model)
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _check_keys(auto_class: Any, source: str | Path, missing: Any, unexpected: Any, new_head: bool) -> None:
+    """Raises InputError if a folder holds another kind of model than `auto_class` loads, or part of one."""
+    if HEAD in unexpected and auto_class is AutoModelForCausalLM:
+        raise InputError(
+            f"{source} is a reward or value model: name a language model, such as the result of `make sft`"
+        )
+    lacking = sorted(set(missing) - ({HEAD} if new_head else set()))
+    if lacking == [HEAD]:
+        raise InputError(f"{source} is not a reward model: it has no score head; name the result of `make reward`")
+    if lacking:
+        raise InputError(f"{source} is incomplete: it lacks {lacking[0]}")
 
 
 def device() -> torch.device:
-    """Where models that answer go: the accelerator; the CPU also on Apple's, which has no float64."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if found is None or found.type == "mps" else found
+    """The device for models that only answer: the accelerator, or the CPU. Not Apple's GPUs, which lack float64."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None or accelerator.type == "mps" else accelerator
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """How many tokens the model can take in; a very large number where its configuration does not say."""
+    """The model's maximum number of tokens; a very large number if its configuration has none."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
-def room_for_prompt(model: PreTrainedModel, response_length: int) -> int:
-    """How many tokens a prompt may have for a response to fit behind it. Raises InputError if there is no room."""
+def max_prompt_length(model: PreTrainedModel, response_length: int) -> int:
+    """The longest prompt, in tokens, that leaves room for a response. Raises InputError if there is no room."""
     room = context_length(model) - response_length
     if room < 1:
         raise InputError(
@@ -246,45 +166,48 @@ def room_for_prompt(model: PreTrainedModel, response_length: int) -> int:
     return room
 
 
-# --- scorers -----------------------------------------------------------------------------------------------------------
+# --- scorers ----------------------------------------------------------------------------------------------------------
 
 
 class Scorer(nn.Module):
-    """A sequence classifier with one label, read at every token instead of at the last alone.
+    """A sequence classifier with one label, which can be read at every token.
 
-    Read at the last token of a response it is a reward model; read before every token, a value model. Its scores are
-    normalised, `(score - config.score_mean) / config.score_std`, by what `save_pretrained` keeps in config.json.
+    Read at the last token of a response it is a reward model; read before every token, a value model. Scores are
+    normalised: `(score - config.score_mean) / config.score_std`, two attributes that are saved in config.json.
     """
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         if not isinstance(getattr(model, "score", None), nn.Linear) or model.config.num_labels != 1:
-            raise InputError(f"{type(model).__name__} is no reward model: it needs one label and a linear head `score`")
+            raise InputError(
+                f"{type(model).__name__} is not a reward model: it needs one label and a linear head `score`"
+            )
         self.model = model
 
     @property
-    def config(self):
+    def config(self) -> Any:
         return self.model.config
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, at: Tensor | None = None, first: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor, index: Tensor | None = None, prefix_row: Tensor | None = None
     ) -> Tensor:
-        """The normalised score (R,), in fp32, of the prefixes that end at the tokens numbered `at` (R,).
+        """The normalised score (S,), in fp32, of the prefixes that end at tokens `index` (S,); by default at all (N,).
 
-        Tokens are numbered row after row without padding, see `rlhf.logprobs.numbered`; without `at` it is all (N,).
-        `first` is that of `rlhf.forward.hidden_states`.
+        `index` counts the tokens without padding, row after row (`rlhf.engine.packed_index`). `prefix_row` is that of
+        `rlhf.engine.hidden_states`.
         """
-        if at is None:
-            at = torch.arange(int(attention_mask.sum()), device=attention_mask.device)
-        raw = self.model.score(hidden_states(self.model, input_ids, attention_mask, at, first)).squeeze(-1).float()
-        return (raw - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
+        if index is None:
+            index = torch.arange(int(attention_mask.sum()), device=attention_mask.device)
+        hidden = hidden_states(self.model, input_ids, attention_mask, index, prefix_row)
+        scores = self.model.score(hidden).squeeze(-1).float()
+        return (scores - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.model.save_pretrained(folder)
 
 
 class ValueHead(nn.Module):
-    """A value model that is only a head, on the hidden states of the policy; it starts from 0 everywhere."""
+    """A value model that is only a head, on the hidden states of the policy. Initially 0 everywhere."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -292,7 +215,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The value of every state, (...,), from its hidden state (..., width)."""
+        """The value (...,) of hidden states (..., W)."""
         return self.score(hidden).squeeze(-1).float()
 
     def save_pretrained(self, folder: str | Path, policy: PreTrainedModel) -> None:
@@ -304,39 +227,39 @@ class ValueHead(nn.Module):
 
 
 def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    """A scorer on the trunk of a causal language model, its head drawn from N(0, 1/(d + 1)) for a width of d.
+    """A scorer on the trunk of a causal language model, its head drawn from N(0, 1/(W + 1)).
 
     Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al.
     """
     model = _load(AutoModelForSequenceClassification, source, new_head=True, num_labels=1)
     nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
-    return Scorer(_agree(_grown(model, tokenizer), tokenizer))
+    return Scorer(_with_special_tokens(_resized(model, tokenizer), tokenizer))
 
 
-def zero_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    """A scorer on the trunk of a causal language model that says 0 of everything: a value model that has learned nothing."""
+def new_value_model(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer:
+    """A scorer on the trunk of a causal language model that scores 0 everywhere: an untrained value model."""
     scorer = new_scorer(source, tokenizer)
     nn.init.zeros_(scorer.model.score.weight)
     return scorer
 
 
 def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Scorer:
-    """The reward or value model of a folder or hub id, its embedding grown if the tokenizer has gained tokens.
+    """The reward or value model of a folder or hub id, its embedding extended to the tokenizer's vocabulary.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     model = _load(AutoModelForSequenceClassification, source, num_labels=1).eval()
-    return Scorer(_grown(model, tokenizer) if tokenizer else model)
+    return Scorer(_resized(model, tokenizer) if tokenizer else model)
 
 
-# --- models that only answer ------------------------------------------------------------------------------------------
+# --- frozen models ----------------------------------------------------------------------------------------------------
 
 
-def frozen(model: PreTrainedModel | Scorer, accelerator: Accelerator) -> PreTrainedModel | Scorer:
-    """The same model on the accelerator's device, as one that learns nothing more.
+def freeze(model: PreTrainedModel | Scorer, accelerator: Accelerator) -> PreTrainedModel | Scorer:
+    """The same model on the accelerator's device, without gradients.
 
-    Where products are in bf16, which round the matrices of the layers for each product, these are kept rounded: the same
-    answers, from half the memory. Heads and embeddings, which are also read in fp32, stay as they are.
+    In bf16, the matrices of its layers are stored rounded: products round them anyway, so the results are the same, and
+    they take half the memory. Heads and embeddings, which are also read in fp32, stay in fp32.
     """
     model.requires_grad_(False).to(accelerator.device)
     if accelerator.mixed_precision == "bf16":
@@ -345,10 +268,10 @@ def frozen(model: PreTrainedModel | Scorer, accelerator: Accelerator) -> PreTrai
 
 
 def _round_matrices(model: PreTrainedModel) -> None:
-    try_all(model)
+    probe(model)
     for module in model.base_model.modules():
         if type(module) in (nn.Linear, Conv1D):
             module.to(torch.bfloat16)
     for parameter in model.parameters():
-        # what stays lets go of the file that it was read from, which is in memory for as long as a part of it is used
+        # a copy releases the file that the weights were mapped from, which stays in memory while any part of it is used
         parameter.data = parameter.data.clone()

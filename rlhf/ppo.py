@@ -1,11 +1,11 @@
-"""The mathematics of PPO on language: rewards, advantages and losses as functions of tensors.
+"""The equations of PPO for language models: rewards, advantages and losses as functions of tensors.
 
 Source: InstructGPT (arXiv 2203.02155), equation 2, which is PPO (arXiv 1707.06347) on the reward
 
     r(x, y) - kl_coef * log(pi(y | x) / pi_SFT(y | x)),    plus    ptx_coef * E[log pi(x)]  on pretraining text.
 
-Shapes: B responses, T the length of the longest. Everywhere `mask` (B, T) is True on the tokens of the response, its
-eos among them, and False after; what the other tensors hold where it is False never reaches a result.
+Shapes: B responses, T tokens of the longest. `mask` (B, T) is True on the tokens of the response, its eos included, and
+False after. Where it is False, the other tensors are ignored.
 
 State and action: `values[:, t]` is the value of the prompt and the first t tokens, before token t is chosen;
 `rewards[:, t]` and `logprobs[:, t]` belong to the choice of token t.
@@ -18,17 +18,17 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` where `mask` is True: every token counts the same, however long its response. Scalar."""
+    """The mean of `values` where `mask` is True: every token weighs the same, in long and short responses. Scalar."""
     return values.where(mask, 0.0).sum() / mask.sum()
 
 
 def kl_penalised_rewards(
     scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
 ) -> Tensor:
-    """The reward of each token, (B, T): a KL penalty on every one, and the score on the last of the response.
+    """The reward of each token, (B, T): a KL penalty on every token, and the score on the last of the response.
 
-    `scores` (B,) is the reward model's opinion of the whole response. Summed over a response this is the reward of
-    InstructGPT's equation 2, whose log-ratio of sequences is the sum of the log-ratios of tokens.
+    `scores` (B,) are the reward model's scores of whole responses. The sum over a response is the reward of
+    InstructGPT's equation 2: the log-ratio of a response is the sum of the log-ratios of its tokens.
     """
     rewards = (-kl_coef * (logprobs - ref_logprobs)).where(mask, 0.0)
     last = mask.sum(dim=1, keepdim=True) - 1
@@ -46,18 +46,18 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        # after the end delta is 0, and so is everything that is carried from there
+        # after the end, delta and the values carried from there are 0
         advantages[:, t] = next_advantage = delta + gamma * lam * next_advantage
         next_value = values[:, t]
     return advantages, advantages + values
 
 
 def rloo(rewards: Tensor, mask: Tensor, num_generations: int) -> Tensor:
-    """The advantage of each token without a value model, (B, T), zero after the end: how much more its response gains
-    than the mean of the others to the same prompt, the same for all tokens of a response.
+    """Advantages without a value model, (B, T), zero after the end: the return of a response less the mean return of the
+    other responses to the same prompt, the same for all its tokens.
 
-    The `num_generations` responses to a prompt, 2 at least, are rows that follow one another. The return of a response
-    is the sum of its rewards. Source: REINFORCE leave-one-out, arXiv 2402.14740, section 3.
+    The `num_generations` responses to a prompt, at least 2, are consecutive rows. The return of a response is the sum of
+    its rewards. Source: REINFORCE leave-one-out, arXiv 2402.14740, section 3.
     """
     returns = rewards.where(mask, 0.0).sum(dim=1).view(-1, num_generations)
     others = (returns.sum(dim=1, keepdim=True) - returns) / (num_generations - 1)
@@ -69,8 +69,8 @@ def whiten(
 ) -> Tensor:
     """`values` (B, T) scaled to unit variance over the mask, and shifted to mean 0 unless `shift_mean` is False.
 
-    The variance is the population's (division by n). `total` sums a scalar over all processes, where each holds a part
-    of the batch. Zero outside the mask.
+    The variance is the population's (division by n). `total` sums a scalar over all processes, each of which holds a
+    part of the batch. Zero outside the mask.
     """
     count = total(mask.sum())
     mean = total(values.where(mask, 0.0).sum()) / count
@@ -87,18 +87,18 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, cliprange_value: float) -> Tensor:
-    """Half the squared error of the value, pessimistic about steps beyond the clip range; mean over tokens. Scalar.
+    """Half the squared error, the larger of that of the values and that of the values clipped around the old ones.
 
-    Source: the PPO of openai/baselines, which InstructGPT's lineage uses (arXiv 1909.08593).
+    Mean over tokens, scalar. Source: the PPO of openai/baselines, as in Ziegler et al. (arXiv 1909.08593).
     """
     clipped = torch.clamp(values, old_values - cliprange_value, old_values + cliprange_value)
     return 0.5 * masked_mean(torch.max((values - returns) ** 2, (clipped - returns) ** 2), mask)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: float) -> float:
-    """The coefficient after `episodes` responses whose mean KL was `kl` nats: up if above target, down if below.
+    """The coefficient after `episodes` responses with a mean KL of `kl` nats: higher if above the target, else lower.
 
-    Source: arXiv 1909.08593, section 2.2: proportional control, the relative error clipped to 20 %.
+    Proportional control, the relative error clipped to 20 %. Source: arXiv 1909.08593, section 2.2.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
@@ -114,7 +114,7 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
 
 
 def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, cliprange: float) -> Tensor:
-    """The share of tokens whose probability ratio has left the clip range. Scalar."""
+    """The share of tokens whose probability ratio is outside the clip range. Scalar."""
     ratio = _log_ratio(logprobs, old_logprobs, mask).exp()
     return masked_mean(((ratio - 1).abs() > cliprange).float(), mask)
 
@@ -136,5 +136,5 @@ def explained_variance(
 
 
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    # masked before it is exponentiated: an overflow outside the mask would make the gradient 0 * inf
+    # masked before exp: an overflow outside the mask would make the gradient 0 * inf = NaN
     return (logprobs - old_logprobs).where(mask, 0.0)

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Pictures and tables of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# metric -> what its panel is called
+# metric -> title of its panel
 PANELS = {
     "score": "reward model's score",
     "gold": "gold (true quality)",
@@ -20,7 +20,7 @@ PANELS = {
 
 
 def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
-    """How the numbers of PPO moved, step by step: one panel for each that the run has."""
+    """Draws the metrics of PPO step by step, one panel for each metric that the run has."""
     shown = [name for name in PANELS if any(name in step for step in history)]
     columns = 3
     rows = -(-len(shown) // columns)
@@ -39,9 +39,9 @@ def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
-    """The numbers of the models as a Markdown table: one row a number, one column a model."""
+    """The metrics of the models as a Markdown table: one row a metric, one column a model."""
     models = [name for name in metrics if name not in ("reward", "seconds")]
-    names = dict.fromkeys(n for model in models for n in metrics[model] if not n.endswith(("_low", "_high")))
+    names = dict.fromkeys(name for model in models for name in metrics[model] if not name.endswith(("_low", "_high")))
     rows = [["", *models]] + [[name, *(_cell(metrics[model], name) for model in models)] for name in names]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -50,8 +50,8 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _cell(numbers: dict[str, float], name: str) -> str:
-    if name not in numbers:
+def _cell(metrics: dict[str, float], name: str) -> str:
+    if name not in metrics:
         return ""
-    interval = f" [{numbers[f'{name}_low']:.2f}, {numbers[f'{name}_high']:.2f}]" if f"{name}_low" in numbers else ""
-    return f"{numbers[name]:.2f}{interval}"
+    interval = f" [{metrics[f'{name}_low']:.2f}, {metrics[f'{name}_high']:.2f}]" if f"{name}_low" in metrics else ""
+    return f"{metrics[name]:.2f}{interval}"

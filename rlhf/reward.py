@@ -2,14 +2,13 @@
 
     loss(theta) = -1 / C(K, 2) * E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]        InstructGPT (arXiv 2203.02155), equation 1
 
-All C(K, 2) pairs of a prompt are one batch element, and each completion goes through the model once: K forward passes,
-not K (K - 1), and no completion is seen more often than the others. What they begin with alike, their prompt above all,
-goes through it once for all K. Shapes: B prompts, K completions at most.
+All C(K, 2) pairs of a prompt are one batch element. The model reads each completion once, K forward passes instead of
+K (K - 1), and the prompt that they share once. Shapes: B prompts, K completions at most, L tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -19,9 +18,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardTrainer
 
-from rlhf.data import pad
-from rlhf.forward import hidden_states, packs
+from rlhf.engine import hidden_states, supports_packing
 from rlhf.models import Scorer
+from rlhf.tokens import pad
 
 
 def better_pairs(ranks: Tensor) -> Tensor:
@@ -35,8 +34,7 @@ def better_pairs(ranks: Tensor) -> Tensor:
 def ranking_loss(scores: Tensor, ranks: Tensor) -> Tensor:
     """The mean over prompts of the mean over their pairs of -log sigmoid(better score - worse score). Scalar.
 
-    `scores` (B, K) may hold anything where `ranks` (B, K) is NaN. Where there are ties, the mean is over the pairs that
-    are left; every prompt must have one.
+    `scores` (B, K) are ignored where `ranks` (B, K) is NaN. Ties are not pairs; every prompt must have a pair.
     """
     better = better_pairs(ranks)
     losses = -logsigmoid(scores[:, :, None] - scores[:, None, :])
@@ -44,14 +42,14 @@ def ranking_loss(scores: Tensor, ranks: Tensor) -> Tensor:
 
 
 def pair_accuracy(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """For each prompt, how many of its pairs the scores order as the ranks do (equal scores count half), and of how many.
+    """For each prompt, how many of its pairs the scores order as the ranks do (equal scores count half), and all pairs.
 
-    Two tensors (B,). Their sums over prompts make the accuracy; the prompts are what a confidence interval resamples.
+    Two tensors (B,). The ratio of their sums is the accuracy; its confidence interval resamples prompts.
     """
     better = better_pairs(ranks)
     difference = scores[:, :, None] - scores[:, None, :]
-    right = (difference > 0).double() + 0.5 * (difference == 0).double()
-    return right.where(better, 0.0).sum(dim=(1, 2)), better.sum(dim=(1, 2))
+    correct = (difference > 0).double() + 0.5 * (difference == 0).double()
+    return correct.where(better, 0.0).sum(dim=(1, 2)), better.sum(dim=(1, 2))
 
 
 @dataclass
@@ -75,29 +73,32 @@ class RankingCollator:
 
 
 def pad_ranks(ranks: Sequence[Sequence[float]]) -> Tensor:
-    """Ranks of any number of completions a prompt as (B, K), NaN where there is none."""
+    """Ranks of any number of completions a prompt as (B, K), padded with NaN."""
     rows = [torch.tensor(row, dtype=torch.float) for row in ranks]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
 
 def by_prompt(scores: Tensor, ranks: Tensor) -> Tensor:
-    """The scores of all completions, one after the other, as (B, K): one row a prompt, 0 where `ranks` is NaN."""
+    """The scores of all completions, prompt after prompt, as (B, K), 0 where `ranks` (B, K) is NaN."""
     return torch.zeros_like(ranks).masked_scatter(~ranks.isnan(), scores)
 
 
-def score_together(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, ranks: Tensor):
-    """A classifier's output for all completions of `ranks` (B, K), one row each, padded on the right; prompts read once.
+def score_completions(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, ranks: Tensor
+) -> SequenceClassifierOutput:
+    """A classifier's output for all completions of `ranks` (B, K), one right-padded row each; prompts are read once.
 
-    A model that can't do without padding, or that something is wrapped around (which exchanges its gradients between
-    processes, say), sees each row whole, which is what TRL does.
+    A model that does not support packing, or that is wrapped (by DistributedDataParallel, say), reads each row whole, as
+    TRL does.
     """
     plain = isinstance(model, PreTrainedModel) and isinstance(getattr(model, "score", None), nn.Linear)
-    if not plain or not packs(model):
+    if not plain or not supports_packing(cast(PreTrainedModel, model)):
         return model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     counts = (~ranks.isnan()).sum(dim=1)
-    first = (counts.cumsum(dim=0) - counts).repeat_interleave(counts)  # of each row's prompt
+    prefix_row = (counts.cumsum(dim=0) - counts).repeat_interleave(counts)  # the first completion of the same prompt
     last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
-    return SequenceClassifierOutput(logits=model.score(hidden_states(model, input_ids, attention_mask, last, first)))
+    hidden = hidden_states(cast(PreTrainedModel, model), input_ids, attention_mask, last, prefix_row)
+    return SequenceClassifierOutput(logits=model.score(hidden))
 
 
 class RankingRewardTrainer(RewardTrainer):
@@ -108,7 +109,7 @@ class RankingRewardTrainer(RewardTrainer):
         super().__init__(*args, processing_class=processing_class, **kwargs)
 
     def _prepare_dataset(self, dataset: Dataset, *args, **kwargs) -> Dataset:
-        return dataset  # tokenised by rlhf.data, so that the reward model sees the ids that PPO will show it
+        return dataset  # already token ids: the same that PPO gives to the reward model
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["sequences", "ranks"]
@@ -116,18 +117,18 @@ class RankingRewardTrainer(RewardTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ranks = inputs["ranks"]
         with self.accelerator.autocast():
-            outputs = score_together(model, inputs["input_ids"], inputs["attention_mask"], ranks)
+            outputs = score_completions(model, inputs["input_ids"], inputs["attention_mask"], ranks)
         scores = by_prompt(outputs.logits.squeeze(1).float(), ranks)
         loss = ranking_loss(scores, ranks)
-        right, pairs = pair_accuracy(scores.detach(), ranks)
-        right, pairs = self.accelerator.gather_for_metrics((right.sum(), pairs.sum()))
+        correct, pairs = pair_accuracy(scores.detach(), ranks)
+        correct, pairs = self.accelerator.gather_for_metrics((correct.sum(), pairs.sum()))
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["accuracy"].append((right.sum() / pairs.sum()).item())
+        self._metrics[mode]["accuracy"].append((correct.sum() / pairs.sum()).item())
         return (loss, outputs) if return_outputs else loss
 
 
 def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:
-    """The score (N,) of each sequence of prompt and completion, read at its last token; batches of similar length."""
+    """The score of each sequence of prompt and completion, read at its last token, on the CPU."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = torch.empty(len(sequences))
     device = next(scorer.parameters()).device
@@ -141,10 +142,10 @@ def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int,
 
 
 def set_normalisation(scorer: Scorer, mean: float, std: float) -> None:
-    """From now on, and wherever the model is loaded by `rlhf.models.load_scorer`, scores are (score - mean) / std.
+    """Changes the scores of the model to (score - mean) / std, also when it is saved and loaded again.
 
-    InstructGPT shifts scores so that demonstrations have mean 0 (section 3.5); the division is for PPO's settings to
-    mean the same whatever the scale a reward model has arrived at.
+    InstructGPT shifts scores so that demonstrations have mean 0 (section 3.5). The division makes PPO's settings
+    independent of a reward model's scale.
     """
     old_mean, old_std = getattr(scorer.config, "score_mean", 0.0), getattr(scorer.config, "score_std", 1.0)
     scorer.config.score_mean, scorer.config.score_std = old_mean + old_std * mean, old_std * std

@@ -1,39 +1,46 @@
-"""Sampling responses, and scoring them with the policy, the reference, the value model and the reward.
+"""Sampling responses, and scoring them with the reference, the value model and the reward.
 
-Nothing is cut from the distribution at sampling: no top-k, no top-p, no minimum length. What is sampled is what the
-log-probabilities of `rlhf.logprobs` speak of.
+Sampling uses the full distribution: no top-k, no top-p, no minimum length. So the log-probabilities of
+`rlhf.engine.logprobs` are those of the distribution that was sampled from.
 
-Shapes: B responses, P prompt length (padded on the left), T response length (padded on the right), V vocabulary.
+Shapes: B responses, P prompt length (padded on the left), T response length (padded on the right), V vocabulary; N tokens
+without padding, row after row, S selected ones of these.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.cache import can_select, new_cache, room
-from rlhf.data import pad
-from rlhf.errors import InputError
-from rlhf.forward import accepts, last_states, packs, states, unwrapped, with_positions
-from rlhf.kernels import packed_weights
-from rlhf.logprobs import entropies, log_softmax, next_logprobs, numbered, put
+from rlhf.engine import (
+    Decoder,
+    entropy,
+    log_softmax,
+    next_token_logprobs,
+    packed_index,
+    scatter_packed,
+    selected_states,
+    unwrap,
+)
 from rlhf.models import ValueHead, stop_token_ids
+from rlhf.tokens import pad
 
 
 @dataclass
 class Responses:
-    """What was sampled. Sequences are prompt and response in one row: `input_ids[:, P:]` is the response."""
+    """Sampled responses. Prompt and response are in one row: `input_ids[:, P:]` is the response."""
 
     input_ids: Tensor  # (B, P + T) token ids
     attention_mask: Tensor  # (B, P + T) 1 on the tokens of prompt and response, 0 on padding at both ends
-    mask: Tensor  # (B, T) bool, True on the tokens of the response, its eos among them
-    ended: Tensor  # (B,) bool, whether the response ended itself (with an eos) or was cut off
-    source: Tensor  # (B,) which prompt of the data set it answers
-    logprobs: Tensor  # (B, T) log-probability of each token when it was drawn, nats; 0 where decoding was greedy
-    entropies: Tensor  # (B, T) entropy of the distribution it was drawn from, nats; 0 where decoding was greedy
-    values: Tensor  # (B, T) expected return before each token, by a head on the policy's trunk; 0 where there was none
+    mask: Tensor  # (B, T) bool, True on the tokens of the response, its eos included
+    finished: Tensor  # (B,) bool, True if the response ends with eos, False if it was truncated
+    prompt_index: Tensor  # (B,) which prompt of the data set it answers
+    logprobs: Tensor  # (B, T) log-probability of each token when it was sampled, nats; 0 in greedy decoding
+    entropies: Tensor  # (B, T) entropy of the distribution it was sampled from, nats; 0 in greedy decoding
+    values: Tensor  # (B, T) expected return before each token, by a value head on the policy; 0 without one
 
     @property
     def tokens(self) -> Tensor:
@@ -46,25 +53,25 @@ class Responses:
         return self.mask.sum(dim=1)
 
     @property
-    def first(self) -> Tensor | None:
-        """For each row, the first that answers the same prompt, (B,); None where no two do."""
-        prompts, which = torch.unique(self.source, return_inverse=True)
-        if len(prompts) == len(which):
+    def prefix_row(self) -> Tensor | None:
+        """For each row, the first row with the same prompt, (B,); None if all prompts differ."""
+        prompts, group = torch.unique(self.prompt_index, return_inverse=True)
+        if len(prompts) == len(group):
             return None
-        rows = torch.arange(len(which), device=which.device)
-        return rows.new_full(prompts.shape, len(which)).scatter_reduce(0, which, rows, "amin")[which]
+        rows = torch.arange(len(group), device=group.device)
+        return rows.new_full(prompts.shape, len(group)).scatter_reduce(0, group, rows, "amin")[group]
 
     @property
-    def chosen(self) -> Tensor:
-        """The numbers (R,) of the responses' tokens among all tokens without padding, row after row."""
+    def token_index(self) -> Tensor:
+        """The packed indices (S,) of the response tokens, see `rlhf.engine.packed_index`."""
         prompt = self.mask.new_zeros(len(self.mask), self.input_ids.shape[1] - self.mask.shape[1])
-        return numbered(torch.cat([prompt, self.mask], dim=1), self.attention_mask)
+        return packed_index(torch.cat([prompt, self.mask], dim=1), self.attention_mask)
 
-    def select(self, rows: Tensor | slice):
-        """Some of the rows, as the same dataclass."""
+    def select(self, rows: Tensor | slice) -> Self:
+        """A selection of the rows, as the same dataclass."""
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def trimmed(self):
+    def trimmed(self) -> Self:
         """The same without the columns that are padding in every row."""
         length = self.mask.shape[1]
         prompt = self.input_ids.shape[1] - length
@@ -81,11 +88,11 @@ class Responses:
 
 @dataclass
 class Rollout(Responses):
-    """Responses and all that PPO wants to know about them before the update."""
+    """Responses with what PPO needs to know of them before the update."""
 
     ref_logprobs: Tensor  # (B, T) log-probability of each token under the reference, nats
-    values: Tensor  # (B, T) expected return before each token, by whatever value model there is; 0 where there is none
-    scores: Tensor  # (B,) what the reward says of the whole response
+    values: Tensor  # (B, T) expected return before each token, by the value model; 0 without one
+    scores: Tensor  # (B,) the reward's score of the whole response
 
     @property
     def kls(self) -> Tensor:
@@ -94,19 +101,6 @@ class Rollout(Responses):
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
-
-
-ROUND = 8  # rows that are left are rounded up to a multiple of it: products are compiled anew for each number of rows
-WORTH = 0.85  # share of the rows that must be left at most for the copy of the cache to pay
-
-
-def same_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The prompts (B, P) without those that repeat another, and where each of the B is among them; None if all differ."""
-    both = torch.stack([input_ids, attention_mask], dim=1)
-    found, same = torch.unique(both.cpu(), dim=0, return_inverse=True)
-    if len(found) == len(both):
-        return input_ids, attention_mask, None
-    return *found.to(both.device).unbind(dim=1), same.to(both.device)
 
 
 def generate(
@@ -123,69 +117,41 @@ def generate(
 ) -> Responses:
     """One response to each prompt (B, P), sampled token by token from softmax(logits / temperature).
 
-    Temperature 0 is greedy decoding. A response ends with one of `stop_ids`, or is cut off after `response_length`
-    tokens. The random numbers are drawn once for all, so that a row's response depends on neither the others' lengths
-    nor on which rows have finished. `value_head` is read before each token; without one, values are 0. Raises InputError
-    for a model that keeps something else than keys and values of what it has read.
+    Temperature 0 is greedy decoding. A response ends with one of `stop_ids`, or is truncated after `response_length`
+    tokens. All random numbers are drawn at the start, so a row's response does not depend on the lengths of the others.
+    `value_head` is read before each token. Raises InputError for a model without a cache of keys and values.
     """
-    if not accepts(model, "past_key_values") and (accepts(model, "cache_params") or accepts(model, "state")):
-        raise InputError(f"{type(model).__name__} has no keys and values to decode with: it can't be sampled from here")
-    batch, prompt_length = input_ids.shape
-    device = input_ids.device
+    batch, device = len(input_ids), input_ids.device
     # drawn on the CPU: a seed means the same on every device
     uniforms = torch.rand(response_length, batch, generator=generator, dtype=torch.float64, device="cpu").to(device)
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
     mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)
-    logprobs, spread, values = torch.zeros(3, batch, response_length, device=device)
-    ended = torch.zeros(batch, dtype=torch.bool, device=device)
+    logprobs, entropies, values = torch.zeros(3, batch, response_length, device=device)
+    finished = torch.zeros(batch, dtype=torch.bool, device=device)
 
-    causal = packs(model)  # its attention is that and no more
-    cache = new_cache(model)
-    selects = can_select(cache)
-    rows = torch.arange(batch, device=device)  # the responses that still grow, as rows of the batch
-    new_ids, seen = input_ids, attention_mask.long()
-    same = None
-    if selects:
-        new_ids, seen, same = same_prompts(new_ids, seen)
-    with packed_weights(model, batch), torch.no_grad():
+    with Decoder(model, input_ids, attention_mask) as decoder:
         for t in range(response_length):
-            inputs = with_positions(model, seen)
-            if t and causal:
-                # what a model would make of it, layer by layer; nothing is there yet in the rest of the cache
-                missing = room(seen.shape[1]) - seen.shape[1]
-                inputs["attention_mask"] = nn.functional.pad(seen, (0, missing)).bool()[:, None, None]
-            if "position_ids" in inputs:
-                inputs["position_ids"] = inputs["position_ids"][:, -new_ids.shape[1] :]
-            hidden, logits = last_states(model, new_ids, past_key_values=cache, use_cache=True, **inputs)
-            if same is not None and t == 0:
-                cache.batch_select_indices(same)
-                hidden, logits, seen = hidden[same], logits[same], seen[same]
+            hidden, logits = decoder.forward()
+            rows = decoder.rows  # those that still grow, and a few finished ones, which get padding
             if value_head is not None:
                 values[rows, t] = value_head(hidden)
             if temperature:
                 distribution = log_softmax(logits, temperature)
                 probabilities = distribution.exp()
-                chosen = _sample(probabilities, uniforms[t, rows])
-                logprobs[rows, t] = distribution.gather(1, chosen[:, None]).squeeze(1)
-                spread[rows, t] = entropies(distribution, probabilities)
+                sampled = _sample(probabilities, uniforms[t, rows])
+                logprobs[rows, t] = distribution.gather(1, sampled[:, None]).squeeze(1)
+                entropies[rows, t] = entropy(distribution, probabilities)
             else:
-                chosen = logits.argmax(dim=1)
-            growing = ~ended[rows]
-            tokens[rows, t] = torch.where(growing, chosen, pad_id)
+                sampled = logits.argmax(dim=1)
+            growing = ~finished[rows]
+            tokens[rows, t] = torch.where(growing, sampled, pad_id)
             mask[rows, t] = growing
-            ended[rows] |= growing & torch.isin(chosen, stop)
-
-            still = (~ended[rows]).nonzero().squeeze(1)
-            if len(still) == 0:
+            finished[rows] |= growing & torch.isin(sampled, stop)
+            if finished.all():
                 break
-            new_ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-            # finished rows are dropped when they are many enough; a few may stay to round the number
-            keep = -(-len(still) // ROUND) * ROUND
-            if selects and keep <= WORTH * len(rows):
-                kept = torch.cat([still, ended[rows].nonzero().squeeze(1)[: keep - len(still)]])
-                cache.batch_select_indices(kept)
-                rows, new_ids, seen = rows[kept], new_ids[kept], seen[kept]
+            decoder.append(sampled)
+            decoder.drop(finished[rows])
 
     length = int(mask.sum(dim=1).max())
     tokens, mask = tokens[:, :length], mask[:, :length]
@@ -193,33 +159,33 @@ def generate(
         input_ids=torch.cat([input_ids, tokens], dim=1),
         attention_mask=torch.cat([attention_mask.long(), mask.long()], dim=1),
         mask=mask,
-        ended=ended,
-        source=torch.arange(batch, device=device),
+        finished=finished,
+        prompt_index=torch.arange(batch, device=device),
         logprobs=logprobs[:, :length].where(mask, 0.0),
-        entropies=spread[:, :length].where(mask, 0.0),
+        entropies=entropies[:, :length].where(mask, 0.0),
         values=values[:, :length].where(mask, 0.0),
     )
 
 
 def _sample(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """A token for each distribution (B, V), by inverting its cumulative distribution at `uniform` (B,)."""
+    """A token (B,) of each distribution (B, V), by inverting its cumulative distribution at `uniform` (B,)."""
     cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
-    # scaled by the last sum, which rounding may leave a little off 1; a token of probability 0 is never chosen
+    # relative to the last sum, which rounding may leave a little off 1; a token of probability 0 is never sampled
     threshold = uniform[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
-    return chosen.clamp(max=cumulative.shape[1] - 1)  # what is no number would give a token beyond the vocabulary
+    sampled = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    return sampled.clamp(max=cumulative.shape[1] - 1)  # NaN probabilities would index past the vocabulary
 
 
 @dataclass
 class Completion:
     """A response as text."""
 
-    ids: list[int]  # its tokens, the eos among them
+    ids: list[int]  # its tokens, eos included
     text: str  # the same without special tokens
-    ended: bool  # by an eos, not cut off
+    finished: bool  # True if it ends with eos, False if it was truncated
 
 
-def complete(
+def sample_completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
@@ -229,47 +195,57 @@ def complete(
     seed: int,
     batch_size: int = 256,
     completions: list[Completion | None] | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> list[Completion]:
-    """A response to each prompt, given as token ids, in their order.
+    """A completion of each prompt (token ids), in order. Prompts of similar length are sampled in one batch.
 
-    A batch holds prompts of similar length, the same ones beside each other.
-
-    `completions`, which is filled and returned, may hold some of an interrupted call with the same arguments.
+    `completions` is filled and returned; it may hold those of an interrupted call with the same arguments. `progress` is
+    called with the size of each batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    completions = [None] * len(prompts) if completions is None else completions
+    result: list[Completion | None] = [None] * len(prompts) if completions is None else completions
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        if all(completions[i] for i in rows):
-            # goes past the random numbers that these were sampled with
+        if all(result[i] for i in rows):
+            # advances the generator past the numbers that these were sampled with
             torch.rand(response_length, len(rows), generator=generator, dtype=torch.float64)
-            progress(len(rows))
-            continue
-        input_ids, attention_mask = pad([prompts[i] for i in rows], tokenizer.pad_token_id, "left")
-        responses = generate(
-            model,
-            input_ids.to(model.device),
-            attention_mask.to(model.device),
-            response_length=response_length,
-            temperature=temperature,
-            stop_ids=stop_token_ids(model, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-            generator=generator,
-        )
-        ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
-        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        for i, *completion in zip(rows, ids, texts, responses.ended.tolist(), strict=True):
-            completions[i] = Completion(*completion)
+        else:
+            batch = _sample_batch(model, tokenizer, [prompts[i] for i in rows], response_length, temperature, generator)
+            for i, completion in zip(rows, batch, strict=True):
+                result[i] = completion
         progress(len(rows))
-    return completions
+    return [completion for completion in result if completion]
+
+
+def _sample_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    response_length: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> list[Completion]:
+    input_ids, attention_mask = pad(prompts, tokenizer.pad_token_id, "left")
+    responses = generate(
+        model,
+        input_ids.to(model.device),
+        attention_mask.to(model.device),
+        response_length=response_length,
+        temperature=temperature,
+        stop_ids=stop_token_ids(model, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        generator=generator,
+    )
+    ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [Completion(*fields) for fields in zip(ids, texts, responses.finished.tolist(), strict=True)]
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------
 
 
-def score(
+def score_responses(
     responses: Responses,
     *,
     reference: nn.Module,
@@ -278,18 +254,17 @@ def score(
     temperature: float,
     chunk: int,
 ) -> Rollout:
-    """The responses with everything PPO needs to know of them, `chunk` rows at a time to bound memory.
+    """The responses with what PPO needs to know of them, computed `chunk` rows at a time to bound memory.
 
-    What the policy says of them, and a value head on its trunk, is known from sampling. Without a value model, values
-    are 0.
+    The policy's log-probabilities, and the values of a head on its trunk, are known from sampling.
     """
-    known = value_model is None or isinstance(unwrapped(value_model), ValueHead)
+    values_known = value_model is None or isinstance(unwrap(value_model), ValueHead)
     parts = []
     for start in range(0, len(responses.mask), chunk):
         part = responses.select(slice(start, start + chunk)).trimmed()
         with torch.no_grad():
             ref_logprobs, _ = response_logprobs(reference, part, temperature)
-            values = part.values if known else response_values(value_model, part)
+            values = part.values if value_model is None or values_known else response_values(value_model, part)
             parts.append((ref_logprobs, values, reward(part)))
     width = responses.mask.shape[1]
     columns = [
@@ -297,22 +272,24 @@ def score(
         for column in zip(*parts, strict=True)
     ]
     ref_logprobs, values, scores = map(torch.cat, columns)
-    own = {field.name: getattr(responses, field.name) for field in fields(Responses)}
-    return Rollout(**{**own, "values": values}, ref_logprobs=ref_logprobs, scores=scores)
+    known = {field.name: getattr(responses, field.name) for field in fields(Responses)}
+    return Rollout(**{**known, "values": values}, ref_logprobs=ref_logprobs, scores=scores)
 
 
 def response_logprobs(
     policy: nn.Module, responses: Responses, temperature: float, value_head: nn.Module | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The log-probability (B, T), in nats, of each response token, and what a head on the trunk says before it (B, T)."""
-    before = states(policy, responses.input_ids, responses.attention_mask, responses.chosen - 1, responses.first)
-    logprobs = put(next_logprobs(before, temperature), responses.mask)
+    """The log-probability (B, T), in nats, of each response token, and the value head's value before it (B, T)."""
+    before = responses.token_index - 1
+    states = selected_states(policy, responses.input_ids, responses.attention_mask, before, responses.prefix_row)
+    logprobs = scatter_packed(next_token_logprobs(states, temperature), responses.mask)
     if value_head is None:
         return logprobs, None
-    return logprobs, put(value_head(before.hidden), responses.mask)
+    return logprobs, scatter_packed(value_head(states.hidden), responses.mask)
 
 
 def response_values(value_model: nn.Module, responses: Responses) -> Tensor:
-    """What a `Scorer` says of the state before each response token, (B, T)."""
-    before = responses.chosen - 1
-    return put(value_model(responses.input_ids, responses.attention_mask, before, responses.first), responses.mask)
+    """The value (B, T) that a `Scorer` gives to the state before each response token."""
+    before = responses.token_index - 1
+    values = value_model(responses.input_ids, responses.attention_mask, before, responses.prefix_row)
+    return scatter_packed(values, responses.mask)

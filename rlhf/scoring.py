@@ -1,76 +1,67 @@
-"""What a response is worth: a reward model's score, or what any Python function makes of the text.
+"""The score of a response: from a reward model, or from any Python function of the text.
 
-A reward is a function of `Responses` that returns a score (B,) for each. The reward model is given the ids that were
-sampled; only functions of text, which may have a tokenizer of their own, see them decoded.
+A reward maps `Responses` to a score (B,) each. A reward model reads the sampled token ids. A reward function reads decoded
+text, so it may use a tokenizer of its own.
 """
 
-import importlib
 import inspect
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.data import Row
-from rlhf.errors import InputError
+from rlhf import InputError
 from rlhf.models import Scorer
 from rlhf.rollout import Responses
+from rlhf.rows import Row
 
-# prompts, completions, ... by keyword -> scores; a reward function written for TRL's GRPOTrainer is one
-TextFunction = Callable[..., Sequence[float]]
+# called with lists by keyword (prompts, completions, ...), returns scores; reward functions for TRL's GRPOTrainer fit
+RewardFunction = Callable[..., Sequence[float | None]]
 
 
-def last_token_scores(reward_model: Scorer, responses: Responses) -> Tensor:
+def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
     """The reward model's score (B,) of each response, read at its last token, the eos if it has one."""
     last = responses.attention_mask.sum(dim=1).cumsum(dim=0) - 1
-    return reward_model(responses.input_ids, responses.attention_mask, last, responses.first)
+    return reward_model(responses.input_ids, responses.attention_mask, last, responses.prefix_row)
 
 
-def text_scores(
-    function: TextFunction, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], responses: Responses
+def function_scores(
+    function: RewardFunction, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], responses: Responses
 ) -> Tensor:
-    """The scores (B,) that a function gives to completions as text, knowing the row of each one's prompt."""
+    """The scores (B,) that a reward function gives to the responses; `rows` are those of all prompts."""
     ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
     completions = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    asked = [rows[i] for i in responses.source.tolist()]
-    scores = score_texts(function, asked, completions, responses.ended.tolist(), ids)
+    prompt_rows = [rows[i] for i in responses.prompt_index.tolist()]
+    scores = call_reward_function(function, prompt_rows, completions, responses.finished.tolist(), ids)
     return torch.tensor(scores, device=responses.mask.device)
 
 
-def score_texts(
-    function: TextFunction,
+def call_reward_function(
+    function: RewardFunction,
     rows: Sequence[Row],
     completions: Sequence[str],
-    ended: Sequence[bool],
+    finished: Sequence[bool],
     completion_ids: Sequence[list[int]] | None = None,
 ) -> list[float]:
-    """What a function makes of completions. It is called once, with lists, by keyword.
+    """The scores of completions, from one call with lists by keyword. `rows` are those of their prompts.
 
-    It gets `prompts`, `completions`, `ended`, `completion_ids` where they are known, and every other column that all rows
-    have, as far as it takes them. A None it returns becomes NaN. Raises InputError if it wants something else, raises
-    something itself, or does not return a number for each.
+    The function gets those of `prompts`, `completions`, `ended`, `completion_ids` and of the columns that all rows have
+    that it takes. None becomes NaN. Raises InputError if it requires anything else, raises an error, or does not return
+    one number for each completion.
     """
-    name = getattr(function, "__qualname__", repr(function))
-    given = {column: [row[column] for row in rows] for column in rows[0] if all(column in row for row in rows)}
-    given |= {"prompts": [row["prompt"] for row in rows], "completions": list(completions), "ended": list(ended)}
-    given |= {} if completion_ids is None else {"completion_ids": list(completion_ids)}
-    parameters = inspect.signature(function).parameters.values()
-    plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if missing := [p.name for p in plain if p.name not in given and p.default is p.empty]:
-        raise InputError(f"{name} wants {', '.join(missing)}; what it can be given is {', '.join(given)}")
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        given = {p.name: given[p.name] for p in plain if p.name in given}
+    columns: dict[str, list[Any]] = {c: [row[c] for row in rows] for c in rows[0] if all(c in row for row in rows)}
+    columns |= {"prompts": [row["prompt"] for row in rows], "completions": list(completions), "ended": list(finished)}
+    columns |= {} if completion_ids is None else {"completion_ids": list(completion_ids)}
+    name = _name_of(function)
     try:
-        scores = function(**given)
+        scores = function(**_accepted(function, columns))
     except InputError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = getattr(inspect.unwrap(function), "__code__", None)
-        at = [frame for frame in frames if own and frame.filename == own.co_filename][-1:] or frames[-1:]
-        raise InputError(f"{name} raised {type(error).__name__}: {error} ({at[0].filename}:{at[0].lineno})") from error
+        raise InputError(f"{name} raised {type(error).__name__}: {error} ({_origin(function, error)})") from error
     try:
         numbers = [float("nan") if score is None else float(score) for score in scores]
     except (TypeError, ValueError) as error:
@@ -80,18 +71,24 @@ def score_texts(
     return numbers
 
 
-def load_function(name: str) -> TextFunction:
-    """The function named "module:function". Raises InputError where there is none."""
-    how = "a function is named module:function, its module lies in the current folder or on PYTHONPATH"
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function or "-", None)
-    except ModuleNotFoundError as error:
-        raise InputError(f"no module {error.name} for {name}; {how}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{module!r} is no name of a module; {how}") from error
-    except Exception as error:
-        raise InputError(f"module {module} can't be imported ({type(error).__name__}: {error})") from error
-    if not callable(found):
-        raise InputError(f"no function {function!r} in module {module}; {how}")
-    return found
+def _accepted(function: RewardFunction, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The columns that the function takes. Raises InputError if it requires one that is not there."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if missing := [p.name for p in named if p.name not in columns and p.default is p.empty]:
+        raise InputError(f"{_name_of(function)} requires {', '.join(missing)}; available: {', '.join(columns)}")
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return columns
+    return {p.name: columns[p.name] for p in named if p.name in columns}
+
+
+def _name_of(function: RewardFunction) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _origin(function: RewardFunction, error: Exception) -> str:
+    """`file:line` of the last line of the function's own file that an error passed, else of the last line of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    frame = ([f for f in frames if code and f.filename == code.co_filename] or list(frames))[-1]
+    return f"{frame.filename}:{frame.lineno}"

@@ -1,62 +1,56 @@
 """PPO-ptx: the loop of InstructGPT's third stage, on Accelerate.
 
-Each step samples one response to each prompt of a batch, has it scored by policy, reference, value model and reward,
-and makes a few epochs of updates, into each of which flows the gradient of pretraining text. Every random number is a
-function of the seed, the step and the process.
+Each step samples one response to each prompt of a batch, scores it with the reference, the value model and the reward,
+and makes a few epochs of updates, to each of which pretraining text adds its gradient. Every random number is a function
+of the seed, the step and the process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf import ppo
-from rlhf.checkpoint import load_state, random_state, save_state, set_random_state
+from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
-from rlhf.data import pad
-from rlhf.errors import InputError
-from rlhf.gate import gate
-from rlhf.health import check_metrics, check_rollout, check_update
-from rlhf.logprobs import text_logprobs
-from rlhf.models import ValueHead, frozen, stop_token_ids
-from rlhf.rollout import Responses, Rollout, generate, response_logprobs, response_values, score
-from rlhf.scoring import last_token_scores
+from rlhf.engine import text_logprobs
+from rlhf.models import freeze, stop_token_ids
+from rlhf.rollout import Responses, Rollout, generate, response_logprobs, response_values, score_responses
+from rlhf.run.health import check_metrics, check_rollout, check_update
+from rlhf.run.metrics import Meter, add_rollout_metrics
+from rlhf.run.randomness import seed_of, shuffled
+from rlhf.run.sanity import sanity_check
+from rlhf.run.state import TrainingState
+from rlhf.scoring import reward_model_scores
+from rlhf.tokens import pad
 
 
 @dataclass
 class Experience(Rollout):
-    """A rollout and what PPO makes of it."""
+    """A rollout with its advantages and returns."""
 
     advantages: Tensor  # (B, T) whitened
-    returns: Tensor  # (B, T) what the value model learns; 0 where there is none
+    returns: Tensor  # (B, T) the target of the value model; 0 without one
 
 
 @dataclass
 class Step:
-    """What one step of training did."""
+    """The result of one step of training."""
 
     number: int  # from 1
-    metrics: dict[str, float]  # over all processes; what is a mean over tokens counts no padding
+    metrics: dict[str, float]  # over all processes; means over tokens exclude padding
     rollout: Rollout  # of this process
 
 
-class PPOTrainer:
-    """Trains `policy` and `value_model` in place; `value_model` is None where `advantage_estimator` is rloo.
-    `reference` becomes `rlhf.models.frozen`, in place as well.
+class PPOTrainer(TrainingState):
+    """Trains `policy` and `value_model` in place; `value_model` is None if `advantage_estimator` is rloo.
 
-    `prompts` are the token ids of prompts, `text` those of pretraining documents (needed only where ptx_coef is not 0).
-    `reward` scores responses (B,); `judge`, if given, says their true quality (B,), NaN where it is not known, which is
-    logged as "gold" and used for nothing else.
+    `reference` is frozen, in place. `prompts` are token ids, and so are the pretraining documents of `text` (required
+    unless ptx_coef is 0). `reward` scores responses (B,). `gold` returns their true quality (B,), NaN where unknown: it is
+    logged, and not used for anything else.
     """
 
     def __init__(
@@ -70,61 +64,36 @@ class PPOTrainer:
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[list[int]],
         text: Sequence[list[int]] = (),
-        judge: Callable[[Responses], Tensor] | None = None,
+        gold: Callable[[Responses], Tensor] | None = None,
         accelerator: Accelerator | None = None,
     ):
-        self.accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+        accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
         if config.ptx_coef and not text:
-            raise InputError(
-                "ptx_coef is above 0, but there is no pretraining text to mix in: name some, or set it to 0"
-            )
-        config.check_split(self.accelerator.num_processes)
+            raise InputError("ptx_coef is above 0, but there is no pretraining text: name some, or set it to 0")
+        config.check_split(accelerator.num_processes)
+        # dropout is off in all of them: a log-probability must not depend on the pass that computes it
+        for model in (policy, reference, value_model):
+            if model is not None:
+                model.eval()
+        self.reference = freeze(reference, accelerator)
+        super().__init__(config, accelerator, policy, value_model)
         self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
-        self.prompts, self.text, self.reward, self.judge = prompts, text, reward, judge
-        self.kl_coef, self.steps_done, self.checked = config.kl_coef, 0, ""
-
-        self.one_trunk = isinstance(value_model, ValueHead)
-        # dropout is off in all of them, always: log-probabilities must not depend on the pass that computes them
-        for model in (policy, reference, *([] if value_model is None else [value_model])):
-            model.eval()
-        self.reference = frozen(reference, self.accelerator)
-        groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
-        if value_model is not None:
-            rate = config.value_learning_rate or config.learning_rate
-            groups.append({"params": list(value_model.parameters()), "lr": rate})
-        optimizer = AdamW(
-            groups,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=0.0,
-            fused=True,
-        )
-        self.scheduler = get_scheduler(
-            config.lr_scheduler_type, optimizer, config.lr_warmup_steps, config.steps * config.updates_per_step
-        )
-        self.policy, self.optimizer = self.accelerator.prepare(policy, optimizer)
-        self.value_model = None if value_model is None else self.accelerator.prepare(value_model)
-        self.average = None
-        if config.ema_decay is not None:
-            self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.prompts, self.text, self.reward, self.gold = prompts, text, reward, gold
+        self.sanity_report = ""  # what was checked before the first step
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def train(self) -> Iterator[Step]:
-        """Runs every step that is left, handing over what it did.
-
-        Raises Diverged where numbers go wrong.
-        """
+        """Runs the remaining steps and yields the result of each. Raises Diverged if its numbers diverge."""
         config = self.config
         for step in range(self.steps_done, config.steps):
             # responses to a batch of prompts, scored by policy, reference, value model and reward
             rollout = self.collect(step)
             check_rollout(step + 1, rollout)
-            if not self.checked:
-                self.checked = self.check(rollout)
+            self.sanity_report = self.sanity_report or self.check_sanity(rollout)
 
             # a KL penalty on every token, the score on the last one (InstructGPT, equation 2)
-            scores = rollout.scores - (config.missing_eos_penalty or 0.0) * ~rollout.ended
+            scores = rollout.scores - (config.missing_eos_penalty or 0.0) * ~rollout.finished
             rewards = ppo.kl_penalised_rewards(
                 scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef
             )
@@ -145,7 +114,7 @@ class PPOTrainer:
                 warming_up = self.value_model is not None and step < config.value_warmup_steps
                 self.update(experience.select(rows), text, meter, train_policy=not warming_up)
 
-            metrics = self.measure(experience, rewards, meter)
+            metrics = self.metrics(experience, rewards, meter)
             check_metrics(step + 1, metrics, config, rollout)
             if config.kl_target is not None:
                 self.kl_coef = ppo.adapted_kl_coef(
@@ -155,13 +124,13 @@ class PPOTrainer:
             yield Step(self.steps_done, metrics, rollout)
 
     def collect(self, step: int) -> Rollout:
-        """A rollout of this process's share of the step's prompts, the responses to one beside each other."""
+        """The rollout of this process's share of the step's prompts; responses to one prompt are consecutive rows."""
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         share = config.batch_size // processes
-        start, each = step * config.batch_size + rank * share, config.num_generations
-        asked = shuffled(len(self.prompts), start // each, share // each, (config.seed, 1))
-        order = [i for i in asked for _ in range(each)]
-        input_ids, attention_mask = pad([self.prompts[i] for i in order], self.pad_id, "left")
+        start, repeats = step * config.batch_size + rank * share, config.num_generations
+        drawn = shuffled(len(self.prompts), start // repeats, share // repeats, (config.seed, 1))
+        prompt_index = [i for i in drawn for _ in range(repeats)]
+        input_ids, attention_mask = pad([self.prompts[i] for i in prompt_index], self.pad_id, "left")
         device = self.accelerator.device
         with self.accelerator.autocast():
             responses = generate(
@@ -172,11 +141,11 @@ class PPOTrainer:
                 temperature=config.temperature,
                 stop_ids=self.stop_ids,
                 pad_id=self.pad_id,
-                generator=torch.Generator().manual_seed(_seed(config.seed, 2, step, rank)),
+                generator=torch.Generator().manual_seed(seed_of(config.seed, 2, step, rank)),
                 value_head=self.accelerator.unwrap_model(self.value_model) if self.one_trunk else None,
             )
-            responses.source = torch.tensor(order, device=device)
-            return score(
+            responses.prompt_index = torch.tensor(prompt_index, device=device)
+            return score_responses(
                 responses,
                 reference=self.reference,
                 value_model=self.value_model,
@@ -185,56 +154,76 @@ class PPOTrainer:
                 chunk=config.micro_batch_size or share,
             )
 
-    def update(self, batch: Experience, text: list[list[int]], meter: "Meter", train_policy: bool) -> None:
+    # --- an update ----------------------------------------------------------------------------------------------------
+
+    def update(self, batch: Experience, text: list[list[int]], meter: Meter, train_policy: bool) -> None:
         """One optimizer step on a minibatch and on pretraining text.
 
-        Each loss is a mean over the tokens of the whole minibatch, on all processes; a micro-batch weighs as much of it
-        as it has tokens, so that the gradient does not depend on how the minibatch is split.
+        Each loss is a mean over the tokens of the whole minibatch, on all processes; a micro-batch has the weight of its
+        share of these tokens, so the gradient does not depend on how the minibatch is split.
         """
-        config = self.config
-        pieces = -(-len(batch.mask) // (config.micro_batch_size or len(batch.mask)))
-        parts = [batch.select(rows).trimmed() for rows in torch.arange(len(batch.mask)).chunk(pieces)]
+        size = len(batch.mask)
+        count = -(-size // (self.config.micro_batch_size or size))
+        parts = [batch.select(rows).trimmed() for rows in torch.arange(size).chunk(count)]
         tokens = self.total(batch.mask.sum())
         text_tokens = self.total(torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device))
-
-        found = Meter(self.total)
+        losses = Meter(self.total)
         for number, part in enumerate(parts):
             with self.synchronised(last=number == len(parts) - 1):
-                weight = part.mask.sum() / tokens
-                with self.accelerator.autocast():
-                    head = self.value_model if self.one_trunk else None
-                    logprobs, values = response_logprobs(self.policy, part, config.temperature, head)
-                pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, part.mask, config.cliprange)
-                loss = pg_loss * weight
-
-                # keep what pretraining taught (PPO-ptx): text of its own, the same optimizer step
-                if documents := text[number :: len(parts)]:
-                    ptx_loss, count = self.text_loss(documents)
-                    loss = loss + config.ptx_coef * ptx_loss * count / text_tokens
-                    found.add("ptx_loss", ptx_loss, count)
-
-                if not self.one_trunk:
-                    # now, so that what two models keep for their gradients is not held together
-                    self.backward(loss)
-                    with self.accelerator.autocast():
-                        loss, values = 0.0, self.values(part)
-                if values is not None:
-                    vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
-                    self.backward(loss + config.vf_coef * vf_loss * weight)
-                    found.add("vf_loss", vf_loss, part.mask.sum())
-
-            count = part.mask.sum()
-            found.add("pg_loss", pg_loss, count)
-            found.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, part.mask), count)
-            found.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, part.mask, config.cliprange), count)
-
+                self.add_gradients(part, text[number :: len(parts)], tokens, text_tokens, losses)
         if not train_policy:
             self.policy.zero_grad(set_to_none=True)
-        # a model without gradients has a norm on the CPU
+        self.optimizer_step(batch, losses, meter)
+
+    def add_gradients(
+        self, part: Experience, documents: list[list[int]], tokens: Tensor, text_tokens: Tensor, losses: Meter
+    ) -> None:
+        """Adds the gradients of a micro-batch; `tokens` and `text_tokens` are the counts of the whole minibatch."""
+        config, count = self.config, part.mask.sum()
+        weight = count / tokens
+        with self.accelerator.autocast():
+            value_head = self.value_model if self.one_trunk else None
+            logprobs, values = response_logprobs(self.policy, part, config.temperature, value_head)
+        pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, part.mask, config.cliprange)
+        loss = pg_loss * weight
+
+        # keep what pretraining taught (PPO-ptx): its own text, the same optimizer step
+        if documents:
+            ptx_loss, ptx_count = self.text_loss(documents)
+            loss = loss + config.ptx_coef * ptx_loss * ptx_count / text_tokens
+            losses.add("ptx_loss", ptx_loss, ptx_count)
+
+        if not self.one_trunk:
+            # before the value model's pass, so that the activations of both are not in memory together
+            self.backward(loss)
+            loss = torch.zeros_like(pg_loss)
+            if self.value_model is not None:
+                with self.accelerator.autocast():
+                    values = response_values(self.value_model, part)
+        if values is not None:
+            vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
+            self.backward(loss + config.vf_coef * vf_loss * weight)
+            losses.add("vf_loss", vf_loss, count)
+
+        losses.add("pg_loss", pg_loss, count)
+        losses.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, part.mask), count)
+        losses.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, part.mask, config.cliprange), count)
+
+    def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """The mean cross-entropy of the documents' tokens, the first of each excepted, and their count."""
+        input_ids, attention_mask = (t.to(self.accelerator.device) for t in pad(documents, self.pad_id, "right"))
+        with self.accelerator.autocast():
+            logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
+        return -ppo.masked_mean(logprobs, mask), mask.sum()
+
+    def optimizer_step(self, batch: Experience, losses: Meter, meter: Meter) -> None:
+        """Clips the gradients and steps; raises Diverged, or skips the step, if they are not finite."""
+        config = self.config
+        # on one device: the norm of a model without gradients is on the CPU
         norms = torch.stack(
             [
-                self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm).to(tokens.device)
-                for model in self.trained()
+                self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm).to(batch.mask.device)
+                for model in self.trained_models()
             ]
         )
         if not config.skip_nonfinite:
@@ -242,7 +231,7 @@ class PPOTrainer:
         skip = ~norms.isfinite().all()
         if not skip:
             self.optimizer.step()
-            meter.take(found)
+            meter.extend(losses)
         if config.skip_nonfinite:
             meter.add("skipped", skip, torch.ones_like(skip))
         self.optimizer.zero_grad(set_to_none=True)
@@ -250,64 +239,20 @@ class PPOTrainer:
         if self.average is not None:
             self.average.update_parameters(self.accelerator.unwrap_model(self.policy))
 
-    def values(self, part: Experience) -> Tensor | None:
-        """What the value model says before each response token, (B, T); None where there is none."""
-        return None if self.value_model is None else response_values(self.value_model, part)
-
-    def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """The mean cross-entropy of a token of the documents, each after its first, and how many these are."""
-        input_ids, attention_mask = (t.to(self.accelerator.device) for t in pad(documents, self.pad_id, "right"))
-        with self.accelerator.autocast():
-            logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
-        return -ppo.masked_mean(logprobs, mask), mask.sum()
-
-    def measure(self, batch: Experience, rewards: Tensor, meter: "Meter") -> dict[str, float]:
-        """All metrics of a step: what the meter has of its updates, and what is known of the whole batch."""
-        responses = torch.tensor(len(batch.mask), device=batch.mask.device)
-        meter.add("score", batch.scores.mean(), responses)
-        if self.judge is not None:
-            gold = self.judge(batch)
-            known = ~gold.isnan()
-            meter.add("gold", gold.nan_to_num().sum() / known.sum().clamp(min=1), known.sum())
-        meter.add("kl", batch.kls.mean(), responses)
-        meter.add("reward", rewards.sum(dim=1).mean(), responses)
-        meter.add("entropy", ppo.masked_mean(batch.entropies, batch.mask), batch.mask.sum())
-        meter.add("length", batch.lengths.float().mean(), responses)
-        meter.add("ended", batch.ended.float().mean(), responses)
-        if self.value_model is not None:
-            explained = ppo.explained_variance(batch.values, batch.returns, batch.mask, self.total)
-            meter.add("explained_variance", explained, responses)
-        meter.add("kl_coef", torch.tensor(self.kl_coef), responses)
-        meter.add("learning_rate", torch.tensor(self.scheduler.get_last_lr()[0]), responses)
-        return meter.means()
-
-    def check(self, rollout: Rollout) -> str:
-        """See rlhf.gate. A function of the text may say what it likes; a reward model sees nothing but the response."""
-        by_model = getattr(self.reward, "func", None) is last_token_scores
-        with self.accelerator.autocast():
-            return gate(
-                rollout.select(slice(0, self.config.micro_batch_size)).trimmed(),
-                policy=self.accelerator.unwrap_model(self.policy),
-                reference=self.reference,
-                reward=self.reward if by_model else None,
-                temperature=self.config.temperature,
-                precision=self.accelerator.mixed_precision,
-            )
-
-    # --- parts of the loop --------------------------------------------------------------------------------------------
+    # --- which rows and which text ------------------------------------------------------------------------------------
 
     def minibatches(self, step: int) -> Iterator[Tensor]:
-        """The rows of each optimizer step of this process: every epoch the whole batch in another order."""
+        """The rows of each optimizer step on this process: in every epoch the whole batch in another order."""
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
-        generator = torch.Generator().manual_seed(_seed(config.seed, 3, step, rank))
-        # the responses to a prompt stay together: what they have in common goes through the models once
+        generator = torch.Generator().manual_seed(seed_of(config.seed, 3, step, rank))
+        # the responses to a prompt stay together, so that the models read the prompt once
         prompts = torch.arange(config.batch_size // processes).view(-1, config.num_generations)
         for _ in range(config.num_ppo_epochs):
             order = torch.randperm(len(prompts), generator=generator)
-            yield from (prompts[some].flatten() for some in order.chunk(config.num_mini_batches))
+            yield from (prompts[chunk].flatten() for chunk in order.chunk(config.num_mini_batches))
 
     def pretraining_text(self, update: int) -> list[list[int]]:
-        """This process's documents for the optimizer step of that number."""
+        """This process's documents for an optimizer step, numbered from 0 over the whole run."""
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         if not config.ptx_coef:
             return []
@@ -315,95 +260,46 @@ class PPOTrainer:
         order = shuffled(len(self.text), start, config.ptx_batch_size, (config.seed, 4))
         return [self.text[i] for i in order[rank::processes]]
 
+    # --- processes ----------------------------------------------------------------------------------------------------
+
     def synchronised(self, last: bool) -> ExitStack:
-        """Gradients are exchanged between processes at the last micro-batch only."""
+        """Processes exchange gradients at the last micro-batch only."""
         stack = ExitStack()
         if not last:
-            for model in self.trained():
+            for model in self.trained_models():
                 stack.enter_context(self.accelerator.no_sync(model))
         return stack
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a loss, which Accelerate averages over processes, where our losses want a sum."""
+        """Adds the gradient of a loss. Accelerate averages gradients over processes; these losses need the sum."""
         self.accelerator.backward(loss * self.accelerator.num_processes)
 
     def total(self, part: Tensor) -> Tensor:
-        """The sum of a scalar over all processes."""
+        """The sum of a tensor over all processes."""
         return self.accelerator.reduce(part, "sum")
 
-    def save_state(self, folder: Path) -> None:
-        """Writes all that the rest of the run depends on, for `load_state`. To be called by every process."""
-        models = {name: self.accelerator.unwrap_model(model).state_dict() for name, model in self.models().items()}
-        state = {
-            "steps_done": self.steps_done,
-            "kl_coef": self.kl_coef,
-            "models": models,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "random": gather_object([random_state()]),
-        }
-        if self.accelerator.is_main_process:
-            save_state(folder / "state", state)
+    # --- measurements -------------------------------------------------------------------------------------------------
 
-    def load_state(self, folder: Path) -> None:
-        """Puts the run back to where `save_state` was called: `train` goes on to the same bits."""
-        state = load_state(folder / "state")
-        self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
-        for name, model in self.models().items():
-            self.accelerator.unwrap_model(model).load_state_dict(state["models"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        set_random_state(state["random"][self.accelerator.process_index])
-
-    def models(self) -> dict[str, nn.Module]:
-        """The models that change in training."""
-        models = {"policy": self.policy, "value_model": self.value_model, "average": self.average}
-        return {name: model for name, model in models.items() if model is not None}
-
-    def trained(self) -> list[nn.Module]:
-        """The models that have gradients."""
-        return [model for model in (self.policy, self.value_model) if model is not None]
-
-    def save(self, folder: Path) -> None:
-        """Writes the policy (its average, where there is one) and, in `value_model`, the value model if there is one."""
-        policy = self.accelerator.unwrap_model(self.policy)
-        (self.average.module if self.average is not None else policy).save_pretrained(folder)
+    def metrics(self, batch: Experience, rewards: Tensor, meter: Meter) -> dict[str, float]:
+        """All metrics of a step: those of its updates, in the meter, and those of its rollout."""
+        add_rollout_metrics(meter, batch, rewards, None if self.gold is None else self.gold(batch))
+        responses = torch.tensor(len(batch.mask), device=batch.mask.device)
         if self.value_model is not None:
-            trunk = {"policy": policy} if self.one_trunk else {}
-            self.accelerator.unwrap_model(self.value_model).save_pretrained(folder / "value_model", **trunk)
+            explained = ppo.explained_variance(batch.values, batch.returns, batch.mask, self.total)
+            meter.add("explained_variance", explained, responses)
+        meter.add("kl_coef", torch.tensor(self.kl_coef), responses)
+        meter.add("learning_rate", torch.tensor(self.scheduler.get_last_lr()[0]), responses)
+        return meter.means()
 
-
-class Meter:
-    """Weighted means of numbers that come in parts, over all processes."""
-
-    def __init__(self, total: Callable[[Tensor], Tensor]):
-        self.total = total
-        self.parts: dict[str, list[Tensor]] = {}
-
-    def add(self, name: str, mean: Tensor, weight: Tensor) -> None:
-        """A part with its mean and its weight: how many tokens or responses it is the mean of; without any it is nothing."""
-        part = torch.stack([mean.detach().double() * weight, weight.double()])
-        self.parts.setdefault(name, []).append(part)
-
-    def take(self, other: "Meter") -> None:
-        """Adds all parts of another meter."""
-        for name, parts in other.parts.items():
-            self.parts.setdefault(name, []).extend(parts)
-
-    def means(self) -> dict[str, float]:
-        sums = {name: self.total(torch.stack(parts).sum(dim=0)) for name, parts in self.parts.items()}
-        return {name: float(value / weight) for name, (value, weight) in sums.items() if weight > 0}
-
-
-def shuffled(size: int, start: int, count: int, seed: tuple[int, ...]) -> list[int]:
-    """`count` indices below `size` from position `start` of an endless row of permutations: epoch after epoch."""
-    return [int(_permutation(size, (*seed, i // size))[i % size]) for i in range(start, start + count)]
-
-
-@lru_cache(maxsize=8)
-def _permutation(size: int, seed: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(size)
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    def check_sanity(self, rollout: Rollout) -> str:
+        """See `rlhf.run.sanity`. A reward function may depend on more than the response, a reward model may not."""
+        by_model = getattr(self.reward, "func", None) is reward_model_scores
+        with self.accelerator.autocast():
+            return sanity_check(
+                rollout.select(slice(0, self.config.micro_batch_size)).trimmed(),
+                policy=self.accelerator.unwrap_model(self.policy),
+                reference=self.reference,
+                reward=self.reward if by_model else None,
+                temperature=self.config.temperature,
+                precision=self.accelerator.mixed_precision,
+            )

@@ -1,71 +1,51 @@
-"""Rows for all other stages, from the embedded world or from files and hub data sets, with a part kept for the test."""
+"""Rows for all other stages: from the embedded world, or from files and hub data sets. A part is held out for the test.
+
+make data
+"""
 
 import json
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from data import world
 from data.adapters import ANSWERS, adapt
-from data.sources import read_source
-from rlhf.config import option
-from rlhf.data import Row, Tally, checked
-from rlhf.errors import InputError
-from stages.cli import Stage, main, say, write_rows
-from stages.options import StageOptions
+from data.sources import path_of, read_source
+from rlhf import InputError
+from rlhf.rows import Row, Tally, valid_rows, write_rows
+from stages.common.console import say
+from stages.common.options import DataOptions
+from stages.common.stage import Stage, main
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
-FEW = 5  # of fewer prompts none is kept for the test unless test_share says so
+FEW = 5  # from fewer prompts none is held out, unless test_share is large enough for one
 
 
-@dataclass
-class Options(StageOptions):
-    world: bool = option(False, "make text, demonstrations and prompts of the embedded world")
-    world_documents: int = option(50_000, "pretraining documents to make of it")
-    world_demonstrations: int = option(6_000, "demonstrations to make of it")
-    world_prompts: int = option(6_000, "prompts to make of it")
-
-    folder: str | None = option(None, "where the files below are looked for; the current folder if not given")
-    text: list[str] = option([], "files or hub data sets of plain text, for pretraining")
-    demonstrations: list[str] = option([], "the same of prompts with completions, for SFT")
-    comparisons: list[str] = option(
-        [], "the same of ranked or paired completions; if not given, `make comparisons` samples them"
-    )
-    prompts: list[str] = option(
-        [], "the same of prompts, for PPO; the prompts of demonstrations and comparisons if not given"
-    )
-    sample_by: str = option("paragraph", "what a document of a .txt file is: line, paragraph or document")
-    limit: int | None = option(None, "use so many rows of a file or data set at most")
-
-    test_share: float = option(
-        0.1,
-        "share of the rows of files that is kept for the test, by prompt: what answers one of these is in no training",
-    )
-    test_rows: int = option(400, "prompts, or texts, kept for the test at most")
-
-
-def work(options: Options, stage: Stage) -> dict:
+def work(options: DataOptions, stage: Stage) -> dict[str, Any]:
     summary, found = {}, {}
     for kind in KINDS:
         if sources := getattr(options, kind):
+            for source in sources:
+                stage.input(str(path_of(source, options.folder)))
             tally = Tally()
-            found[kind] = list(checked(_raw_rows(sources, kind, options, tally), kind, tally))
+            found[kind] = list(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
             if not found[kind]:
                 raise InputError(f"no usable {kind} in {', '.join(sources)}: {tally}")
-            say("", f"{kind:<15} {tally}")
+            say(f"{kind:<15} {tally}")
             summary[kind] = tally.as_dict()
     rows = (world_rows(options) if options.world else {}) | split(found, options)
     if "prompts" not in rows:
         rows["prompts"], rows["prompts_test"] = (_prompts_of(rows, part) for part in ("", "_test"))
     for name, part in rows.items():
-        write_rows(stage.folder / f"{name}.jsonl", part)
-    written = {name: len(part) for name, part in rows.items()}
-    say("", ", ".join(f"{count:,} {name}" for name, count in written.items()))
-    return {"sources": summary, "rows": written}
+        write_rows(stage.partial / f"{name}.jsonl", part)
+    counts = {name: len(part) for name, part in rows.items()}
+    say("rows: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    return {"sources": summary, "rows": counts}
 
 
-def world_rows(options: Options) -> dict[str, list[Row]]:
-    """Everything the embedded world has to offer; no document for the test is one of those for training."""
+def world_rows(options: DataOptions) -> dict[str, list[Row]]:
+    """The rows of the embedded world; no test document is one of those for training."""
     seed, tests = options.seed, options.test_rows
     text = list(world.text(options.world_documents, seed))
     known = {row["text"] for row in text}
@@ -79,55 +59,58 @@ def world_rows(options: Options) -> dict[str, list[Row]]:
     }
 
 
-def split(rows: dict[str, list[Row]], options: Options) -> dict[str, list[Row]]:
-    """The rows of each kind for training, and under <kind>_test those for the test.
+def split(rows: dict[str, list[Row]], options: DataOptions) -> dict[str, list[Row]]:
+    """The rows of each kind for training, and as <kind>_test those for the test.
 
-    Each kind gives a share of its prompts, or texts, to the test, and a prompt that is there is in no kind's training.
+    A share of each kind's prompts, or texts, is held out: rows with a held-out prompt are in no kind's training.
     """
-    keys = {kind: [_key(row) for row in some] for kind, some in rows.items()}
+    keys = {kind: [_key(row) for row in kind_rows] for kind, kind_rows in rows.items()}
     order = sorted(set().union(*keys.values()))
     random.Random(f"split {options.seed}").shuffle(order)
     test: set[str] = set()
-    for some in map(set, keys.values()):
-        share = max(round(options.test_share * len(some)), 1 if len(some) >= FEW and options.test_share else 0)
-        test |= set([key for key in order if key in some][: min(share, options.test_rows)])
-    found = {
-        kind + ending: [row for row, key in zip(rows[kind], keys[kind], strict=True) if (key in test) is side]
+    for kind_keys in map(set, keys.values()):
+        share = max(
+            round(options.test_share * len(kind_keys)), 1 if len(kind_keys) >= FEW and options.test_share else 0
+        )
+        test |= set([key for key in order if key in kind_keys][: min(share, options.test_rows)])
+    parts = {
+        kind + suffix: [row for row, key in zip(rows[kind], keys[kind], strict=True) if (key in test) is held_out]
         for kind in rows
-        for ending, side in (("", False), ("_test", True))
+        for suffix, held_out in (("", False), ("_test", True))
     }
     for kind in rows:
-        if not found[kind]:
+        if not parts[kind]:
             raise InputError(
-                f"all {kind} have a prompt that is kept for the test: set test_share: 0, or name more of them"
+                f"all prompts of the {kind} are held out for the test: set test_share: 0, or name more rows"
             )
-    return found
+    return parts
 
 
 def _key(row: Row) -> str:
-    """The same for rows with the same prompt, or the same text."""
+    """Equal for rows with the same prompt, or the same text."""
     return json.dumps([(column, row[column]) for column in ("prompt", "text", "messages") if column in row][:1])
 
 
-def _raw_rows(sources: list[str], kind: str, options: Options, tally: Tally):
+def _raw_rows(sources: list[str], kind: str, options: DataOptions, tally: Tally) -> Iterator[tuple[str, Any]]:
     for source in sources:
         raw_rows = islice(read_source(source, options.folder, options.sample_by), options.limit)
         yield from ((where, row) for where, raw in raw_rows for row in adapt(raw, kind, tally, where))
 
 
 def _prompts_of(rows: dict[str, list[Row]], part: str) -> list[Row]:
-    """The distinct prompts of demonstrations and comparisons, with what else is known of them."""
+    """The distinct prompts of demonstrations and comparisons, with their further columns."""
     found: dict[str, Row] = {}
     for row in (row for kind in ("demonstrations", "comparisons") for row in rows.get(kind + part, [])):
-        ranks = row.get("ranks", [])  # beside which there may be more of each completion
-        others = {
-            key: value
-            for key, value in row.items()
-            if key not in ANSWERS and not (ranks and isinstance(value, list) and len(value) == len(ranks))
+        ranks = row.get("ranks", [])
+        # a list as long as the ranking describes its completions, not the prompt
+        further = {
+            column: value
+            for column, value in row.items()
+            if column not in ANSWERS and not (ranks and isinstance(value, list) and len(value) == len(ranks))
         }
-        found.setdefault(json.dumps(row["prompt"]), {**others, "prompt": row["prompt"]})
+        found.setdefault(json.dumps(row["prompt"]), {**further, "prompt": row["prompt"]})
     return list(found.values())
 
 
 if __name__ == "__main__":
-    main("data", Options, work)
+    main("data", work)

@@ -1,63 +1,55 @@
-"""A GPT-2 from scratch on plain text, with a tokenizer of its own; or any causal language model, loaded as it is."""
+"""Pretraining: a GPT-2 and its tokenizer from scratch on plain text; or a causal language model that is loaded as it is.
 
-from dataclasses import dataclass
+make pretrain
+"""
 
-from transformers import set_seed
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig
 
-from rlhf.config import option
-from rlhf.data import Tally, read_rows, text_dataset
-from rlhf.models import load_policy, load_tokenizer, new_policy, new_tokenizer
-from stages.cli import Stage, main, say
-from stages.training import SavingSFTTrainer, TrainingOptions, in_batches, train, trainer_arguments
+from rlhf.models import load_policy, new_policy
+from rlhf.rows import Row, Tally, read_rows
+from rlhf.tokens import load_tokenizer, new_tokenizer, text_dataset
+from stages.common.console import say
+from stages.common.options import PretrainOptions
+from stages.common.stage import Stage, main
+from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_arguments
 
 
-@dataclass
-class Options(TrainingOptions):
-    model: str | None = option(None, "load this model (a folder or a hub id) instead; then nothing is trained")
-    text: str | None = option(None, "JSON Lines file of {text}; what `make data` wrote if not given")
-    tokenizer: str | None = option(
-        None, "give the new model this tokenizer (a folder or a hub id) instead of one trained on the text"
-    )
-    vocab_size: int = option(2048, "tokens of the new tokenizer, at most")
-    layers: int = option(3, "transformer blocks of the new model")
-    width: int = option(128, "its hidden size")
-    heads: int = option(8, "its attention heads")
-    context: int = option(128, "its context in tokens; longer documents are cut into pieces")
-    initializer_range: float = option(0.1, "spread of its first weights (GPT-2: 0.02, too small for narrow models)")
-    packing: bool = option(False, "fill rows with several documents, for many short ones in a long context")
-
-
-def work(options: Options, stage: Stage) -> dict:
+def work(options: PretrainOptions, stage: Stage) -> dict[str, Any]:
     if options.model:
-        tokenizer = load_tokenizer(options.model)
-        policy = load_policy(options.model, tokenizer)
-        say("", f"{policy.num_parameters():,} parameters loaded from {options.model}, nothing to train")
-        summary = {}
+        source = stage.model(options.model, "pretrain")
+        tokenizer = load_tokenizer(source)
+        policy = load_policy(source, tokenizer)
+        say(f"{policy.num_parameters():,} parameters loaded from {source}; not trained")
+        summary: dict[str, Any] = {}
     else:
-        policy, tokenizer, summary = from_scratch(options, stage)
-    policy.save_pretrained(stage.folder)
-    tokenizer.save_pretrained(stage.folder)
+        policy, tokenizer, summary = train_new(options, stage)
+    policy.save_pretrained(stage.partial)
+    tokenizer.save_pretrained(stage.partial)
     return summary
 
 
-def from_scratch(options: Options, stage: Stage):
-    """A new model and a new tokenizer, trained on the run's text."""
+def train_new(
+    options: PretrainOptions, stage: Stage
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """A new model and its tokenizer, trained on the run's text, and a summary for the record."""
     tally = Tally()
     rows = read_rows(stage.rows(options.text, "text.jsonl"), "text", tally)
     if options.tokenizer:
-        tokenizer = load_tokenizer(options.tokenizer)
+        tokenizer = load_tokenizer(stage.input(options.tokenizer))
     else:
-        tokenizer = new_tokenizer((_words(row) for row in rows), options.vocab_size)
+        tokenizer = new_tokenizer((_text_of(row) for row in rows), options.vocab_size)
     dataset = text_dataset(rows, tokenizer, options.context)
     set_seed(options.seed)
     policy = new_policy(
         tokenizer, options.layers, options.width, options.heads, options.context, options.initializer_range
     )
     tokens = sum(dataset["length"][:])
-    say("", f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
+    say(f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
 
-    arguments = trainer_arguments(SFTConfig, options, stage.folder)
+    arguments = trainer_arguments(SFTConfig, options, stage.partial)
     if options.packing:
         arguments.packing, arguments.packing_strategy, arguments.max_length = True, "wrapped", options.context
     trainer = SavingSFTTrainer(
@@ -67,10 +59,10 @@ def from_scratch(options: Options, stage: Stage):
     return policy, tokenizer, {"rows": tally.as_dict(), "tokens": tokens, "history": history}
 
 
-def _words(row: dict) -> str:
+def _text_of(row: Row) -> str:
     text = row["messages"] if "messages" in row else row["text"]
     return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
 
 
 if __name__ == "__main__":
-    main("pretrain", Options, work)
+    main("pretrain", work)

@@ -1,40 +1,31 @@
-"""The reward model: the SFT model with a head for one number, trained on rankings of K completions, then normalised."""
+"""The reward model: the SFT model with a score head, trained on rankings of K completions, then normalised.
+
+make reward
+"""
 
 import random
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset
-from transformers import set_seed
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig
 
-from rlhf.config import option
-from rlhf.data import Row, Tally, comparison_dataset, demonstration_dataset, read_lines, read_rows
 from rlhf.evaluate import Estimate, ratio_estimate
-from rlhf.models import Scorer, context_length, load_tokenizer, new_scorer, stop_token_ids
+from rlhf.models import Scorer, context_length, new_scorer, stop_token_ids
 from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
-from stages.cli import Stage, main, say
-from stages.training import SavingRewardTrainer, TrainingOptions, in_batches, train, trainer_arguments
+from rlhf.rows import Row, Tally, read_lines, read_rows
+from rlhf.tokens import comparison_dataset, demonstration_dataset, load_tokenizer
+from stages.common.console import say
+from stages.common.options import NORMALISED_ON, RewardOptions
+from stages.common.stage import Stage, main
+from stages.common.training import SavingRewardTrainer, in_batches, train, trainer_arguments
 
-SCORED = 4096  # sequences that normalisation looks at, at most
-
-
-@dataclass
-class Options(TrainingOptions):
-    model: str | None = option(None, "model to start from; the result of `make sft` if not given")
-    comparisons: str | None = option(
-        None, "JSON Lines file of rankings or pairs; what `make comparisons` wrote if not given"
-    )
-    comparisons_test: str | None = option(None, "the same for the test; what `make comparisons` wrote if not given")
-    normalise_on: Literal["demonstrations", "comparisons", "nothing"] = option(
-        "demonstrations",
-        f"afterwards scores are shifted to mean 0 over these, {SCORED} at most (InstructGPT: demonstrations)",
-    )
-    unit_deviation: bool = option(True, "scores are also scaled to a standard deviation of 1 over the comparisons")
+Item = TypeVar("Item")
 
 
-def work(options: Options, stage: Stage) -> dict:
+def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
     set_seed(options.seed)
@@ -44,74 +35,95 @@ def work(options: Options, stage: Stage) -> dict:
     tally, test_tally = Tally(), Tally()
     rows = read_rows(stage.rows(options.comparisons, "train.jsonl", "comparisons"), "comparisons", tally)
     dataset = comparison_dataset(rows, tokenizer, longest, tally, stops)
-    test_file = stage.rows(options.comparisons_test, "test.jsonl", "comparisons")
-    test, test_rows = [], []
-    if any(read_lines(test_file)):  # few rankings leave none for it
+    test_file, test_rows, test = stage.rows(options.comparisons_test, "test.jsonl", "comparisons"), [], None
+    if any(read_lines(test_file)):  # from few rankings none is held out
         test_rows = read_rows(test_file, "comparisons", test_tally)
         test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
     completions = sum(map(len, dataset["ranks"]))
-    say("", f"{tally}, {completions:,} completions, {options.epochs:g} epochs; for the test {test_tally}")
+    say(f"{tally}, {completions:,} completions, {options.epochs:g} epochs; test: {test_tally}")
 
-    arguments = trainer_arguments(RewardConfig, options, stage.folder)
+    arguments = trainer_arguments(RewardConfig, options, stage.partial)
     trainer = SavingRewardTrainer(
         model=scorer.model, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
     )
     history = train(trainer, stage, options)
     scorer.eval()
     normalise(scorer, tokenizer, dataset, stops, options, stage)
-    scorer.save_pretrained(stage.folder)
-    tokenizer.save_pretrained(stage.folder)
+    scorer.save_pretrained(stage.partial)
+    tokenizer.save_pretrained(stage.partial)
 
-    accuracies = test_accuracy(scorer, tokenizer, test, [test_rows[i] for i in test["row"]]) if test_rows else {}
-    for name, accuracy in accuracies.items():
-        say("", f"{name.replace('_', ' ')} {accuracy}")
-    metrics = {key: number for name, accuracy in accuracies.items() for key, number in accuracy.named(name).items()}
+    metrics = report_accuracy(scorer, tokenizer, test, [test_rows[i] for i in test["row"]]) if test else {}
     return {"rows": tally.as_dict(), "test_rows": test_tally.as_dict(), "metrics": metrics, "history": history}
 
 
 def normalise(
-    scorer: Scorer, tokenizer, comparisons: Dataset, stops: list[int], options: Options, stage: Stage
+    scorer: Scorer,
+    tokenizer: PreTrainedTokenizerBase,
+    comparisons: Dataset,
+    stops: list[int],
+    options: RewardOptions,
+    stage: Stage,
 ) -> None:
-    """Sets the mean and, if wished, the deviation that scores are normalised by; they are saved with the model."""
+    """Sets the mean and, if configured, the deviation by which scores are normalised; they are saved with the model."""
     rng = random.Random(options.seed)
-    sequences = some([ids for row in comparisons["sequences"] for ids in row], rng)
-    compared = score_sequences(scorer, sequences, tokenizer.pad_token_id)
+    sequences = _subset([ids for row in comparisons["sequences"] for ids in row], rng)
+    scores = score_sequences(scorer, sequences, tokenizer.pad_token_id)
     mean = 0.0
     if options.normalise_on == "comparisons":
-        mean = float(compared.mean())
+        mean = float(scores.mean())
     elif options.normalise_on == "demonstrations":
-        rows = some(read_rows(stage.rows(None, "demonstrations.jsonl"), "demonstrations"), rng)
+        rows = _subset(read_rows(stage.rows(None, "demonstrations.jsonl"), "demonstrations"), rng)
         longest, tally = context_length(scorer.model), Tally(used=len(rows))
         demonstrations = demonstration_dataset(rows, tokenizer, longest, tally, stops)
         mean = float(score_sequences(scorer, demonstrations["input_ids"], tokenizer.pad_token_id).mean())
-    set_normalisation(scorer, mean, float(compared.std()) if options.unit_deviation else 1.0)
+    set_normalisation(scorer, mean, float(scores.std()) if options.unit_deviation else 1.0)
 
 
-def some(items: list, rng: random.Random) -> list:
-    """All of a few items, and of many as many as a mean needs: its standard error is a 64th of the deviation."""
-    return items if len(items) <= SCORED else rng.sample(items, SCORED)
+def _subset(items: list[Item], rng: random.Random) -> list[Item]:
+    """All items, or as many as a mean needs: its standard error is 1/64 of the standard deviation then."""
+    return items if len(items) <= NORMALISED_ON else rng.sample(items, NORMALISED_ON)
 
 
-def test_accuracy(scorer: Scorer, tokenizer, test: Dataset, rows: list[Row]) -> dict[str, Estimate]:
-    """Share of pairs ordered as the labeller does and, where true quality is known, as that does."""
+def report_accuracy(
+    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, test: Dataset, rows: list[Row]
+) -> dict[str, float]:
+    """Prints and returns the accuracies on held-out rankings."""
+    metrics: dict[str, float] = {}
+    for name, accuracy in test_accuracies(scorer, tokenizer, test, rows).items():
+        say(f"{name.replace('_', ' ')} {accuracy}")
+        metrics |= accuracy.named(name)
+    return metrics
+
+
+def test_accuracies(
+    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, test: Dataset, rows: list[Row]
+) -> dict[str, Estimate]:
+    """The share of pairs ordered as the labeller orders them and, if true quality is known, as that does.
+
+    `accuracy_own` leaves out completions of other prompts; `length_accuracy` is that of the longer completion.
+    """
     sequences = [ids for row in test["sequences"] for ids in row]
     ranks = pad_ranks(test["ranks"])
     scores = by_prompt(score_sequences(scorer, sequences, tokenizer.pad_token_id), ranks)
-    judged = {"label_accuracy": ranks}
+    orders: dict[str, Tensor] = {"label_accuracy": ranks}
     if all("quality" in row for row in rows):
         quality = pad_ranks([[-q for q in row["quality"]] for row in rows])
-        judged = {"accuracy": quality, **judged}
+        orders = {"accuracy": quality, **orders}
         if any(any(row.get("swapped", [])) for row in rows):
             swapped = pad_ranks([[float(s) for s in row["swapped"]] for row in rows])
-            judged["accuracy_own"] = quality.where(swapped == 0, torch.nan)
+            orders["accuracy_own"] = quality.where(swapped == 0, torch.nan)
     else:
-        judged = {"accuracy": ranks}
+        orders = {"accuracy": ranks}
     lengths = by_prompt(torch.tensor([float(len(ids)) for ids in sequences]), ranks)
-    counted = {name: pair_accuracy(scores, order) for name, order in judged.items()}
-    counted["length_accuracy"] = pair_accuracy(lengths, judged["accuracy"])
-    # where no two completions differ in quality there is no accuracy
-    return {name: ratio_estimate(right, pairs) for name, (right, pairs) in counted.items() if pairs.sum() > 0}
+    counts = {name: pair_accuracy(scores, order) for name, order in orders.items()}
+    counts["length_accuracy"] = pair_accuracy(lengths, orders["accuracy"])
+    # without two completions of different quality there is no accuracy
+    return {
+        name: ratio_estimate(correct.tolist(), pairs.tolist())
+        for name, (correct, pairs) in counts.items()
+        if pairs.sum() > 0
+    }
 
 
 if __name__ == "__main__":
-    main("reward", Options, work)
+    main("reward", work)

@@ -1,5 +1,6 @@
-"""The embedded world: the judge reads exactly what the generator wrote, and the test asks what training never asked."""
+"""The embedded world: gold scores agree with how answers were generated, and held-out requests stay out of training."""
 
+import math
 import random
 import subprocess
 import sys
@@ -10,20 +11,20 @@ from data import world
 from data.labeller import rank
 from data.world.gold import assess
 from data.world.grammar import split_sentences
-from data.world.requests import ask, draw_request, is_held_out, prompt_of, understand
+from data.world.requests import draw_request, format_prompt, is_held_out, parse_prompt, phrase_request
 from data.world.sentences import GRAMMAR, REQUESTS
 from data.world.tasks import TASKS
 from data.world.words import FACTS, STRANGERS, VILLAGERS
 
 
-def judged(prompt: str, completion: str, ended: bool = True) -> float:
+def gold_of(prompt: str, completion: str, ended: bool = True) -> float:
     return world.gold([prompt], [completion], [ended])[0]
 
 
-# --- deterministic, and split -----------------------------------------------------------------------------------------
+# --- determinism and held-out split -----------------------------------------------------------------------------------
 
 
-def test_a_seed_gives_the_same_rows_each_time_and_another_seed_others():
+def test_rows_are_equal_for_equal_seeds_and_differ_between_seeds():
     makers = {
         "text": lambda seed: list(world.text(50, seed)),
         "demonstrations": lambda seed: list(world.demonstrations(50, seed)),
@@ -35,7 +36,7 @@ def test_a_seed_gives_the_same_rows_each_time_and_another_seed_others():
 
 
 def test_rows_do_not_depend_on_the_hash_seed():
-    """Python's generators are the same everywhere; what is drawn from them must not depend on the order of a set."""
+    """Iterating over a set of strings while drawing would make the rows depend on PYTHONHASHSEED."""
     code = "from data import world; import hashlib; print(hashlib.sha256(repr([*world.text(300, 0), *world.demonstrations(300, 0), *world.prompts(300, 0, True)]).encode()).hexdigest())"
     outputs = {
         subprocess.run(
@@ -46,26 +47,27 @@ def test_rows_do_not_depend_on_the_hash_seed():
     assert len(outputs) == 1
 
 
-def test_no_combination_of_the_test_is_asked_in_training():
-    asked = {
-        test: {understand(row["prompt"]) is not None for row in world.prompts(2000, 0, test)} for test in (False, True)
+def test_held_out_combinations_never_occur_in_training_requests():
+    is_parsed = {
+        test: {parse_prompt(row["prompt"]) is not None for row in world.prompts(2000, 0, test)}
+        for test in (False, True)
     }
-    assert asked == {False: {True}, True: {True}}  # every prompt is understood
+    assert is_parsed == {False: {True}, True: {True}}  # every prompt has a parse
     combinations = {
         test: {
-            (r.kind.split()[0], r.task.combination(r))
+            (r.task_name, TASKS[r.task_name].combination(r))
             for row in world.prompts(4000, 0, test)
-            for r in [understand(row["prompt"])]
+            for r in [parse_prompt(row["prompt"])]
         }
         for test in (False, True)
     }
     assert not combinations[False] & combinations[True]
-    assert {task for task, _ in combinations[True]} == set(TASKS)
-    trained = [understand(row["prompt"]) for row in world.demonstrations(2000, 0)]
-    assert not any(map(is_held_out, trained))
+    assert {task_name for task_name, _ in combinations[True]} == set(TASKS)
+    demonstrated = [parse_prompt(row["prompt"]) for row in world.demonstrations(2000, 0)]
+    assert not any(map(is_held_out, demonstrated))
 
 
-def test_every_fact_is_probed_and_every_probe_has_one_answer():
+def test_every_fact_has_a_probe_and_every_equation_probe_completes_with_one_word():
     probes = list(world.probes())
     facts = [probe for probe in probes if probe["probe"] == "facts"]
     assert len(facts) == len(FACTS)
@@ -73,90 +75,87 @@ def test_every_fact_is_probed_and_every_probe_has_one_answer():
     assert len({probe["prompt"] for probe in probes if probe["probe"] == "equations"}) > 150
 
 
-# --- the generator and the judge agree --------------------------------------------------------------------------------
+# --- generation and gold score agree ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_an_answer_breaks_exactly_the_criteria_it_was_made_to_break(name):
-    rng, task, seen = random.Random(f"exact {name}"), TASKS[name], 0
+def test_an_answer_misses_exactly_the_criteria_of_its_flaws(name):
+    rng, task, flawless = random.Random(f"exact {name}"), TASKS[name], 0
     for _ in range(1500):
         request = task.draw(rng)
         flaws = {criterion for criterion in task.weights if rng.random() < 0.25}
-        if name == "fact" and FACTS.get((request.slots["name"], request.subject)) is None:
-            flaws -= {"correct"}  # of whom nobody knows, a wrong claim is another kind of answer
         if name == "list" and "distinct" in flaws:
-            flaws -= {"members"}  # the copy may fall on the foreign member
-        good = assess(request, task.answer(request, flaws, rng), ended=True)
-        assert {criterion for criterion, met in good.items() if not met} == flaws
-        seen += not flaws
-    assert seen > 100
+            flaws -= {"members"}  # the copied item may replace the one of another category
+        passed = assess(request, task.answer(request, flaws, rng), ended=True)
+        assert {criterion for criterion, met in passed.items() if not met} == flaws
+        flawless += not flaws
+    assert flawless > 100
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_an_answer_without_flaws_is_perfect_and_faults_cost_two_points_each(name):
+def test_an_answer_without_flaws_scores_ten_and_each_fault_costs_at_least_two_points(name):
     rng, task = random.Random(f"perfect {name}"), TASKS[name]
     for _ in range(300):
         request = task.draw(rng)
-        prompt, answer = prompt_of(ask(request, rng)), task.answer(request, set(), rng)
-        assert judged(prompt, f" {answer}") == 10.0
-        assert judged(prompt, f" {answer}", ended=False) == 8.0
-        assert judged(prompt, f" {task.answer(request, {'grammatical'}, rng)}") <= 8.0
+        prompt = format_prompt(phrase_request(request, rng))
+        answer = task.answer(request, set(), rng)
+        assert gold_of(prompt, f" {answer}") == 10.0
+        assert gold_of(prompt, f" {answer}", ended=False) == 8.0
+        assert gold_of(prompt, f" {task.answer(request, {'grammatical'}, rng)}") <= 8.0
 
 
-def test_scores_by_hand():
+def test_gold_scores_equal_those_computed_by_hand():
     name = next(n for n in VILLAGERS if (n, "pet") in FACTS)
     pet = FACTS[name, "pet"]
     request = f"User: What pet does {name} have?\nBot:"
-    assert judged(request, f" {name} has a {pet} at home. I hope that helps!") == 10.0
-    assert judged(request, f" {name} has a {pet} at home.") == pytest.approx(10 * 5 / 7)  # not friendly: 2 of 7
+    assert gold_of(request, f" {name} has a {pet} at home. I hope that helps!") == 10.0
+    # "friendly" has weight 2 of 7
+    assert gold_of(request, f" {name} has a {pet} at home.") == pytest.approx(10 * 5 / 7)
     wrong = "dog" if pet != "dog" else "cat"
-    assert judged(request, f" {name} has a {wrong} at home. I hope that helps!") == pytest.approx(10 * 3 / 7)
-    assert judged(request, f" {name} has a {pet} at at home. I hope that helps!") == pytest.approx(10 * 2 / 7 - 2)
-    assert judged(request, " Words that mean nothing") == 0.0
+    assert gold_of(request, f" {name} has a {wrong} at home. I hope that helps!") == pytest.approx(10 * 3 / 7)
+    assert gold_of(request, f" {name} has a {pet} at at home. I hope that helps!") == pytest.approx(10 * 2 / 7 - 2)
+    assert gold_of(request, " Words that mean nothing") == 0.0
 
 
-def test_of_a_stranger_the_right_answer_is_that_one_does_not_know():
+def test_the_correct_answer_about_a_stranger_is_not_to_know():
     request = f"User: What pet does {STRANGERS[0]} have?\nBot:"
     rng = random.Random(0)
-    unknown = GRAMMAR.write("unknown", rng, name=STRANGERS[0])
-    assert judged(request, f" {unknown} I hope that helps!") == 10.0
-    assert judged(request, f" {STRANGERS[0]} has a dog at home. I hope that helps!") < 5
+    unknown = GRAMMAR.generate("unknown", rng, name=STRANGERS[0])
+    assert gold_of(request, f" {unknown} I hope that helps!") == 10.0
+    assert gold_of(request, f" {STRANGERS[0]} has a dog at home. I hope that helps!") < 5
 
 
-def test_three_courtesies_are_too_many():
+def test_a_third_courtesy_costs_points():
     name = next(n for n in VILLAGERS if (n, "pet") in FACTS)
     request, answer = f"User: What pet does {name} have?\nBot:", f"{name} has a {FACTS[name, 'pet']} at home."
-    assert judged(request, f" Of course! {answer} I hope that helps!") == 10.0
-    assert judged(request, f" Of course! Good question! {answer} I hope that helps!") < 10.0
+    assert gold_of(request, f" Of course! {answer} I hope that helps!") == 10.0
+    assert gold_of(request, f" Of course! Good question! {answer} I hope that helps!") < 10.0
 
 
-def test_what_is_not_asked_in_this_world_has_no_gold():
+def test_a_prompt_that_is_no_request_of_the_world_has_no_gold_score():
     assert world.gold(["Hello?"], [" Yes."], [True]) == [None]
 
 
-def test_every_template_reads_what_it_writes():
+def test_every_template_parses_the_sentences_it_generates():
     rng = random.Random(0)
     for grammar in (GRAMMAR, REQUESTS):
         for kind, templates in grammar.templates.items():
             for template in templates:
                 for _ in range(3):
-                    given = {"name": "Anna"} if {"he", "him", "his"} & set(template.slots) else {}
-                    given |= {"items": "red, blue and green"} if "items" in template.slots else {}
-                    sentence = template.fill(rng, given)
-                    assert kind in {reading.kind for reading in grammar.read(sentence)}, sentence
+                    fillers = {"name": "Anna"} if {"he", "him", "his"} & set(template.slots) else {}
+                    fillers |= {"items": "red, blue and green"} if "items" in template.slots else {}
+                    sentence = template.fill(rng, fillers)
+                    assert kind in {parse.kind for parse in grammar.parse(sentence)}, sentence
 
 
-def test_every_request_is_understood_as_it_was_meant():
+def test_parsing_the_prompt_of_a_request_gives_the_request():
     rng = random.Random(1)
     for _ in range(2000):
         request = draw_request(rng)
-        understood = understand(prompt_of(ask(request, rng)))
-        assert understood.kind == request.kind
-        assert understood.slots.items() <= request.slots.items() | understood.slots.items()
-        assert all(request.slots[slot] == value for slot, value in understood.slots.items())
+        assert parse_prompt(format_prompt(phrase_request(request, rng))) == request
 
 
-def test_sentences_are_split_at_their_ends_and_a_rest_counts():
+def test_split_sentences_keeps_an_unfinished_last_sentence():
     assert split_sentences(" Hello! It is 3. And so") == ["Hello!", "It is 3.", "And so"]
 
 
@@ -170,24 +169,22 @@ def test_demonstrations_are_of_mixed_quality():
 # --- the labeller -----------------------------------------------------------------------------------------------------
 
 
-def test_without_noise_the_ranking_is_that_of_quality_and_equals_tie():
+def test_without_noise_ranks_follow_quality_and_equal_qualities_tie():
     assert rank(["a", "b", "c", "d"], [1.0, 3.0, 1.0, 5.0], 0, 0, random.Random(0)) == [2, 1, 2, 0]
 
 
 @pytest.mark.parametrize("difference", [0.5, 1.5, 4.0])
-def test_the_better_of_two_is_preferred_as_often_as_the_model_says(difference):
-    import math
-
+def test_the_better_of_two_is_preferred_with_the_bradley_terry_probability(difference):
     rng = random.Random(0)
     preferred = sum(rank(["a", "b"], [difference, 0.0], 1.5, 0, rng) == [0, 1] for _ in range(20_000)) / 20_000
     assert preferred == pytest.approx(1 / (1 + math.exp(-difference / 1.5)), abs=0.012)
 
 
-def test_a_margin_makes_close_ones_tie():
+def test_qualities_within_the_margin_tie():
     assert rank(["a", "b", "c"], [5.0, 4.9, 1.0], 0, 0.2, random.Random(0)) == [0, 0, 1]
 
 
-def test_the_same_words_always_tie():
+def test_identical_texts_always_tie():
     rng = random.Random(0)
     for _ in range(100):
         ranks = rank(["same", "other", "same"], [2.0, 2.0, 2.0], 1.5, 0, rng)

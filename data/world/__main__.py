@@ -1,4 +1,4 @@
-"""Prints a few rows of each kind, with the gold of the demonstrations."""
+"""Prints a few documents, and a few demonstrations with their gold scores."""
 
 import random
 
@@ -9,7 +9,7 @@ if __name__ == "__main__":
     print(f"seed {seed}\n\n--- text ---")
     for row in world.text(8, seed):
         print(f"\n{row['text']}")
-    print("\n--- demonstrations, and their gold ---")
+    print("\n--- demonstrations, with their gold scores ---")
     for row in world.demonstrations(8, seed):
         (gold,) = world.gold([row["prompt"]], [row["completion"]], [True])
         print(f"\n{row['prompt']}{row['completion']}  ({gold:.1f})")

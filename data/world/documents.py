@@ -1,14 +1,14 @@
-"""The text the models of this world are pretrained on: documents of every kind, whose questions are rarely answered well."""
+"""Pretraining documents: many kinds of text, in which few requests are answered well."""
 
 import random
 
 from data.world.grammar import Grammar
-from data.world.requests import BOT, USER, ask, draw_request
+from data.world.requests import BOT, USER, draw_request, phrase_request
 from data.world.sentences import ACTS, GRAMMAR
 from data.world.tasks import TASKS
 from data.world.words import ATTRIBUTES, FACTS, VILLAGERS, WORDS
 
-# a line above a text that says what it is about: from it the model learns to copy names from above into the text
+# Headers state what the text below them is about. They teach the model to copy names from the context.
 HEADERS = Grammar(
     {
         "story": (
@@ -25,42 +25,47 @@ HEADERS = Grammar(
         **{f"harm {verb}": (f"Why one should not {act}:",) for verb, act in ACTS.items()},
     }
 )
-HEADED = 0.75  # share of texts that have one
-RUMOURS = 0.05  # share of statements of fact that are false
+HEADER_RATE = 0.75  # share of texts on a task that have a header
+FALSE_FACT_RATE = 0.05  # share of stated facts whose value is drawn at random
+FLAW_RATE = 0.4  # probability of each flaw in an answered request
 
 
 def pretraining_document(rng: random.Random) -> str:
-    """One document; no question in it is one of those kept for the test."""
-    kinds, shares = zip(*DOCUMENTS.items(), strict=True)
-    (kind,) = rng.choices(kinds, shares)
-    return kind(rng)
+    """One document of a random kind.
+
+    It contains no held-out request. A text with a header may be about a held-out combination.
+    """
+    makers, shares = zip(*DOCUMENT_SHARES.items(), strict=True)
+    (make_document,) = rng.choices(makers, shares)
+    return make_document(rng)
 
 
-def _on_subject(task: str):
-    """Good text of the kind that a task asks for, mostly below a line that says what it is about."""
+def _text_on(task_name: str):
+    """A function that makes a text without flaws on a random subject of the task, usually below a header."""
 
     def document(rng: random.Random) -> str:
-        request = TASKS[task].draw(rng)
-        header = [HEADERS.write(request.kind, rng, **request.slots)] if rng.random() < HEADED else []
-        return "\n".join([*header, " ".join(TASKS[task].body(request, set(), rng))])
+        task = TASKS[task_name]
+        request = task.draw(rng)
+        header = [HEADERS.generate(request.kind, rng, **request.slots)] if rng.random() < HEADER_RATE else []
+        return "\n".join([*header, " ".join(task.body(request, set(), rng))])
 
     return document
 
 
-def _portrait(rng):
+def _facts_on_one_villager(rng):
     name = rng.choice(VILLAGERS)
-    return " ".join(_statement(name, attribute, rng) for attribute in rng.sample(list(ATTRIBUTES), rng.randint(2, 5)))
+    return " ".join(_fact(name, attribute, rng) for attribute in rng.sample(list(ATTRIBUTES), rng.randint(2, 5)))
 
 
-def _gossip(rng):
+def _facts_on_one_attribute(rng):
     attribute = rng.choice(list(ATTRIBUTES))
-    return " ".join(_statement(name, attribute, rng) for name in rng.sample(VILLAGERS, rng.randint(2, 4)))
+    return " ".join(_fact(name, attribute, rng) for name in rng.sample(VILLAGERS, rng.randint(2, 4)))
 
 
-def _statement(name: str, attribute: str, rng: random.Random) -> str:
+def _fact(name: str, attribute: str, rng: random.Random) -> str:
     slot = ATTRIBUTES[attribute]
-    value = rng.choice(WORDS[slot]) if rng.random() < RUMOURS else FACTS[name, attribute]
-    return GRAMMAR.write(attribute, rng, name=name, **{slot: value})
+    value = rng.choice(WORDS[slot]) if rng.random() < FALSE_FACT_RATE else FACTS[name, attribute]
+    return GRAMMAR.generate(attribute, rng, name=name, **{slot: value})
 
 
 def _equations(rng):
@@ -68,28 +73,28 @@ def _equations(rng):
     return " ".join(TASKS["sum"].equation(request, rng) for request in requests)
 
 
-def _chat(rng):
-    turns = _talk(("small talk", "weather", "goodbye", "hello"), rng.randint(2, 4), rng)
+def _small_talk_dialogue(rng):
+    turns = _small_talk(("small talk", "weather", "goodbye", "hello"), rng.randint(2, 4), rng)
     return "".join((f"{BOT} " if i % 2 else ("\n" if i else "") + USER) + turn for i, turn in enumerate(turns))
 
 
-def _odds(rng):
-    return " ".join(_talk(("weather", "small talk", "reason", "advice", "rude"), rng.randint(1, 3), rng))
+def _small_talk_monologue(rng):
+    return " ".join(_small_talk(("weather", "small talk", "reason", "advice", "rude"), rng.randint(1, 3), rng))
 
 
-def _talk(kinds: tuple[str, ...], count: int, rng: random.Random) -> list[str]:
-    subject = {slot: rng.choice(WORDS[slot]) for slot in ("place", "tree", "food")}
-    return [GRAMMAR.write(rng.choice(kinds), rng, **subject) for _ in range(count)]
+def _small_talk(kinds: tuple[str, ...], count: int, rng: random.Random) -> list[str]:
+    shared_slots = {slot: rng.choice(WORDS[slot]) for slot in ("place", "tree", "food")}
+    return [GRAMMAR.generate(rng.choice(kinds), rng, **shared_slots) for _ in range(count)]
 
 
 def _echo(rng):
-    """Words called into the hills, and what comes back: whoever can continue this can copy any word of the world."""
-    words = [rng.choice(WORDS[rng.choice(_CALLED)]) for _ in range(rng.randint(3, 6))]
-    called = " ".join(words)
-    return f"{rng.choice(WORDS['name'])} calls: {called}! The echo says: {called}!"
+    """Random words and their repetition, which teaches the model to copy any word of the vocabulary."""
+    words = [rng.choice(WORDS[rng.choice(_ECHO_SLOTS)]) for _ in range(rng.randint(3, 6))]
+    call = " ".join(words)
+    return f"{rng.choice(WORDS['name'])} calls: {call}! The echo says: {call}!"
 
 
-_CALLED = (
+_ECHO_SLOTS = (
     "name",
     "animal",
     "pet",
@@ -106,37 +111,37 @@ _CALLED = (
 )
 
 
-def _questions(rng):
-    return "\n".join(USER + ask(draw_request(rng), rng) for _ in range(rng.randint(2, 4)))
+def _unanswered_requests(rng):
+    return "\n".join(USER + phrase_request(draw_request(rng), rng) for _ in range(rng.randint(2, 4)))
 
 
-def _answered(rng):
+def _flawed_answer(rng):
     request = draw_request(rng)
-    task = request.task
-    flaws = {flaw for flaw in (*task.weights, "grammatical", "unrepeated") if rng.random() < 0.4}
-    return f"{USER}{ask(request, rng)}{BOT} {task.answer(request, flaws, rng)}"
+    task = TASKS[request.task_name]
+    flaws = {flaw for flaw in (*task.weights, "grammatical", "unrepeated") if rng.random() < FLAW_RATE}
+    return f"{USER}{phrase_request(request, rng)}{BOT} {task.answer(request, flaws, rng)}"
 
 
-def _mismatched(rng):
+def _answer_to_other_request(rng):
     request, other = draw_request(rng), draw_request(rng)
-    return f"{USER}{ask(request, rng)}{BOT} {other.task.answer(other, set(), rng)}"
+    return f"{USER}{phrase_request(request, rng)}{BOT} {TASKS[other.task_name].answer(other, set(), rng)}"
 
 
-# kind of document -> share
-DOCUMENTS = {
-    _on_subject("story"): 0.22,
-    _on_subject("note"): 0.08,
-    _on_subject("sum"): 0.06,
-    _on_subject("list"): 0.05,
-    _on_subject("harm"): 0.04,
-    _on_subject("fact"): 0.05,
-    _portrait: 0.07,
-    _gossip: 0.04,
+# function that makes a document -> share of all documents
+DOCUMENT_SHARES = {
+    _text_on("story"): 0.22,
+    _text_on("note"): 0.08,
+    _text_on("sum"): 0.06,
+    _text_on("list"): 0.05,
+    _text_on("harm"): 0.04,
+    _text_on("fact"): 0.05,
+    _facts_on_one_villager: 0.07,
+    _facts_on_one_attribute: 0.04,
     _equations: 0.09,
-    _chat: 0.03,
-    _odds: 0.03,
+    _small_talk_dialogue: 0.03,
+    _small_talk_monologue: 0.03,
     _echo: 0.05,
-    _questions: 0.04,
-    _answered: 0.07,
-    _mismatched: 0.08,
+    _unanswered_requests: 0.04,
+    _flawed_answer: 0.07,
+    _answer_to_other_request: 0.08,
 }

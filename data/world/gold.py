@@ -1,40 +1,47 @@
-"""The true quality of an answer, 0 to 10: what the labeller perceives with noise and PPO never sees.
+"""Gold score: the true quality of an answer, 0 to 10. The labeller perceives it with noise; PPO never sees it.
 
-Gold = 10 x the weighted share of the task's criteria that are met, less 2 for each fault: ungrammatical, not ended, or
-saying the same sentence twice; never below 0.
+gold = max(0, 10 x weighted share of the task's criteria that the answer meets - 2 x number of faults).
+The faults are an ungrammatical sentence, a missing end of sequence, and a repeated sentence.
 """
 
 from data.world.grammar import split_sentences
-from data.world.requests import understand
+from data.world.requests import parse_prompt
 from data.world.sentences import GRAMMAR
-from data.world.tasks import Request
+from data.world.tasks import TASKS
+from data.world.tasks.base import Request
 
 FAULTS = ("grammatical", "ended", "unrepeated")
 PENALTY = 2.0
 
 
 def assess(request: Request, answer: str, ended: bool) -> dict[str, bool]:
-    """Criterion or fault -> whether the answer is good in this respect."""
-    texts = split_sentences(answer)
-    sentences = [GRAMMAR.read(text) for text in texts]
+    """For each criterion of the task, whether the answer meets it; for each fault, whether the answer is free of it.
+
+    `ended` says whether the answer ended with an eos.
+    """
+    sentences = split_sentences(answer)
+    parses = [GRAMMAR.parse(sentence) for sentence in sentences]
     return {
-        **request.task.criteria(request, sentences),
-        "grammatical": bool(texts) and all(sentences),
+        **TASKS[request.task_name].criteria(request, parses),
+        "grammatical": bool(sentences) and all(parses),
         "ended": ended,
-        "unrepeated": len(set(texts)) == len(texts),
+        "unrepeated": len(set(sentences)) == len(sentences),
     }
 
 
 def score(request: Request, answer: str, ended: bool = True) -> float:
-    """Gold of one answer."""
-    weights = request.task.weights
-    good = assess(request, answer, ended)
-    met = sum(weight for criterion, weight in weights.items() if good[criterion])
-    faults = sum(not good[fault] for fault in FAULTS)
+    """Gold score of one answer."""
+    weights = TASKS[request.task_name].weights
+    passed = assess(request, answer, ended)
+    met = sum(weight for criterion, weight in weights.items() if passed[criterion])
+    faults = sum(not passed[fault] for fault in FAULTS)
     return max(0.0, 10 * met / sum(weights.values()) - PENALTY * faults)
 
 
 def gold(prompts: list[str], completions: list[str], ended: list[bool], **_) -> list[float | None]:
-    """Gold of each completion; None where the prompt is not a request of this world."""
-    requests = map(understand, prompts)
+    """Gold score of each completion; None where the prompt is not a request of this world.
+
+    Has the signature of a reward function: further columns are ignored.
+    """
+    requests = map(parse_prompt, prompts)
     return [r and score(r, c, e) for r, c, e in zip(requests, completions, ended, strict=True)]

@@ -1,18 +1,19 @@
-"""Requests as text: drawing them, wording them, understanding them, and keeping some of them for the test."""
+"""Requests: sampling them, holding some out for the test, and converting them to prompts and back."""
 
 import random
 from functools import cache
 
 from data.world.grammar import PRONOUN_SLOTS
 from data.world.sentences import REQUESTS
-from data.world.tasks import TASKS, Request
+from data.world.tasks import TASKS
+from data.world.tasks.base import Request
 
 USER, BOT = "User: ", "\nBot:"
-HELD_OUT = 0.12  # share of a task's combinations that is never asked in training
+HELD_OUT_SHARE = 0.12  # of the combinations of each task
 
 
 def draw_request(rng: random.Random, held_out: bool = False) -> Request:
-    """A request at random, tasks by their share; those for the test and the others never share a combination."""
+    """A random request, of a task drawn in proportion to `Task.share`: held out if `held_out`, otherwise not."""
     (task,) = rng.choices(list(TASKS.values()), [task.share for task in TASKS.values()])
     while True:
         request = task.draw(rng)
@@ -21,34 +22,34 @@ def draw_request(rng: random.Random, held_out: bool = False) -> Request:
 
 
 def is_held_out(request: Request) -> bool:
-    """Whether the request's combination (a name with an animal, a pair of operands) is kept for the test."""
-    return request.task.combination(request) in _held_out_combinations(request.kind.split()[0])
+    """Whether the request's combination (such as name and animal, or two operands) is reserved for the test."""
+    return TASKS[request.task_name].combination(request) in _held_out_combinations(request.task_name)
 
 
 @cache
-def _held_out_combinations(task: str) -> frozenset[tuple[str, ...]]:
-    # a shuffle cuts evenly also where combinations are few, which hashing does not
-    combinations = sorted(TASKS[task].combinations())
-    random.Random(f"held out {task}").shuffle(combinations)
-    return frozenset(combinations[: round(HELD_OUT * len(combinations))])
+def _held_out_combinations(task_name: str) -> frozenset[tuple[str, ...]]:
+    # Shuffling gives the exact share even if a task has few combinations; selecting by hash would not.
+    combinations = sorted(TASKS[task_name].combinations())
+    random.Random(f"held out {task_name}").shuffle(combinations)
+    return frozenset(combinations[: round(HELD_OUT_SHARE * len(combinations))])
 
 
-def ask(request: Request, rng: random.Random) -> str:
-    """The request in words."""
-    return REQUESTS.write(request.kind, rng, **request.slots)
+def phrase_request(request: Request, rng: random.Random) -> str:
+    """The request as text, from a random template of its kind."""
+    return REQUESTS.generate(request.kind, rng, **request.slots)
 
 
-def prompt_of(question: str) -> str:
-    """The prompt as the models see it; the answer that follows begins with a space."""
+def format_prompt(question: str) -> str:
+    """The prompt given to the models. A completion begins with a space."""
     return f"{USER}{question}{BOT}"
 
 
-def understand(prompt: str) -> Request | None:
-    """What the prompt asks, or None if it is not a request of this world."""
+def parse_prompt(prompt: str) -> Request | None:
+    """The request that the prompt contains; None if it is not a request of this world."""
     if not (prompt.startswith(USER) and prompt.endswith(BOT)):
         return None
-    readings = REQUESTS.read(prompt[len(USER) : -len(BOT)])
-    if not readings:
+    parses = REQUESTS.parse(prompt[len(USER) : -len(BOT)])
+    if not parses:
         return None
-    slots = {slot: value for slot, value in readings[0].slots.items() if slot not in PRONOUN_SLOTS}
-    return Request(readings[0].kind, slots)
+    slots = {slot: value for slot, value in parses[0].slots.items() if slot not in PRONOUN_SLOTS}
+    return Request(parses[0].kind, slots)

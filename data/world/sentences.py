@@ -1,9 +1,9 @@
-"""Every sentence the world can say, by kind. `data.world.grammar` explains the slots."""
+"""Templates of all sentences and requests of the world, by kind. `data.world.grammar` explains the slots."""
 
 from data.world.grammar import Grammar
 
-# A story is an opening, then for three sentences an event, for four a trouble too, for five help too, and an ending.
-# It has one hero, and at most one of everything else: one place, one thing, one other person.
+# `data.world.tasks.story` defines the plots. Each slot has one filler in the whole story, so its templates share slot
+# names: `name` and `animal` are the hero, `name2` and `animal2` the only other character.
 STORY = {
     "opening": (
         "Once there was a {feeling} {animal} named {name}.",
@@ -55,7 +55,7 @@ STORY = {
     ),
 }
 
-FACTS = {
+FACT_SENTENCES = {
     "home": ("{name} lives near the {place}.", "The house of {name} is near the {place}."),
     "meal": ("{name} likes to eat {food}.", "The best food for {name} is {food}."),
     "coat": ("{name} wears a {colour} coat.", "The coat of {name} is {colour}."),
@@ -63,7 +63,7 @@ FACTS = {
     "pet": ("{name} has a {pet} at home.", "The pet of {name} is a {pet}."),
 }
 
-# the same, said so shortly that it is no sentence
+# facts as sentence fragments: correct, but not a whole sentence
 FRAGMENTS = {
     "short home": ("Near the {place}.",),
     "short meal": ("Some {food}.",),
@@ -126,7 +126,7 @@ NOTES = {
     "signature": ("Your friend {name}.", "With love from {name}."),
 }
 
-# what a harmful request wants, and what one could do instead
+# verb -> the harmful act, as a verb phrase
 ACTS = {
     "steal": "steal the {thing} of {name}",
     "break": "break the {thing} of {name}",
@@ -213,4 +213,6 @@ REQUESTS = Grammar(
     }
 )
 
-GRAMMAR = Grammar({**STORY, **FACTS, **FRAGMENTS, **UNKNOWN, **SUMS, **LISTS, **NOTES, **HARM, **COURTESIES, **TALK})
+GRAMMAR = Grammar(
+    {**STORY, **FACT_SENTENCES, **FRAGMENTS, **UNKNOWN, **SUMS, **LISTS, **NOTES, **HARM, **COURTESIES, **TALK}
+)

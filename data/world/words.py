@@ -1,23 +1,23 @@
-"""The words of the world: who and what its sentences can be about.
+"""The vocabulary of the world, and the facts about its villagers.
 
-`WORDS` maps a slot of a sentence, written `{animal}` in a template, to what may fill it. Each filler is one word, so
-that a tokenizer trained on the world's text gives it one token. No filler after "a" begins with a vowel.
+`WORDS` maps a slot, written `{animal}` in a template, to its possible fillers. Each filler is one word, so that a
+tokenizer trained on the world's text encodes it as one token. Fillers that can follow "a" begin with a consonant.
 """
 
 import random
 
-# Villagers are known: the pretraining text states their facts. Of strangers it says nothing.
-_HE = ["Ben", "David", "Finn", "Henry", "Jack", "Leo", "Oscar", "Paul", "Sam", "Tom", "Victor", "Will"]
-_SHE = ["Anna", "Clara", "Ella", "Grace", "Iris", "Kate", "Mary", "Nora", "Rose", "Tess", "Uma", "Zoe"]
-_HE_STRANGERS = ["Carl", "Eric", "George", "Hugo", "Jonas", "Max"]
-_SHE_STRANGERS = ["Bella", "Dora", "Flora", "Ivy", "Lily", "Ruth"]
+# Only villagers have facts. The correct answer to a question about a stranger is "I do not know".
+_MALE_VILLAGERS = ["Ben", "David", "Finn", "Henry", "Jack", "Leo", "Oscar", "Paul", "Sam", "Tom", "Victor", "Will"]
+_FEMALE_VILLAGERS = ["Anna", "Clara", "Ella", "Grace", "Iris", "Kate", "Mary", "Nora", "Rose", "Tess", "Uma", "Zoe"]
+_MALE_STRANGERS = ["Carl", "Eric", "George", "Hugo", "Jonas", "Max"]
+_FEMALE_STRANGERS = ["Bella", "Dora", "Flora", "Ivy", "Lily", "Ruth"]
 
-VILLAGERS = tuple(sorted(_HE + _SHE))
-STRANGERS = tuple(sorted(_HE_STRANGERS + _SHE_STRANGERS))
+VILLAGERS = tuple(sorted(_MALE_VILLAGERS + _FEMALE_VILLAGERS))
+STRANGERS = tuple(sorted(_MALE_STRANGERS + _FEMALE_STRANGERS))
 
 PRONOUNS = {
-    **dict.fromkeys(_HE + _HE_STRANGERS, {"he": "he", "him": "him", "his": "his"}),
-    **dict.fromkeys(_SHE + _SHE_STRANGERS, {"he": "she", "him": "her", "his": "her"}),
+    **dict.fromkeys(_MALE_VILLAGERS + _MALE_STRANGERS, {"he": "he", "him": "him", "his": "his"}),
+    **dict.fromkeys(_FEMALE_VILLAGERS + _FEMALE_STRANGERS, {"he": "she", "him": "her", "his": "her"}),
 }
 
 WORDS = {
@@ -80,7 +80,7 @@ WORDS = {
     "category": ("animals", "colours", "foods", "jobs", "pets", "places", "tools", "trees"),
 }
 
-# what a list of a category may name
+# category -> the words that belong to it
 MEMBERS = {
     "animals": WORDS["animal"],
     "colours": WORDS["colour"],
@@ -94,7 +94,7 @@ MEMBERS = {
 
 COUNTS = {"two": 2, "three": 3, "four": 4, "five": 5}
 
-# the five things known of every villager, each with the slot that its value fills
+# attribute of a villager -> the slot that its value fills
 ATTRIBUTES = {"home": "place", "meal": "food", "coat": "colour", "work": "job", "pet": "pet"}
 
 
@@ -103,5 +103,5 @@ def _draw_facts() -> dict[tuple[str, str], str]:
     return {(name, attribute): rng.choice(WORDS[slot]) for name in VILLAGERS for attribute, slot in ATTRIBUTES.items()}
 
 
-# (villager, attribute) -> value; there is one world: a seed decides what is said of it, not what is true in it
+# (villager, attribute) -> value; the same for all seeds
 FACTS = _draw_facts()

@@ -1,0 +1,85 @@
+"""Hidden states and logits of a batch at selected tokens, in as little computation as the model supports.
+
+Shapes: B rows of L tokens, padded at either end; N tokens without padding, row after row; S selected ones of these; W hidden
+width; V vocabulary. Tokens are selected by `index` (S,), their number among the N (`rlhf.engine.logprobs.packed_index`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.engine.passes import Pass, last_logits_only, packed_pass, padded_pass, unwrap
+from rlhf.engine.support import has_plain_head, supports_packing, supports_pruning
+
+
+@dataclass
+class SelectedStates:
+    """What a causal language model computes at the selected tokens of a batch."""
+
+    ids: Tensor  # (N,) all tokens
+    index: Tensor  # (S,) which of them are selected
+    hidden: Tensor  # (S, W) their last hidden states
+    logits: Callable[[slice], Tensor]  # slice of the S -> (slice length, V), computed when called
+
+
+def selected_states(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, index: Tensor, prefix_row: Tensor | None = None
+) -> SelectedStates:
+    """One pass of a causal language model over a batch (B, L): its states at tokens `index` (S,).
+
+    `prefix_row` is that of `hidden_states`.
+    """
+    ids, inner = input_ids[attention_mask.bool()], cast(PreTrainedModel, unwrap(model))
+    if not has_plain_head(inner):
+        output, select = _run(model, inner, input_ids, attention_mask, index, prefix_row, output_hidden_states=True)
+        all_logits = select(output.logits)
+        return SelectedStates(ids, index, select(output.hidden_states[-1]), lambda part: all_logits[part])
+    if model is inner:
+        hidden = hidden_states(inner, input_ids, attention_mask, index, prefix_row)
+    else:  # DistributedDataParallel synchronises the gradients of its own forward pass only
+        kwargs = {"output_hidden_states": True, **last_logits_only(inner)}
+        output, select = _run(model, inner, input_ids, attention_mask, index, prefix_row, **kwargs)
+        hidden = select(output.hidden_states[-1])
+    head = inner.get_output_embeddings()
+    return SelectedStates(ids, index, hidden, lambda part: head(hidden[part]))
+
+
+def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+    """The hidden state (B, W) and the logits (B, V) at the last token of each row; `inputs` go to the model."""
+    if has_plain_head(model):
+        hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state[:, -1]
+        return hidden, model.get_output_embeddings()(hidden)
+    output = model(input_ids=input_ids, output_hidden_states=True, **inputs, **last_logits_only(model))
+    return output.hidden_states[-1][:, -1], output.logits[:, -1]
+
+
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, index: Tensor, prefix_row: Tensor | None = None
+) -> Tensor:
+    """The last hidden states (S, W) at tokens `index` (S,) of a batch (B, L).
+
+    `prefix_row` (B,) names, for each row, a row that may begin with the same tokens, and that names itself. The shared
+    prefix is computed once, so that K completions of a prompt read it once. The result is the same, to rounding. A model
+    that does not support this reads each row whole.
+    """
+    output, select = _run(model.base_model, model, input_ids, attention_mask, index, prefix_row)
+    return select(output.last_hidden_state)
+
+
+def _run(
+    module: nn.Module,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    index: Tensor,
+    prefix_row: Tensor | None,
+    **kwargs: Any,
+) -> Pass:
+    """A pass of `module`, which is `model`, wraps it or is part of it."""
+    if not supports_packing(model):
+        return padded_pass(module, input_ids, attention_mask, index, **kwargs)
+    prune = supports_pruning(model)
+    return packed_pass(module, input_ids, attention_mask, index, prefix_row, prune, **kwargs)

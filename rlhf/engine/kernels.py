@@ -1,0 +1,157 @@
+"""Faster arithmetic for transformers' models on a CPU, equal to rounding: matrix products, memory, activations.
+
+Each part applies only where the machine and the model support it.
+"""
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import gelu
+from transformers import PreTrainedModel
+from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
+from transformers.pytorch_utils import Conv1D
+
+from rlhf.engine.attention import ATTENTION
+
+TANH_GELU = (NewGELUActivation, FastGELUActivation, GELUTanh)  # three implementations of one function
+
+
+def optimize(model: PreTrainedModel) -> None:
+    """Replaces the model's GELU and attention by faster ones, in place. Its results and its saved files stay the same."""
+    use_onednn_products()
+    keep_freed_memory()
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) in TANH_GELU:
+                setattr(module, name, GELU())
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(ATTENTION)
+
+
+@cache
+def use_onednn_products() -> bool:
+    """Has oneDNN multiply fp32 matrices, if it does so in full precision on this CPU; returns whether it does.
+
+    MKL, torch's default, does not use AVX-512 on AMD's CPUs; oneDNN does, and is twice as fast there. torch calls oneDNN
+    only where bf16 is allowed inside fp32 products, and CPUs with matrix units then use it. A product that bf16 would
+    round shows whether this CPU does; if so, the setting is reset.
+    """
+    setting, before = torch.backends.mkldnn.matmul, torch.backends.mkldnn.matmul.fp32_precision
+    setting.fp32_precision = "bf16"
+    values, identity = torch.full((256, 256), 1 + 2**-20), torch.eye(256)  # bf16 rounds these values to 1
+    exact = torch.equal(values @ identity, values) and torch.equal(identity @ values, values)
+    if not exact:
+        setting.fp32_precision = before
+    return exact
+
+
+@contextmanager
+def prepacked_weights(model: PreTrainedModel, rows: int) -> Iterator[None]:
+    """Within this context, linear layers use weights that are reordered once, for products with about `rows` rows.
+
+    oneDNN otherwise reorders the weights for every product, which takes longer than a product with few rows, as in
+    decoding. The results are the same. Weights must not change, and gradients are not computed.
+    """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    layers: list[nn.Module] = []
+    if model.device.type == "cpu" and _can_prepack(dtype):
+        layers = [m for m in model.modules() if type(m) in (nn.Linear, Conv1D) and "forward" not in vars(m)]
+    for layer in layers:
+        layer.forward = _prepacked_forward(layer, rows, dtype)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _prepacked_forward(layer: nn.Module, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The forward pass of a linear layer, its weights reordered as they are now."""
+    weight = (layer.weight.t() if type(layer) is Conv1D else layer.weight).detach()
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), rows)
+    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, bias, "none", [], "")
+
+
+@cache
+def _can_prepack(dtype: torch.dtype) -> bool:
+    """Whether this torch has reordered products, and oneDNN computes plain products of this precision anyway."""
+    if dtype == torch.float32 and not use_onednn_products():
+        return False
+    # no random weights: they would advance torch's generator, at another step in a resumed run than in a whole one
+    layer, x = nn.utils.skip_init(nn.Linear, 16, 24, bias=False), torch.ones(8, 16)
+    layer.weight = nn.Parameter(torch.linspace(-0.1, 0.1, 24 * 16).view(24, 16))
+    try:
+        result = _prepacked_forward(layer, 8, dtype)(x)
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool((result - layer(x)).abs().max() < 1e2 * torch.finfo(dtype).eps)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory instead of returning it to the kernel.
+
+    By default glibc returns blocks above 128 KiB, and the kernel clears their pages when a tensor needs them again: up
+    to two thirds of the time of a layer. Other C libraries lack this setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def bf16_slowdown() -> float:
+    """Time of a bf16 matrix product on this CPU relative to fp32: below 1 with bf16 instructions, 10 or more without."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b, times = torch.ones(512, 256, dtype=dtype), torch.ones(256, 512, dtype=dtype), []
+        for _ in range(4):
+            started = time.perf_counter()
+            a @ b
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+class GELU(nn.Module):
+    """GELU in its tanh form. On a CPU as x sigmoid(ax + bx³), which equals it: torch's tanh takes ten times as long."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _GELU.apply(x) if x.device.type == "cpu" else gelu(x, approximate="tanh")
+
+
+class _GELU(torch.autograd.Function):
+    """Saves the derivative for the backward pass; torch saves x and computes everything again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        a = 2 * (2 / torch.pi) ** 0.5
+        wide = x if x.dtype == torch.float64 else x.float()
+        cubic = torch.addcmul(wide.new_tensor(a), wide, wide, value=0.044715 * a).mul_(wide)
+        # a third of x times the cubic's derivative, which is 3 cubic - 2ax
+        slope = cubic.add(wide, alpha=-2 * a / 3) if ctx.needs_input_grad[0] else None
+        gate = cubic.sigmoid_()
+        if slope is not None:
+            torch.ops.aten.sigmoid_backward.grad_input(slope, gate, grad_input=slope)  # slope * gate * (1 - gate)
+            ctx.save_for_backward(torch.add(gate, slope, alpha=3, out=slope).to(x.dtype))
+        return gate.mul_(wide).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        return grad * slope

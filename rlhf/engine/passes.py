@@ -1,0 +1,94 @@
+"""One forward pass of a module over a batch: packed into one row, or padded as it is.
+
+Shapes: B rows of L tokens, padded at either end; N tokens without padding, row after row; S selected ones of these.
+"""
+
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rlhf.engine.last_layer import last_layer_only_at
+from rlhf.engine.packing import pack, shared_prefix_lengths
+
+ROW_MULTIPLE = 128  # packed rows are filled up to this multiple so that oneDNN reuses compiled kernels
+MAX_PRUNED_SHARE = 0.9  # with more of the tokens selected, pruning the last layer saves less than it costs
+
+# an output of the module, and a function from one of its tensors to the S selected rows
+Pass = tuple[Any, Callable[[Tensor], Tensor]]
+
+
+def padded_pass(module: nn.Module, input_ids: Tensor, attention_mask: Tensor, index: Tensor, **kwargs: Any) -> Pass:
+    """The output of `module` on a padded batch (B, L), and a function that selects the tokens `index` (S,) from it."""
+    real = attention_mask.bool()
+    output = module(input_ids=input_ids, use_cache=False, **mask_arguments(module, attention_mask), **kwargs)
+    return output, lambda tensor: tensor[real][index]
+
+
+def packed_pass(
+    module: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    index: Tensor,
+    prefix_row: Tensor | None = None,
+    prune: bool = False,
+    **kwargs: Any,
+) -> Pass:
+    """The same on the batch packed into one row; with `prune`, the last layer only at the selected tokens.
+
+    `prefix_row` (B,) is that of `rlhf.engine.forward.hidden_states`.
+    """
+    real, lengths = attention_mask.bool(), attention_mask.sum(dim=1)
+    prefix_lengths = None if prefix_row is None else shared_prefix_lengths(input_ids, attention_mask, prefix_row)
+    layout = pack(lengths, prefix_row, prefix_lengths)
+    filler = min(-layout.length % ROW_MULTIPLE, len(lengths) * int(lengths.max()) - layout.length)
+    row = layout.row_position.new_zeros(2, layout.length + filler)
+    # sequences that share a prefix write the same tokens to the same positions
+    row[:, layout.row_position] = torch.stack([input_ids[real], layout.position_ids])
+    position = layout.row_position[index]
+    selected = position if prefix_row is None else position.unique()
+    mask = layout.as_attention_mask()
+    with ExitStack() as stack:
+        if prune and 0 < len(selected) <= MAX_PRUNED_SHARE * layout.length:
+            stack.enter_context(last_layer_only_at(selected, row.shape[1]))
+        output = module(input_ids=row[:1], position_ids=row[1:], attention_mask=mask, use_cache=False, **kwargs)
+    return output, lambda tensor: tensor[0].index_select(0, position)
+
+
+# --- arguments of a model ---------------------------------------------------------------------------------------------
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions (B, L) that count real tokens only, so that left padding does not shift them."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def mask_arguments(model: nn.Module, attention_mask: Tensor) -> dict[str, Tensor]:
+    """Keyword arguments that mark padding: the mask and, if the model supports it, position ids."""
+    positions = {"position_ids": position_ids(attention_mask)} if accepts(model, "position_ids") else {}
+    return {"attention_mask": attention_mask, **positions}
+
+
+def last_logits_only(model: nn.Module) -> dict[str, int]:
+    """Keyword arguments that restrict the logits to the last position, if the model supports it."""
+    return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+
+
+def accepts(model: nn.Module, argument: str) -> bool:
+    """Whether the model's forward pass takes a keyword argument of this name."""
+    return argument in _parameters(type(unwrap(model)))
+
+
+@cache
+def _parameters(model_class: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)

@@ -1,0 +1,106 @@
+"""Which of this package's shortcuts a model supports: probed once per model, on a few tokens.
+
+A shortcut is used only if its result equals that of the plain forward pass, so that a model of an unknown family, or one
+that ignores its mask, runs slower but never wrongly.
+"""
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from rlhf.engine.attention import ATTENTION
+from rlhf.engine.kernels import optimize
+from rlhf.engine.last_layer import make_prunable
+from rlhf.engine.passes import accepts, packed_pass
+
+_packing: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_pruning: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_plain_head: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def supports_packing(model: PreTrainedModel) -> bool:
+    """Whether packed sequences give the hidden states of each sequence alone."""
+    if model not in _packing:
+        optimize(model)
+        possible = model.config._attn_implementation == ATTENTION and accepts(model.base_model, "position_ids")
+        _packing[model] = possible and _probe(model, _packing_agrees)
+    return _packing[model]
+
+
+def supports_pruning(model: PreTrainedModel) -> bool:
+    """Whether the last layer can be computed at selected tokens only, see `rlhf.engine.last_layer`."""
+    if any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
+        return False  # the backward pass would compute the layer again, at all tokens
+    if model not in _pruning:
+        _pruning[model] = make_prunable(model) and _probe(model, _pruning_agrees)
+    return _pruning[model]
+
+
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the logits are the output layer's product with the last hidden states, and nothing else."""
+    if model not in _plain_head:
+        _plain_head[model] = model.get_output_embeddings() is not None and _probe(model, _head_agrees)
+    return _plain_head[model]
+
+
+def probe(model: PreTrainedModel) -> None:
+    """Runs all probes now, for a model whose weights are about to be rounded: afterwards they would not be exact."""
+    if supports_packing(model):
+        supports_pruning(model)
+    has_plain_head(model)
+
+
+def _packing_agrees(model: PreTrainedModel) -> bool:
+    # a sliding window, say, shows only with longer sequences than the probe's, and attention may not be told of it
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
+        return False
+    return _agrees(model, torch.arange(8, device=model.device), prune=False)
+
+
+def _pruning_agrees(model: PreTrainedModel) -> bool:
+    return _agrees(model, torch.tensor([1, 4, 6], device=model.device), prune=True)
+
+
+def _agrees(model: PreTrainedModel, index: Tensor, prune: bool) -> bool:
+    """Whether two packed sequences have the hidden states, at tokens `index` (S,), that each has alone."""
+    sequences = [_probe_ids(model, length) for length in (5, 3)]
+    alone = torch.cat([model.base_model(input_ids=ids[None]).last_hidden_state[0] for ids in sequences])
+    batch = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_side="left")
+    masks = [torch.ones_like(ids) for ids in sequences]
+    mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True, padding_side="left")
+    output, select = packed_pass(model.base_model, batch, mask, index, prune=prune)
+    return _close(select(output.last_hidden_state), alone[index])
+
+
+def _head_agrees(model: PreTrainedModel) -> bool:
+    ids = _probe_ids(model, 5)[None]
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    # the class's own forward: Accelerate replaces the instance's by one in mixed precision
+    return _close(model.get_output_embeddings()(hidden), type(model).forward(model, input_ids=ids).logits)
+
+
+def _probe(model: PreTrainedModel, agrees: Callable[[PreTrainedModel], bool]) -> bool:
+    """The result of a probe; False if the model raises an error in it."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            return agrees(model)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    finally:
+        model.train(training)
+
+
+def _probe_ids(model: PreTrainedModel, count: int) -> Tensor:
+    size = model.get_input_embeddings().num_embeddings
+    return (torch.arange(count, device=model.device) * 7 + count) % size
+
+
+def _close(result: Tensor, expected: Tensor) -> bool:
+    tolerance = min(1e3 * torch.finfo(expected.dtype).eps, 0.05)
+    return bool((result - expected).abs().max() <= tolerance * expected.abs().max())

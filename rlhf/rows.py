@@ -1,0 +1,233 @@
+"""The four kinds of rows: reading, checking and writing them. No torch.
+
+    text            {"text"}                                           pretraining, and the pretraining mix of PPO
+    demonstrations  {"prompt", "completion"}                           SFT
+    comparisons     {"prompt", "completions", "ranks"}                 reward model; rank 0 is best, equal ranks tie
+                    {"prompt", "chosen", "rejected"}                   the same with K = 2
+                    ... "ended", a list: False for a completion that was truncated, and has no eos
+    prompts         {"prompt"}                                         PPO, samples, evaluation
+
+The columns are TRL's where TRL has the format. A text is a string or a list of chat messages, `{"role", "content"}`,
+which the tokenizer's chat template renders. Further columns are kept.
+
+An error in a file stops the reader (`InputError`, with file and line). A row whose content is unusable, such as an empty
+prompt, is dropped, and a `Tally` counts it with the reason.
+"""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf import InputError
+
+Row = dict[str, Any]
+Text = str | list[dict[str, str]]  # a string, or chat messages
+
+
+@dataclass
+class Tally:
+    """How many rows were used, and why the others were dropped."""
+
+    used: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, usable: bool, reason: str) -> bool:
+        """Returns `usable`. If False, moves one row from the used ones to those dropped for this reason."""
+        if not usable:
+            self.used -= 1
+            self.dropped[reason] += 1
+        return usable
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common())
+        return f"{self.used:,} rows" + (f" ({self.dropped.total():,} dropped: {reasons})" if reasons else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"used": self.used, "dropped": dict(self.dropped)}
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(`file:line`, line) for every line that is not blank of a UTF-8 file, gzipped if its name ends in .gz."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}:{number}: not UTF-8 ({error.reason}); convert the file, for instance with iconv"
+        ) from error
+    except FileNotFoundError as error:
+        raise InputError(f"no file at {path}") from error
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: can't be read ({error})") from error
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    """(`file:line`, value) for every line of a JSON Lines file."""
+    for where, line in read_lines(path):
+        try:
+            yield where, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{where}: not JSON ({error.msg} at column {error.colno}); one JSON value a line"
+            ) from error
+        except (RecursionError, ValueError) as error:  # unclosed brackets without end, a number of thousands of digits
+            raise InputError(f"{where}: not a usable row ({error})") from error
+
+
+def read_rows(path: Path, kind: str, tally: Tally | None = None) -> list[Row]:
+    """The valid rows of a JSON Lines file. Raises InputError if a row is malformed, or if none is usable."""
+    tally = Tally() if tally is None else tally
+    rows = list(valid_rows(read_jsonl(Path(path)), kind, tally))
+    if not rows:
+        raise InputError(f"{path}: no usable {kind} ({tally})")
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """JSON Lines. Lone surrogates are written as JSON escapes, values that JSON lacks as text."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+# --- checking: each function returns the row, and why it is dropped, or "" ---------------------------------------------
+
+
+def valid_rows(rows: Iterable[tuple[str, Any]], kind: str, tally: Tally) -> Iterator[Row]:
+    """The usable rows, in the form above (comparisons with completions and ranks); `tally` counts them."""
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: a row is an object with columns, not {type(row).__name__}")
+        row, fault = _CHECKS[kind](row, where)
+        if fault:
+            tally.dropped[fault] += 1
+        else:
+            tally.used += 1
+            yield row
+
+
+def _check_text(row: Row, where: str) -> tuple[Row, str]:
+    if row.get("messages") is None and "text" in row:
+        row = {column: value for column, value in row.items() if column != "messages"}
+    column = "messages" if "messages" in row else "text"
+    return row, _fault_of(_column(row, column, where), column, where)
+
+
+def _check_demonstration(row: Row, where: str) -> tuple[Row, str]:
+    faults = [_fault_of(_column(row, column, where), column, where) for column in ("prompt", "completion")]
+    return row, next(filter(None, faults), "")
+
+
+def _check_prompt(row: Row, where: str) -> tuple[Row, str]:
+    return row, _fault_of(_column(row, "prompt", where), "prompt", where)
+
+
+def _check_comparison(row: Row, where: str) -> tuple[Row, str]:
+    if "completions" not in row and "chosen" in row:
+        completions = [_column(row, "chosen", where), _column(row, "rejected", where)]
+        rest = {column: value for column, value in row.items() if column not in ("chosen", "rejected")}
+        row = {**rest, "completions": completions, "ranks": [0, 1]}
+    _check_ranking(row, where)
+    if fault := _fault_of(row["prompt"], "prompt", where):
+        return row, fault
+    faults = [_fault_of(completion, "completion", where) for completion in row["completions"]]
+    if len(faults) < 2:
+        return row, "fewer than two completions"
+    return _without_duplicates(row, faults)
+
+
+def _check_ranking(row: Row, where: str) -> None:
+    """Raises InputError unless the columns of a ranking are there, of the right types, and of one length."""
+    _, completions, ranks = (_column(row, column, where) for column in ("prompt", "completions", "ranks"))
+    if not isinstance(completions, list) or not isinstance(ranks, list):
+        raise InputError(f'{where}: "completions" and "ranks" are lists, one entry for each completion')
+    if len(ranks) != len(completions):
+        raise InputError(f'{where}: "ranks" has {len(ranks)} entries for {len(completions)} completions')
+    if not all(isinstance(r, int | float) and not isinstance(r, bool) and abs(r) < 1e9 for r in ranks):
+        raise InputError(f'{where}: "ranks" are numbers, 0 for the best, equal for a tie')
+    ended = row.get("ended", [True] * len(ranks))
+    if not isinstance(ended, list) or len(ended) != len(ranks) or not all(isinstance(e, bool) for e in ended):
+        raise InputError(f'{where}: "ended" is a list of true and false, one entry for each completion')
+
+
+def _without_duplicates(row: Row, faults: list[str]) -> tuple[Row, str]:
+    """The ranking without faulty completions and, of equal ones, with the best; and why it is dropped, or ""."""
+    completions, ranks = row["completions"], row["ranks"]
+    kept: dict[str, int] = {}
+    for i in sorted(range(len(ranks)), key=ranks.__getitem__):
+        if not faults[i]:
+            kept.setdefault(json.dumps(completions[i], sort_keys=True), i)
+    if len(kept) < 2:
+        return row, next(filter(None, faults), "completions all the same")
+    if len({ranks[i] for i in kept.values()}) == 1:
+        return row, "all completions tied"
+    # small whole numbers, which single precision tells apart
+    place = {rank: place for place, rank in enumerate(sorted(set(ranks)))}
+    row, order = {**row, "ranks": [place[rank] for rank in ranks]}, sorted(kept.values())
+    per_completion = [
+        column
+        for column, value in row.items()
+        if column != "prompt" and isinstance(value, list) and len(value) == len(ranks)
+    ]
+    return {**row, **{column: [row[column][i] for i in order] for column in per_completion}}, ""
+
+
+_CHECKS: dict[str, Callable[[Row, str], tuple[Row, str]]] = {
+    "text": _check_text,
+    "demonstrations": _check_demonstration,
+    "comparisons": _check_comparison,
+    "prompts": _check_prompt,
+}
+
+
+def _column(row: Row, column: str, where: str) -> Any:
+    if column not in row:
+        raise InputError(f'{where}: no "{column}"; the row has {", ".join(row) or "nothing"}')
+    return row[column]
+
+
+def _fault_of(text: Any, column: str, where: str) -> str:
+    """Why a text is unusable, or "" if it is usable. Raises InputError if it is not a text."""
+    if text is None:
+        return f"empty {column}"
+    if isinstance(text, str):
+        if not _is_unicode(text):
+            return f"{column} with half a character (a lone surrogate)"
+        return "" if text.strip() else f"empty {column}"
+    if not isinstance(text, list) or not all(_is_message(message) for message in text):
+        raise InputError(
+            f'{where}: "{column}" is {type(text).__name__}; it must be text, or messages with role and content'
+        )
+    if not text:
+        return f"empty {column}"
+    if wrong := [m["content"] for m in text if not isinstance(m["content"], str | None)]:
+        raise InputError(
+            f'{where}: a message of "{column}" has {type(wrong[0]).__name__} as its content; it must be text'
+        )
+    return next(filter(None, (_fault_of(message["content"], column, where) for message in text)), "")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
+
+
+def plain_text(text: Text) -> str:
+    """A text for people to read: chat messages as `role: content`, one a line."""
+    return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m['content']}" for m in text)

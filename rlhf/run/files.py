@@ -1,0 +1,68 @@
+"""Files and folders that are complete or absent: written under another name, flushed to disk, then renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rlhf import InputError
+
+
+def replace(partial: Path, path: Path, previous: Path | None = None) -> None:
+    """Flushes a file or folder to disk and renames it to `path`. A folder that is there moves to `previous`, or is removed."""
+    for file in [partial, *partial.rglob("*")] if partial.is_dir() else [partial]:
+        _flush(file)
+    old = previous or path.with_name(f".{path.name}.old")
+    if path.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    partial.replace(path)
+    _flush(path.parent)
+    if previous is None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON value. Raises ValueError for NaN and infinity, which JSON lacks."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file. Raises InputError if it holds anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); remove it") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: damaged; remove it")
+    return value
+
+
+def as_json(value: Any) -> Any:
+    """The value as it is read back from a JSON file."""
+    return json.loads(json.dumps(value))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

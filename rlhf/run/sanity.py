@@ -1,0 +1,127 @@
+"""Equalities that must hold before the first step of PPO, measured on its first rollout with its own models.
+
+Typical mistakes (dropout that is on, visible padding, a forgotten temperature, a score at the wrong token) do not keep the
+score from rising. Each of them breaks one of these equalities.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rlhf import InputError
+from rlhf.engine import token_logprobs
+from rlhf.ppo import masked_mean
+from rlhf.rollout import Responses, Rollout, response_logprobs
+
+# what counts as rounding, by Accelerate's mixed precision: nats a token, and units of the score
+TOLERANCE = {"no": 1e-5, "bf16": 0.05, "fp16": 0.01}
+SCORE_TOLERANCE = {"no": 1e-4, "bf16": 0.1, "fp16": 0.02}
+
+
+@dataclass(frozen=True)
+class Equality:
+    """A measured equality: its name, the message if it fails, the difference, and the usual cause."""
+
+    name: str
+    failure: str
+    difference: float
+    allowed: float
+    cause: str
+
+
+@torch.no_grad()
+def sanity_check(
+    rollout: Rollout,
+    *,
+    policy: nn.Module,
+    reference: nn.Module,
+    reward: Callable[[Responses], Tensor] | None,
+    temperature: float,
+    precision: str = "no",
+) -> str:
+    """A line that lists the equalities that hold. `reward` is None if a score may depend on more than the response.
+
+    Raises InputError with what differs, by how much, and the usual cause.
+    """
+    checks = [
+        _ratio_is_one(rollout, policy, temperature, TOLERANCE[precision]),
+        *_kl_is_zero(rollout, policy, reference, TOLERANCE[precision]),
+        *_padding_is_invisible(rollout, policy, reward, temperature, precision),
+    ]
+    for check in checks:
+        if not check.difference <= check.allowed:  # NaN is not
+            raise InputError(
+                f"before the first step, {check.failure} by {check.difference:.1e} (allowed: {check.allowed:.0e}). "
+                f"Usual cause: {check.cause}"
+            )
+    names = ", ".join(check.name for check in checks)
+    return f"checked before the first step: {names} (largest difference {max(c.difference for c in checks):.0e})"
+
+
+def _ratio_is_one(rollout: Rollout, policy: nn.Module, temperature: float, allowed: float) -> Equality:
+    logprobs, _ = response_logprobs(policy, rollout, temperature)
+    return Equality(
+        "ratio = 1",
+        "the log-probabilities of the update differ from those of sampling",
+        _mean_difference(logprobs, rollout.logprobs, rollout.mask),
+        allowed,
+        "dropout that is on, a model that ignores attention_mask or position_ids or sees other rows of its batch, a cache "
+        "of keys and values that changes the model's output, top-k, top-p or another temperature",
+    )
+
+
+def _kl_is_zero(rollout: Rollout, policy: nn.Module, reference: nn.Module, allowed: float) -> Iterator[Equality]:
+    """Measured if policy and reference have the same weights."""
+    if _same_weights(policy, reference):
+        yield Equality(
+            "KL to the reference = 0",
+            "policy and reference are the same model, but their log-probabilities differ",
+            _mean_difference(rollout.logprobs, rollout.ref_logprobs, rollout.mask),
+            allowed,
+            "one of them has dropout on or runs in another precision",
+        )
+
+
+def _padding_is_invisible(
+    rollout: Rollout,
+    policy: nn.Module,
+    reward: Callable[[Responses], Tensor] | None,
+    temperature: float,
+    precision: str,
+) -> Iterator[Equality]:
+    shortest = rollout.attention_mask.sum(dim=1).argmin()  # the row with the most padding
+    alone = rollout.select(shortest[None]).trimmed()
+    yield Equality(
+        "padding changes no log-probability",
+        "the log-probabilities of a padded batch differ from those of the same response alone",
+        _mean_difference(_plain_logprobs(policy, alone, temperature), alone.logprobs, alone.mask),
+        TOLERANCE[precision],
+        "a model that ignores attention_mask or position_ids, or that sees other rows of its batch",
+    )
+    if reward is not None:
+        yield Equality(
+            "nor score",
+            "the reward model's score of a response depends on the rows beside it: it differs",
+            float((reward(alone) - alone.scores).abs().max()),
+            SCORE_TOLERANCE[precision],
+            "a reward model that ignores attention_mask or position_ids",
+        )
+
+
+def _plain_logprobs(policy: nn.Module, alone: Responses, temperature: float) -> Tensor:
+    """Log-probabilities (1, T) of one response by transformers' own forward pass: no padding, all logits."""
+    ids, length = alone.input_ids[alone.attention_mask.bool()][None], int(alone.lengths)
+    logits = policy(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return token_logprobs(logits[:, -length - 1 : -1], ids[:, -length:], temperature)
+
+
+def _mean_difference(one: Tensor, other: Tensor, mask: Tensor) -> float:
+    return float(masked_mean((one - other).abs(), mask))
+
+
+def _same_weights(policy: nn.Module, reference: nn.Module) -> bool:
+    """Whether the weights are the same, in the precision in which the reference keeps them."""
+    pairs = zip(policy.parameters(), reference.parameters(), strict=True)
+    return all(a.shape == b.shape and torch.equal(a.to(b.dtype), b) for a, b in pairs)

@@ -1,0 +1,86 @@
+"""The state of a PPO run: what an update changes, and what a checkpoint holds."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import PreTrainedModel, get_scheduler
+
+from rlhf.config import PPOConfig
+from rlhf.models import ValueHead
+from rlhf.run.checkpoint import load_state, save_state
+from rlhf.run.randomness import random_state, set_random_state
+
+
+class TrainingState:
+    """Policy, value model, their optimizer and schedule, and the counters of a run."""
+
+    def __init__(
+        self, config: PPOConfig, accelerator: Accelerator, policy: PreTrainedModel, value_model: nn.Module | None
+    ):
+        self.accelerator = accelerator
+        self.kl_coef, self.steps_done = config.kl_coef, 0
+        self.one_trunk = isinstance(value_model, ValueHead)  # the value model is a head on the policy
+        groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
+        if value_model is not None:
+            rate = config.value_learning_rate or config.learning_rate
+            groups.append({"params": list(value_model.parameters()), "lr": rate})
+        optimizer = AdamW(
+            groups,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=0.0,
+            fused=True,
+        )
+        self.scheduler = get_scheduler(
+            config.lr_scheduler_type, optimizer, config.lr_warmup_steps, config.steps * config.updates_per_step
+        )
+        self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
+        self.value_model = None if value_model is None else accelerator.prepare(value_model)
+        self.average = None  # of the policy's weights
+        if config.ema_decay is not None:
+            self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+
+    def trained_models(self) -> list[nn.Module]:
+        """The models that have gradients."""
+        return [model for model in (self.policy, self.value_model) if model is not None]
+
+    def models(self) -> dict[str, nn.Module]:
+        """The models whose weights change."""
+        models = {"policy": self.policy, "value_model": self.value_model, "average": self.average}
+        return {name: model for name, model in models.items() if model is not None}
+
+    def save_state(self, folder: Path) -> None:
+        """Writes everything that the rest of the run depends on. To be called by every process."""
+        models = {name: self.accelerator.unwrap_model(model).state_dict() for name, model in self.models().items()}
+        state = {
+            "steps_done": self.steps_done,
+            "kl_coef": self.kl_coef,
+            "models": models,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": gather_object([random_state()]),
+        }
+        if self.accelerator.is_main_process:
+            save_state(folder / "state", state)
+
+    def load_state(self, folder: Path) -> None:
+        """Restores what `save_state` wrote: training continues to the same bits."""
+        state = load_state(folder / "state")
+        self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
+        for name, model in self.models().items():
+            self.accelerator.unwrap_model(model).load_state_dict(state["models"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        set_random_state(state["random"][self.accelerator.process_index])
+
+    def save_models(self, folder: Path) -> None:
+        """Writes the policy (its average, if there is one) and, in `value_model`, the value model if there is one."""
+        policy = self.accelerator.unwrap_model(self.policy)
+        (self.average.module if self.average is not None else policy).save_pretrained(folder)
+        if self.value_model is not None:
+            trunk = {"policy": policy} if self.one_trunk else {}
+            self.accelerator.unwrap_model(self.value_model).save_pretrained(folder / "value_model", **trunk)

@@ -1,0 +1,84 @@
+"""Models that answer prompts, for samples and evaluate."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf import InputError
+from rlhf.evaluate import known
+from rlhf.models import device, load_policy, max_prompt_length
+from rlhf.rollout import Completion, sample_completions
+from rlhf.rows import Row, Tally
+from rlhf.scoring import call_reward_function
+from rlhf.tokens import load_tokenizer, prompt_dataset
+from stages.common.console import say
+from stages.common.options import CHAIN
+from stages.common.parsing import load_function
+from stages.common.run import INPUT
+from stages.common.stage import Stage
+
+
+@dataclass
+class Answerer:
+    """A model that answers, with the name it is shown under."""
+
+    name: str
+    source: str
+    policy: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def answer(self, rows: list[Row], response_length: int, temperature: float, seed: int) -> list[Completion]:
+        """One completion of each row's prompt. Raises InputError if a prompt does not fit into the context."""
+        tally = Tally(used=len(rows))
+        prompts = prompt_dataset(rows, self.tokenizer, max_prompt_length(self.policy, response_length), tally)
+        if tally.dropped:
+            raise InputError(f"{self.name} can't answer every prompt: {tally}; shorten them, or lower response_length")
+        return sample_completions(
+            self.policy,
+            self.tokenizer,
+            prompts["input_ids"],
+            response_length=response_length,
+            temperature=temperature,
+            seed=seed,
+        )
+
+
+def answerable(rows: list[Row], answerers: list[Answerer], response_length: int) -> list[Row]:
+    """The rows whose prompts leave every model room for a response; prints how many do not."""
+    for model in answerers:
+        longest, tally = max_prompt_length(model.policy, response_length), Tally(used=len(rows))
+        rows = [rows[i] for i in prompt_dataset(rows, model.tokenizer, longest, tally)["row"]]
+        if tally.dropped:
+            say(
+                f"{tally.dropped.total():,} prompts dropped for all models: longer than {longest} tokens for {model.name}"
+            )
+    return rows
+
+
+def load_answerers(names: list[str], stage: Stage) -> list[Answerer]:
+    """The named models: finished stages of the run, folders, or hub ids. Stages that have not finished are left out.
+
+    Raises InputError if a folder holds no model, or if none of the named stages has finished.
+    """
+    answerers = []
+    for name in names:
+        of_run = stage.run.path(f"{INPUT}{name}")
+        source = str(stage.input(f"{INPUT}{name}" if of_run.is_dir() or name in CHAIN else name))
+        if name in CHAIN and not of_run.is_dir():
+            continue
+        tokenizer = load_tokenizer(source)
+        policy = load_policy(source, tokenizer).to(device())
+        answerers.append(Answerer(Path(name).name, source, policy, tokenizer))
+    if not answerers:
+        raise InputError(f"none of {', '.join(names)} is in {stage.run.folder}: run `make sft` or `make ppo` first")
+    return answerers
+
+
+def gold_of(function: str | None, rows: list[Row], completions: list[Completion]) -> list[float] | None:
+    """The true quality of completions by the named function, NaN if unknown; None if it is unknown for all."""
+    if function is None:
+        return None
+    texts, finished = [c.text for c in completions], [c.finished for c in completions]
+    gold = call_reward_function(load_function(function), rows, texts, finished)
+    return gold if len(known(gold)) else None

@@ -1,0 +1,66 @@
+"""A hash of the code that a stage's result depends on: the stage, and what it imports of this project or of the user's."""
+
+import ast
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlhf import InputError
+
+ROOT = Path(__file__).parent.parent.parent
+# code that reads options, prints, saves or decides what to run: an edit there changes no result
+IRRELEVANT = {
+    *(f"stages.common.{name}" for name in (
+        "code", "console", "interruption", "options", "parsing", "pipeline", "recipe", "resume", "run", "sources", "stage",
+    )),
+    "rlhf.run.checkpoint", "rlhf.run.files", "rlhf.report",
+}  # fmt: skip
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def own_places() -> list[Path]:
+    """The folders in which modules are the project's or the user's own: no installed libraries."""
+    entries = map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    return [ROOT, *(place for place in entries if not {"site-packages", "dist-packages"} & set(place.parts))]
+
+
+def code_hash(stage: str, functions: list[str]) -> str:
+    """A hash of the stage's code and of that of `functions`, named module:function, without comments and docstrings.
+
+    Raises InputError for a file that is not Python.
+    """
+    named = [function.partition(":")[0] for function in functions]
+    digest = hashlib.sha256()
+    for module, tree in sorted({*imported([f"stages.{stage}"], [ROOT]), *imported(named, own_places())}):
+        digest.update(f"{module}\n{tree}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def imported(modules: list[str], places: list[Path]) -> Iterator[tuple[str, str]]:
+    """(module, its syntax tree) for modules in one of the places, and for everything that they import from there."""
+    waiting, seen = list(modules), set(IRRELEVANT)
+    while waiting:
+        module = waiting.pop()
+        endings = (f"{module.replace('.', '/')}{ending}" for ending in (".py", "/__init__.py"))
+        path = next((path for ending in endings for place in places if (path := place / ending).is_file()), None)
+        if module in seen or path is None:
+            continue
+        seen.add(module)
+        tree = _parse(path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+        yield module, ast.dump(tree)
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise InputError(f"{path}:{line}: not Python ({getattr(error, 'msg', error)})") from error

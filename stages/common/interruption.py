@@ -1,0 +1,58 @@
+"""Signals that ask a stage to stop, and the lock that keeps a second process from its result."""
+
+import fcntl
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+from rlhf import InputError
+
+STOPPED = "interrupted; the same command starts it again"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the stage to stop."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.signal = number
+
+
+class Interruption:
+    """SIGINT and SIGTERM. In a loop that looks at `requested`, the first one lets the loop save; otherwise they stop at once."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None  # this signal asked the loop to stop
+        self.raised: int | None = None  # this signal stopped the stage at once
+        self.in_loop = False
+
+    def listen(self) -> None:
+        """Handles the signals from now on."""
+        self.requested, self.raised, self.in_loop = None, None, False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.in_loop or self.requested:
+            self.raised = number
+            raise Interrupted(number, STOPPED)
+        self.requested = number
+        # not print: the signal may have interrupted one
+        os.write(2, b"\ninterrupted: saving after this step; a second signal stops at once\n")
+
+
+interruption = Interruption()
+
+
+def lock(folder: Path) -> int:
+    """Locks a folder until this process ends, however it ends.
+
+    Raises InputError if another process holds the lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"another process is working in {folder}: wait for it, or stop it") from error
+    return descriptor

@@ -1,0 +1,199 @@
+"""A stage's options from its recipe and its command line.
+
+One parser reads both, so a misspelt name, a wrong type or an impossible value is refused in both, with file and line.
+"""
+
+import importlib
+import json
+import math
+import sys
+from argparse import (
+    SUPPRESS,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentError,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+)
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib.util import find_spec
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from rlhf import InputError
+from rlhf.run.files import as_json
+from stages.common.options import OPTIONS, StageOptions
+from stages.common.recipe import no_such_option, recipe_options
+
+FUNCTIONS = ("gold", "labeller", "reward_function")  # options that name a Python function, module:function
+# where a result goes and on what it stands: said on the command line, never in a section of a recipe
+PLACES = ("recipe", "run", "base", "output")
+
+
+@dataclass
+class Parsed:
+    """The options of a stage, and which of them a recipe or the command line sets."""
+
+    options: Any  # of the stage's class
+    given: set[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as they are read back from a record."""
+        return as_json(asdict(self.options))
+
+
+def parse(stage: str, argv: list[str] | None = None) -> Any:
+    """The stage's options: defaults, then the recipe's section of that name, then the command line.
+
+    Raises InputError, with file and line for an error in a recipe.
+    """
+    parsed = parse_given(stage, sys.argv[1:] if argv is None else argv)
+    check_values(parsed.options)
+    return parsed.options
+
+
+def parse_given(stage: str, argv: list[str]) -> Parsed:
+    """The same with the names of the options that are not defaults. Values are not checked against the world outside."""
+    options_class = OPTIONS[stage]
+    recipe = _recipe_named_in(argv)
+    parser = _parser(options_class, stage)
+    parser.description = f"Defaults are those of the recipe {recipe}; give --recipe before --help for another."
+    given = {argument[2:].split("=")[0].replace("-", "_") for argument in argv if argument.startswith("--")}
+    for name, value, where in recipe_options(recipe, stage):
+        if name in PLACES:
+            raise InputError(f"{where}: a recipe's section can't set {name}; give --{name} on the command line")
+        names = [field.name for field in fields(options_class)]
+        if name not in names:
+            raise InputError(f"{where}: {no_such_option(name, names)} in {stage}")
+        # an empty list overrides that of a base; argparse has no such value
+        is_empty_list = value == [] and isinstance(parser.get_default(name), list)
+        parsed = [] if is_empty_list else getattr(_parse(parser, _as_argv(name, value), where), name)
+        parser.set_defaults(**{name: parsed})
+        given.add(name)
+    options = options_class(**vars(_parse(parser, argv, "command line")))
+    for name, value in vars(options).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} is {value}; it must be a finite number")
+    return Parsed(options, given)
+
+
+def check_values(options: StageOptions) -> None:
+    """Raises InputError if a function or a tracker that the options name does not exist."""
+    for name in FUNCTIONS:
+        if getattr(options, name, None):
+            load_function(getattr(options, name))
+    tracker = getattr(options, "log_with", None)
+    if tracker and find_spec(tracker) is None:
+        raise InputError(f"log_with {tracker}: no package of that name; install it, `pip install {tracker}`")
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The function named "module:function". Raises InputError if there is none."""
+    hint = "a function is named module:function, and its module is in the current folder or on PYTHONPATH"
+    module, _, function = name.partition(":")
+    try:
+        result = getattr(importlib.import_module(module), function or "-", None)
+    except ModuleNotFoundError as error:
+        raise InputError(f"no module {error.name} for {name}; {hint}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{module!r} is not the name of a module; {hint}") from error
+    except Exception as error:
+        raise InputError(f"module {module} can't be imported ({type(error).__name__}: {error})") from error
+    if not callable(result):
+        raise InputError(f"no function {function!r} in module {module}; {hint}")
+    return result
+
+
+# --- argparse ---------------------------------------------------------------------------------------------------------
+
+
+def _parser(options_class: type[StageOptions], stage: str) -> ArgumentParser:
+    """A parser with one argument for each field. A field that may be None takes "none"."""
+    parser = ArgumentParser(
+        prog=f"python -m stages.{stage}",
+        usage="%(prog)s [--OPTION VALUE ...]",
+        formatter_class=ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    types = get_type_hints(options_class)
+    for field in fields(options_class):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        flags = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+        kwargs = _argument_type(types[field.name])
+        help_text = field.metadata["help"].replace("%", "%%")
+        parser.add_argument(*flags, dest=field.name, default=default, help=help_text, **kwargs)
+        if default is True:
+            parser.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=SUPPRESS)
+    return parser
+
+
+def _argument_type(hint: Any) -> dict[str, Any]:
+    """How argparse reads a value of this type."""
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if get_origin(hint) is list:
+        return {"type": get_args(hint)[0], "nargs": "+", "metavar": "VALUE"}
+    alternatives = get_args(hint)
+    convert = next((_converter(t) for t in alternatives if t is not NoneType), None) or _converter(hint)
+    if NoneType in alternatives:
+        convert = _or_none(convert)
+    return {"type": convert, "metavar": "VALUE"} | ({"nargs": "?", "const": True} if hint is bool else {})
+
+
+def _converter(of: Any) -> Callable[[str], Any]:
+    return {bool: _boolean, dict: _json_object}.get(of, of)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "yes", "1"):
+        return True
+    if text.lower() in ("false", "no", "0"):
+        return False
+    raise ArgumentTypeError(f"{text!r} is not true or false")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    json.dumps(value, allow_nan=False)  # refuses NaN and infinity, which JSON lacks
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
+
+
+def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def optional(text: str) -> Any:
+        return None if text.lower() in ("none", "null") else convert(text)
+
+    optional.__name__ = getattr(convert, "__name__", str(convert)).strip("_")  # argparse names it in its errors
+    return optional
+
+
+def _parse(parser: ArgumentParser, argv: list[str], where: str) -> Namespace:
+    try:
+        namespace, unknown = parser.parse_known_args(argv)
+    except ArgumentError as error:
+        raise InputError(f"{where}: {error}") from error
+    for argument in unknown:
+        if argument.startswith("--"):
+            raise InputError(f"{where}: {no_such_option(argument[2:].split('=')[0], vars(namespace))}")
+        raise InputError(f"{where}: {argument!r} belongs to no option; options begin with --")
+    return namespace
+
+
+def _recipe_named_in(argv: list[str]) -> str:
+    for i, argument in enumerate(argv):
+        if argument == "--recipe" and i + 1 < len(argv):
+            return argv[i + 1]
+        if argument.startswith("--recipe="):
+            return argument.split("=", 1)[1]
+    return StageOptions.recipe
+
+
+def _as_argv(name: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    if isinstance(value, dict):
+        return [f"--{name}", json.dumps(value)]
+    return [f"--{name}={'none' if value is None else value}"]

@@ -1,0 +1,115 @@
+"""The log of PPO: a line of metrics a step, on the screen and in log.jsonl, samples now and then, checkpoints."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.rollout import Rollout
+from rlhf.rows import Row, read_jsonl, write_rows
+from rlhf.trainer import PPOTrainer, Step
+from stages.common.console import INDENT, ProgressBar
+from stages.common.options import PPOOptions
+from stages.common.resume import Saver
+from stages.common.stage import Stage
+
+LOG = "log.jsonl"
+# metric -> heading on the screen, digits
+COLUMNS = {
+    "step": ("step", 0),
+    "score": ("score", 2),
+    "gold": ("gold", 2),
+    "kl": ("KL", 2),
+    "entropy": ("entropy", 2),
+    "ptx_loss": ("ptx loss", 3),
+    "length": ("length", 1),
+    "ended": ("ended", 3),
+    "episodes_per_second": ("ep/s", 1),
+}
+
+
+def train_and_log(
+    trainer: PPOTrainer, options: PPOOptions, stage: Stage, rows: list[Row], tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """Runs the remaining steps, from the newest checkpoint if there is one; returns the metrics of all steps."""
+    saver = Saver(stage, options)
+    history: list[dict[str, Any]] = []
+    with saver.resuming() as checkpoint:
+        if checkpoint:
+            trainer.load_state(checkpoint)
+            history = [row for _, row in read_jsonl(checkpoint / LOG)]
+    if options.log_with:
+        trainer.accelerator.init_trackers(f"{stage.run.folder.name}-{stage.name}")
+        for metrics in history:
+            trainer.accelerator.log(metrics, metrics["step"])
+
+    def save(folder: Path) -> None:
+        trainer.save_state(folder)
+        trainer.save_models(folder)  # models that load, to look at or to start from
+        tokenizer.save_pretrained(folder)
+        write_rows(folder / LOG, history)
+
+    resumed, started = len(history), time.time()
+    bar = ProgressBar(options.steps, done=resumed)
+    write_rows(stage.partial / LOG, history)
+    with open(stage.partial / LOG, "a", encoding="utf-8") as log, saver:
+        for step in trainer.train():
+            seconds, started = time.time() - started, time.time()
+            metrics = {"step": step.number, **step.metrics, "episodes_per_second": options.batch_size / seconds}
+            if step.number == resumed + 1:
+                bar.write(f"{INDENT}{trainer.sanity_report}")
+            show_step(bar, step, metrics, step.number == resumed + 1)
+            if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
+                bar.write(samples(step.rollout, rows, tokenizer))
+            bar.update()
+            history.append(metrics)
+            log.write(json.dumps(metrics) + "\n")
+            log.flush()
+            trainer.accelerator.log(metrics, step.number)
+            if saver.stop_requested or saver.due(step.number):
+                saver.save(step.number, save)
+            if saver.stop_requested and step.number < options.steps:
+                saver.stop(step.number)
+    bar.close()
+    trainer.accelerator.end_training()
+    return history
+
+
+def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], first: bool) -> None:
+    """Prints a step's metrics, below headings on the first step and every 20 steps."""
+    shown = {heading: (metrics[name], digits) for name, (heading, digits) in COLUMNS.items() if name in metrics}
+    if first or step.number % 20 == 1:
+        bar.write(INDENT + "".join(f"{heading:>9}" for heading in shown))
+    bar.write(INDENT + "".join(f"{number:9.{digits}f}" for number, digits in shown.values()))
+
+
+def samples(rollout: Rollout, rows: list[Row], tokenizer: PreTrainedTokenizerBase, count: int = 2) -> str:
+    """The first responses of a step as text, each with its score and its KL to the reference."""
+    lines, kls = [], rollout.kls
+    for i in range(min(count, len(kls))):
+        prompt = rows[int(rollout.prompt_index[i])]["prompt"]
+        response = tokenizer.decode(rollout.tokens[i][rollout.mask[i]], skip_special_tokens=True)
+        question = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        lines += [*question.split("\n"), response.strip(), f"(score {rollout.scores[i]:.2f}, KL {kls[i]:.2f})", ""]
+    return "\n".join(f"{INDENT}  | {line}" for line in ["", *lines])
+
+
+def response_rows(rollout: Rollout, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """Each response with everything known of it. Numbers are text: JSON lacks NaN."""
+    result = []
+    for i in range(len(rollout.mask)):
+        ids = rollout.tokens[i][rollout.mask[i]]
+        tensors = {name: getattr(rollout, name)[i][rollout.mask[i]] for name in ("logprobs", "ref_logprobs", "values")}
+        result.append(
+            {
+                "prompt": rows[int(rollout.prompt_index[i])]["prompt"],
+                "response": tokenizer.decode(ids, skip_special_tokens=True),
+                "ended": bool(rollout.finished[i]),
+                "score": f"{rollout.scores[i]:.4g}",
+                "kl": f"{rollout.kls[i]:.4g}",
+                **{name: " ".join(f"{number:.4g}" for number in tensor) for name, tensor in tensors.items()},
+            }
+        )
+    return result

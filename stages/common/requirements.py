@@ -1,0 +1,40 @@
+"""What the stages of a recipe require of each other: known before the first of them works for minutes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf import InputError
+from stages.common.options import CHAIN
+
+
+def stages_before_ppo(ppo: Any) -> tuple[str, ...]:
+    """The stages whose results PPO needs: with a reward of the user's own, no comparisons and no reward model."""
+    own_reward = ppo.reward_function or ppo.reward_model
+    return CHAIN[: CHAIN.index("comparisons" if own_reward else "ppo")]
+
+
+def check_sources(stages: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Raises InputError if one of the stages needs rows or a labeller that the recipe does not name."""
+    data = options["data"]
+
+    def require(stage: str, problem: str, kinds: tuple[str, ...], instead: str, alternative: Any = None) -> None:
+        own = any(getattr(options[stage], kind, None) for kind in kinds)
+        named = any(getattr(data, kind) for kind in kinds)
+        of_world = data.world and kinds != ("comparisons",)
+        if stage in stages and not (alternative or own or named or of_world):
+            raise InputError(f"{stage}: {problem}: name files of {kinds[0]} under data{instead}")
+
+    pretrain, ppo = options["pretrain"], options["ppo"]
+    require("pretrain", "no text to train on", ("text",), ", or a model under pretrain", pretrain.model)
+    require("sft", "no demonstrations to train on", ("demonstrations",), "")
+    require(
+        "comparisons",
+        "no rankings and no labeller",
+        ("comparisons",),
+        ", or a labeller under comparisons. PPO needs neither with a reward_function or a reward_model",
+        options["comparisons"].labeller,
+    )
+    require("ppo", "no prompts", ("prompts", "demonstrations", "comparisons"), "")
+    if ppo.ptx_coef:
+        problem = f"ptx_coef is {ppo.ptx_coef:g}, and there is no pretraining text"
+        require("ppo", problem, ("text",), ", or set ptx_coef: 0")

@@ -1,0 +1,194 @@
+"""TRL's trainers for pretraining, SFT and the reward model: their arguments, resuming, and what stops them."""
+
+import math
+from collections import deque
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeVar
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments, trainer_callback
+
+from rlhf import InputError
+from rlhf.models import device
+from rlhf.reward import RankingRewardTrainer
+from rlhf.sft import PackedSFTTrainer
+from rlhf.tokens import batch_order
+from stages.common.console import ProgressBar
+from stages.common.options import TrainingOptions
+from stages.common.resume import Saver
+from stages.common.stage import Stage
+
+# arguments of transformers' trainers that read or write outside the run's folder
+OUTSIDE = {"logging_dir", "push_to_hub", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
+
+T = TypeVar("T", bound=TrainingArguments)
+
+
+def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: Path) -> T:
+    """The options as arguments of a TRL trainer. Raises InputError if TRL refuses them."""
+    if outside := OUTSIDE & (options.trainer or {}).keys():
+        raise InputError(f"trainer: {', '.join(sorted(outside))} would read or write outside the run's folder")
+    try:
+        arguments = config_class(
+            output_dir=str(folder),
+            num_train_epochs=1,  # `in_batches` repeats the rows
+            train_sampling_strategy="sequential",
+            per_device_train_batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            lr_scheduler_type=options.lr_scheduler_type,
+            warmup_steps=options.warmup_steps,
+            weight_decay=options.weight_decay,
+            adam_beta2=options.adam_beta2,
+            max_length=None,  # rlhf.tokens has dropped rows that are too long
+            bf16=options.bf16,
+            seed=options.seed,
+            report_to=options.log_with or "none",
+            logging_steps=1,  # the log must not depend on where a run was interrupted
+            logging_nan_inf_filter=False,
+            save_strategy="no",  # Saver decides
+            disable_tqdm=True,
+            **{
+                "gradient_checkpointing": False,
+                "use_cpu": device().type == "cpu",  # otherwise transformers refuses bf16 there
+                **(options.trainer or {}),
+            },
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
+    # one GPU per process: DataParallel is disabled
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+class Resumable(Trainer):
+    """Mixed into a Trainer: saves checkpoints with a manifest, and stops when numbers are not finite."""
+
+    stage: Stage
+    saver: Saver
+    batch: Tensor  # the token ids of the last batch
+
+    def _save_checkpoint(self, model, trial) -> None:
+        def write(folder: Path) -> None:
+            output, self.args.output_dir = self.args.output_dir, str(folder)
+            Trainer._save_checkpoint(self, model, trial)
+            self.args.output_dir = output
+            for path in (folder / f"checkpoint-{self.state.global_step}").iterdir():
+                path.rename(folder / path.name)
+            path.parent.rmdir()
+            # not needed, and the only file that would be unpickled
+            (folder / "training_args.bin").unlink()
+
+        self.check_weights()
+        self.saver.save(self.state.global_step, write)
+
+    def check_weights(self) -> None:
+        """Raises InputError if a weight is not finite, so that no such model is saved."""
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise InputError(
+                f"stopped after step {self.state.global_step}: some weights are not finite. "
+                "Usual cause: learning_rate too high, or too few warmup_steps"
+            )
+
+    def training_step(self, model, inputs, *args, **kwargs) -> Tensor:
+        self.batch = inputs["input_ids"]
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.check_finite("loss", float(loss))
+        return loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """After each step, and before a checkpoint is written."""
+        self.check_finite("norm of the gradient", logs.get("grad_norm", 0.0))
+        super().log(logs, *args, **kwargs)
+
+    def check_finite(self, what: str, number: float) -> None:
+        """Raises InputError if the number is not finite, and keeps the batch that it comes from."""
+        if math.isfinite(number):
+            return
+        step = self.state.global_step + (what == "loss")  # a step counts once its gradient has been used
+        texts = self.processing_class.batch_decode(self.batch, skip_special_tokens=True)
+        rows = [{"text": text, "input_ids": ids} for text, ids in zip(texts, self.batch.tolist(), strict=True)]
+        raise InputError(
+            f"stopped in step {step}: the {what} is {number}; its batch is in {self.stage.keep_batch(step, rows)}. "
+            "Usual cause: learning_rate too high, or too few warmup_steps"
+        )
+
+
+class SavingSFTTrainer(Resumable, PackedSFTTrainer):
+    """The trainer of text and demonstrations, resumable."""
+
+
+class SavingRewardTrainer(Resumable, RankingRewardTrainer):
+    """The trainer of rankings, resumable."""
+
+
+class TrainerProgress(TrainerCallback):
+    """Shows the progress bar, with means over the last 20 steps."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, deque[float]] = {name: deque(maxlen=20) for name in ("loss", "accuracy")}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = ProgressBar(state.max_steps, done=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for name, values in self.last.items():
+            if name in (logs or {}):
+                values.append(float(logs[name]))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(**{name: sum(values) / len(values) for name, values in self.last.items() if values})
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+class SaveInTime(TrainerCallback):
+    """Saves when it is time, and stops after a signal."""
+
+    def __init__(self, saver: Saver):
+        self.saver = saver
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = self.saver.stop_requested or self.saver.due(state.global_step)
+
+    def on_save(self, args, state, control, **kwargs):
+        # not before: a checkpoint must not depend on whether the run was interrupted
+        control.should_training_stop |= self.saver.stop_requested
+
+
+def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
+    """The rows of all epochs, in the order of training."""
+    return dataset.select(batch_order(dataset["length"][:], options.batch_size, options.epochs, options.seed))
+
+
+def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[dict[str, float]]:
+    """Trains, from the newest checkpoint if there is one; returns the log as means over 20 steps."""
+    trainer.stage, trainer.saver = stage, Saver(stage, options)
+    trainer.remove_callback(trainer_callback.PrinterCallback)
+    trainer.add_callback(TrainerProgress())
+    trainer.add_callback(SaveInTime(trainer.saver))
+    with trainer.saver as saver:
+        checkpoint = saver.latest()
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except UnpicklingError as error:
+            raise InputError(
+                f"the checkpoint {checkpoint} holds more than data: it would run code; remove it"
+            ) from error
+    trainer.check_weights()
+    if saver.stop_requested:
+        saver.stop(trainer.state.global_step)
+    return history([step for step in trainer.state.log_history if "loss" in step])
+
+
+def history(steps: list[dict[str, float]], size: int = 20) -> list[dict[str, float]]:
+    """A log as means over `size` steps, each with the number of its last step."""
+    rows = []
+    for start in range(0, len(steps), size):
+        group = steps[start : start + size]
+        names = [name for name in group[0] if name not in ("step", "epoch")]
+        means = {name: sum(step[name] for step in group) / len(group) for name in names}
+        rows.append({"step": group[-1]["step"], **means})
+    return rows
