@@ -8,7 +8,7 @@ without padding, S selected ones of these.
 import sys
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from rlhf import InputError, first_line
 from rlhf.engine import hidden_states, optimize, probe
 
+Model = TypeVar("Model", PreTrainedModel, "Scorer")
 HEAD = "score.weight"  # the parameter that transformers' sequence classifiers add to a language model
 
 
@@ -73,7 +74,7 @@ def _resized(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreT
 
     It is the mean of the others: as likely as an average token, and the same at each loading.
     """
-    size = model.get_input_embeddings().num_embeddings
+    size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -151,6 +152,12 @@ def device() -> torch.device:
     return torch.device("cpu") if accelerator is None or accelerator.type == "mps" else accelerator
 
 
+def on_device(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, moved to the device for models that only answer."""
+    cast(nn.Module, model).to(device())
+    return model
+
+
 def context_length(model: PreTrainedModel) -> int:
     """The model's maximum number of tokens; a very large number if its configuration has none."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
@@ -188,6 +195,11 @@ class Scorer(nn.Module):
     def config(self) -> Any:
         return self.model.config
 
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that turns a hidden state (..., W) into a score (..., 1)."""
+        return cast(nn.Linear, self.model.score)
+
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, index: Tensor | None = None, prefix_row: Tensor | None = None
     ) -> Tensor:
@@ -199,7 +211,7 @@ class Scorer(nn.Module):
         if index is None:
             index = torch.arange(int(attention_mask.sum()), device=attention_mask.device)
         hidden = hidden_states(self.model, input_ids, attention_mask, index, prefix_row)
-        scores = self.model.score(hidden).squeeze(-1).float()
+        scores = self.head(hidden).squeeze(-1).float()
         return (scores - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -221,8 +233,8 @@ class ValueHead(nn.Module):
     def save_pretrained(self, folder: str | Path, policy: PreTrainedModel) -> None:
         """Saves head and trunk together, as a model that `load_scorer` loads."""
         policy.save_pretrained(folder)
-        scorer = _load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=1)
-        scorer.score.load_state_dict(self.score.state_dict())
+        scorer = Scorer(_load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=1))
+        scorer.head.load_state_dict(self.score.state_dict())
         scorer.save_pretrained(folder)
 
 
@@ -231,15 +243,16 @@ def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer
 
     Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al.
     """
-    model = _load(AutoModelForSequenceClassification, source, new_head=True, num_labels=1)
-    nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
-    return Scorer(_with_special_tokens(_resized(model, tokenizer), tokenizer))
+    scorer = Scorer(_load(AutoModelForSequenceClassification, source, new_head=True, num_labels=1))
+    nn.init.normal_(scorer.head.weight, std=(scorer.head.in_features + 1) ** -0.5)
+    _with_special_tokens(_resized(scorer.model, tokenizer), tokenizer)
+    return scorer
 
 
 def new_value_model(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer:
     """A scorer on the trunk of a causal language model that scores 0 everywhere: an untrained value model."""
     scorer = new_scorer(source, tokenizer)
-    nn.init.zeros_(scorer.model.score.weight)
+    nn.init.zeros_(scorer.head.weight)
     return scorer
 
 
@@ -255,7 +268,7 @@ def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = 
 # --- frozen models ----------------------------------------------------------------------------------------------------
 
 
-def freeze(model: PreTrainedModel | Scorer, accelerator: Accelerator) -> PreTrainedModel | Scorer:
+def freeze(model: Model, accelerator: Accelerator) -> Model:
     """The same model on the accelerator's device, without gradients.
 
     In bf16, the matrices of its layers are stored rounded: products round them anyway, so the results are the same, and

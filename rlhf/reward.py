@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardTrainer
 
@@ -98,27 +98,32 @@ def score_completions(
     prefix_row = (counts.cumsum(dim=0) - counts).repeat_interleave(counts)  # the first completion of the same prompt
     last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
     hidden = hidden_states(cast(PreTrainedModel, model), input_ids, attention_mask, last, prefix_row)
-    return SequenceClassifierOutput(logits=model.score(hidden))
+    return SequenceClassifierOutput(logits=cast(nn.Linear, model.score)(hidden))
 
 
 class RankingRewardTrainer(RewardTrainer):
     """TRL's RewardTrainer for datasets with the columns `sequences` (K lists of token ids) and `ranks` (K numbers)."""
 
-    def __init__(self, *args, processing_class, **kwargs):
-        kwargs.setdefault("data_collator", RankingCollator(processing_class.pad_token_id))
-        super().__init__(*args, processing_class=processing_class, **kwargs)
+    model: nn.Module
 
-    def _prepare_dataset(self, dataset: Dataset, *args, **kwargs) -> Dataset:
+    def __init__(self, *, processing_class: PreTrainedTokenizerBase, **kwargs: Any):
+        kwargs.setdefault("data_collator", RankingCollator(processing_class.pad_token_id))
+        super().__init__(processing_class=processing_class, **kwargs)
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset  # already token ids: the same that PPO gives to the reward model
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["sequences", "ranks"]
+        self._signature_columns = cast(Any, ["sequences", "ranks"])
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The ranking loss. Scalar."""
         ranks = inputs["ranks"]
         with self.accelerator.autocast():
             outputs = score_completions(model, inputs["input_ids"], inputs["attention_mask"], ranks)
-        scores = by_prompt(outputs.logits.squeeze(1).float(), ranks)
+        scores = by_prompt(cast(Tensor, outputs.logits).squeeze(1).float(), ranks)
         loss = ranking_loss(scores, ranks)
         correct, pairs = pair_accuracy(scores.detach(), ranks)
         correct, pairs = self.accelerator.gather_for_metrics((correct.sum(), pairs.sum()))

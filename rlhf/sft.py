@@ -1,9 +1,9 @@
 """The loss of pretraining and SFT, from the project's one definition of a log-probability."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from rlhf.engine import next_token_logprobs, packed_index, selected_states
 
@@ -18,7 +18,12 @@ class PackedSFTTrainer(SFTTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean cross-entropy of the tokens with a label (not -100), the first of each row excepted. Scalar, nats."""
-        other = self.label_smoother or self.compute_loss_func or self.aux_loss_enabled or self.args.loss_type != "nll"
+        other = (
+            self.label_smoother
+            or self.compute_loss_func
+            or self.aux_loss_enabled
+            or cast(SFTConfig, self.args).loss_type != "nll"
+        )
         if other or return_outputs or inputs.keys() != {"input_ids", "attention_mask", "labels"}:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         attention_mask, learned = inputs["attention_mask"], inputs["labels"] != -100

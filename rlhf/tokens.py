@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoTokenizer,
-    BertTokenizerFast,
-    GPT2TokenizerFast,
+    BertTokenizer,
+    GPT2Tokenizer,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -71,7 +71,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 def _tokenizer_class(folder: Path) -> Any:
     """AutoTokenizer, except for folders with only the vocabulary files of GPT-2 or BERT."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "config.json")):
-        for name, tokenizer_class in (("vocab.json", GPT2TokenizerFast), ("vocab.txt", BertTokenizerFast)):
+        for name, tokenizer_class in (("vocab.json", GPT2Tokenizer), ("vocab.txt", BertTokenizer)):
             if (folder / name).is_file():
                 return tokenizer_class
     return AutoTokenizer
@@ -157,9 +157,10 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str
     roles don't alternate.
     """
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
     except TemplateError as error:
         raise InputError(f"the tokenizer's chat template refuses {plain_text(messages)[:200]!r}: {error}") from error
+    return cast(str, text)
 
 
 def _rendered_reply(tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], whole: str, reply: str) -> str:
@@ -211,7 +212,7 @@ def _up_to_stop(ids: list[int], tokenizer: PreTrainedTokenizerBase, stop_ids: Se
     """
     stops = [i for i, token in enumerate(ids) if token in {tokenizer.eos_token_id, *stop_ids}]
     end = len(ids)
-    while stops and not tokenizer.decode(ids[stops[-1] + 1 : end], skip_special_tokens=True).strip():
+    while stops and not str(tokenizer.decode(ids[stops[-1] + 1 : end], skip_special_tokens=True)).strip():
         end = stops.pop()
     return ids[: end + 1] if end < len(ids) else [*ids, tokenizer.eos_token_id]
 
@@ -305,7 +306,7 @@ def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: in
         groups = [sorted(shuffled[i : i + chunk], key=lengths.__getitem__) for i in range(0, len(shuffled), chunk)]
         batches = [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
         full = [batch for batch in batches if len(batch) == batch_size]
-        rng.shuffle(full)  # type: ignore[arg-type]
+        rng.shuffle(full)
         # short batches come last: in the middle they would shift the batches that follow
         order += [row for batch in full for row in batch] + [row for b in batches if len(b) < batch_size for row in b]
     return order[: round(epochs * len(lengths))]

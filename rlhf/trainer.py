@@ -7,7 +7,7 @@ of the seed, the step and the process.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -107,7 +107,7 @@ class PPOTrainer(TrainingState):
             advantages = ppo.whiten(advantages, rollout.mask, total=self.total)
 
             # a few epochs over the batch, each optimizer step with pretraining text of its own
-            experience = Experience(*(getattr(rollout, f.name) for f in fields(Rollout)), advantages, returns)
+            experience = Experience(**vars(rollout), advantages=advantages, returns=returns)
             meter = Meter(self.total)
             for update, rows in enumerate(self.minibatches(step)):
                 text = self.pretraining_text(step * config.updates_per_step + update)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.labeller import rank
 from rlhf import InputError
-from rlhf.models import device, load_policy, max_prompt_length
+from rlhf.models import load_policy, max_prompt_length, on_device
 from rlhf.rollout import Completion, sample_completions
 from rlhf.rows import Row, Tally, plain_text, read_jsonl, read_rows, write_rows
 from rlhf.run.checkpoint import step_of
@@ -47,7 +47,7 @@ def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
     label = load_function(options.labeller)
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
-    policy = load_policy(source, tokenizer).to(device())
+    policy = on_device(load_policy(source, tokenizer))
     prompts = {
         "train": _prompts(policy, tokenizer, stage, "prompts", options.count, options),
         "test": _prompts(policy, tokenizer, stage, "prompts_test", options.test_count, options),

@@ -65,14 +65,14 @@ def measure(answerers: list[Answerer], rows: list[Row], options: EvaluateOptions
         scorer = reward[0] if reward and same_vocabulary(model.tokenizer, reward[1]) else None
         if reward and scorer is None:
             say(f"{model.name} has another tokenizer than the reward model, which can't score its answers")
-        answers = [answer(model, rows, temperature, options) for temperature in (options.temperature, 0.0)]
-        metrics[model.name] = {**quality(*answers, scorer, options), **knowledge(model, stage)}
+        sampled, greedy = (answer(model, rows, temperature, options) for temperature in (options.temperature, 0.0))
+        metrics[model.name] = {**quality(sampled, greedy, scorer, options), **knowledge(model, stage)}
         if model.name == "sft":
-            reference = answers
+            reference = [sampled, greedy]
             if options.best_of and scorer:
                 metrics["best_of_n"] = best_of_n(model, rows, scorer, options)
         elif model.name != "pretrain" and reference:
-            metrics[model.name] |= compared(answers, reference, options)
+            metrics[model.name] |= compared([sampled, greedy], reference, options)
     return metrics
 
 

@@ -7,6 +7,7 @@ make samples ARGS="--temperature 0 --count 12"
 import math
 import shutil
 import textwrap
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -27,7 +28,8 @@ def work(options: SamplesOptions, stage: Stage) -> dict[str, Any]:
         return {}
     answerers = load_answerers(options.models, stage)
     rows = answerable(rows, answerers, options.response_length)
-    answers, golds = [], []
+    answers: list[list[Completion]] = []
+    golds: list[Sequence[float | None]] = []
     for model in answerers:
         answers.append(model.answer(rows, options.response_length, options.temperature, options.seed))
         golds.append(gold_of(options.gold, rows, answers[-1]) or [None] * len(rows))

@@ -1,4 +1,4 @@
-"""Tiny models and tokenizers for the tests: made here, on the CPU, from a seed, without a network."""
+"""Tiny models and tokenizers for the tests, made from a seed on the CPU, without a network."""
 
 import os
 import shutil
@@ -14,21 +14,23 @@ from accelerate.state import AcceleratorState
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig
 
-import stages  # noqa: F401  its environment variables
-from rlhf.models import Scorer, new_tokenizer
-from tests.pipeline import make
+import stages  # noqa: F401  sets environment variables
+from rlhf.models import Scorer
+from rlhf.tokens import new_tokenizer
+from stages.common.options import CHAIN
+from tests.pipeline import stage
 
 SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 VOCABULARY = 400
 
-# the same examples in every run, however slow the machine: what a test finds today it finds tomorrow
+# the same examples in every run, without a time limit: a failure can be repeated on any machine
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real input. The test is skipped where there is none."""
+    """The folder of real input. Tests that need it are skipped if it does not exist."""
     if not SHARED.is_dir():
         pytest.skip(f"no real input at {SHARED}")
     return SHARED
@@ -42,7 +44,7 @@ def tokenizer():
 
 
 def tiny_gpt2(vocab_size: int = VOCABULARY, dropout: float = 0.0, **kwargs) -> torch.nn.Module:
-    """GPT-2, with absolute positions: left padding shows."""
+    """GPT-2. Its positions are absolute, so wrong position ids under left padding change the result."""
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=vocab_size, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2,
@@ -53,7 +55,7 @@ def tiny_gpt2(vocab_size: int = VOCABULARY, dropout: float = 0.0, **kwargs) -> t
 
 
 def tiny_llama(vocab_size: int = VOCABULARY, dropout: float = 0.0) -> torch.nn.Module:
-    """Llama, with rotary positions and grouped heads; its attention dropout is no module."""
+    """Llama, with rotary positions and grouped heads; its attention dropout is not a module."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -64,7 +66,7 @@ def tiny_llama(vocab_size: int = VOCABULARY, dropout: float = 0.0) -> torch.nn.M
 
 
 def real_llama(folder: Path, dropout: float = 0.0) -> torch.nn.Module:
-    """A Llama that has learned to tell stories, with the special tokens of the tests."""
+    """A Llama trained on short stories, with the special tokens of the tests."""
     return AutoModelForCausalLM.from_pretrained(
         folder, attention_dropout=dropout, bos_token_id=0, eos_token_id=0, pad_token_id=1
     )
@@ -72,7 +74,7 @@ def real_llama(folder: Path, dropout: float = 0.0) -> torch.nn.Module:
 
 @pytest.fixture(params=["gpt2", "llama", "stories260K"])
 def make_policy(request):
-    """A function that makes a small model: of GPT-2's kind, of Llama's kind, and a Llama with real weights."""
+    """A function that makes a small model: a GPT-2, a Llama, or a Llama with real weights."""
     if request.param == "stories260K":
         return partial(real_llama, request.getfixturevalue("shared") / "models" / request.param)
     return {"gpt2": tiny_gpt2, "llama": tiny_llama}[request.param]
@@ -84,7 +86,7 @@ def policy(make_policy):
 
 
 def scorer_of(policy) -> Scorer:
-    """A scorer as transformers makes it, on a copy of the policy's trunk, with a head that is random."""
+    """A scorer made by transformers: a copy of the policy's trunk with a random head."""
     policy.config.num_labels = 1
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_config(policy.config).eval()
@@ -95,21 +97,23 @@ def scorer_of(policy) -> Scorer:
 
 @pytest.fixture
 def another_precision():
-    """Accelerate keeps one precision for the whole process; this lets a test have its own."""
+    """Lets a test choose its mixed precision: Accelerate keeps one for the whole process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    """A toy run that `make ppo` has made, and what it printed."""
+def toy_run(tmp_path_factory):
+    """The folder of a finished toy run."""
     run = tmp_path_factory.mktemp("runs") / "toy"
-    return run, make("ppo", run=run)
+    for name in CHAIN:
+        stage(name, run=run)
+    return run
 
 
 @pytest.fixture
-def run(made, tmp_path):
-    """A copy of it that a test may change."""
-    shutil.copytree(made[0], tmp_path / "toy")
+def run(toy_run, tmp_path):
+    """A copy of it that the test may change."""
+    shutil.copytree(toy_run, tmp_path / "toy")
     return tmp_path / "toy"

@@ -1,9 +1,9 @@
 """Stages in processes of their own, forked from one that has imported everything: they start at once.
 
     server = Forks()
-    status, printed = server.run("ppo", ["--recipe", "tests/toy.yaml", "--run", "runs/toy"])
+    status, output = server.run("ppo", ["--recipe", "tests/toy.yaml", "--run", "runs/toy"])
 
-`fork` is for whoever is such a process itself, and has not yet computed anything: threads do not survive a fork.
+`fork` is for a process like that itself, one that has not computed anything yet: threads do not survive a fork.
 """
 
 import json
@@ -12,30 +12,35 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-STAGES = ("data", "pretrain", "sft", "comparisons", "reward", "ppo", "samples", "evaluate")
+from stages.common.options import STAGES
+
+ROOT = Path(__file__).parent.parent
 ONE_THREAD = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def fork(stage: str, argv: list[str], log: Path) -> int:
-    """Starts a stage whose words are added to `log`, and returns the number of its process."""
-    from stages.cli import main
+def fork(stage: str, argv: list[str], log: Path, modules: Sequence[str] = ()) -> int:
+    """Starts a stage and returns its process id. Its output is appended to `log`; `modules` are folders to import from."""
+    from stages.common.stage import main
 
-    module = import_module(f"stages.{stage}")
+    work = import_module(f"stages.{stage}").work
     log.parent.mkdir(parents=True, exist_ok=True)
     if pid := os.fork():
         return pid
-    words = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
-    os.dup2(words, 1)
-    os.dup2(words, 2)
+    output = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     sys.argv, status = [stage, *argv], 1
+    sys.path[:0] = modules
+    os.environ["PYTHONPATH"] = os.pathsep.join(modules)
     try:
-        main(stage, module.Options, module.work)
+        main(stage, work)
         status = 0
     except SystemExit as error:
-        status = error.code
+        status = error.code if isinstance(error.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:
@@ -44,21 +49,23 @@ def fork(stage: str, argv: list[str], log: Path) -> int:
 
 
 class Forks:
-    """A process that forks stages for one that must not, such as pytest's."""
+    """A server process that forks stages, for a process that must not fork itself, such as pytest's."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=Path(__file__).parent.parent, env={**os.environ, **ONE_THREAD},
+            cwd=ROOT, env={**os.environ, **ONE_THREAD},
         )  # fmt: skip
 
-    def run(self, stage: str, argv: list[str]) -> tuple[int, str]:
-        """Runs a stage; its exit status, and all that it prints."""
+    def run(self, stage: str, argv: list[str], modules: Sequence[str] = ()) -> tuple[int, str]:
+        """Runs a stage; its exit status and its output."""
+        assert self.process.stdin and self.process.stdout
         with tempfile.NamedTemporaryFile("r") as log:
-            print(json.dumps([stage, argv, log.name]), file=self.process.stdin, flush=True)
+            print(json.dumps([stage, argv, log.name, list(modules)]), file=self.process.stdin, flush=True)
             return int(self.process.stdout.readline()), log.read()
 
     def close(self) -> None:
+        assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
 
@@ -67,8 +74,8 @@ def serve() -> None:
     for stage in STAGES:
         import_module(f"stages.{stage}")
     for line in sys.stdin:
-        stage, argv, log = json.loads(line)
-        _, status = os.waitpid(fork(stage, argv, Path(log)), 0)
+        stage, argv, log, modules = json.loads(line)
+        _, status = os.waitpid(fork(stage, argv, Path(log), modules), 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 

@@ -5,60 +5,84 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
-from tests.forks import Forks
+from stages.common import pipeline
+from stages.common.options import CHAIN
+from tests.forks import ROOT, Forks
 
-ROOT = Path(__file__).parent.parent
-STAGES = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
+TOY = "tests/toy.yaml"
+# not the variables of a make around the tests
+_MAKE = (
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+    "MAKEOVERRIDES",
+    "ARGS",
+    "RECIPE",
+    "RUN",
+    "BASE",
+    "SEED",
+    "PROMPT",
+    "REMAKE",
+)
 
 
-def shell(*command, status: int = 0, **environment) -> str:
-    """Runs a command in the project's folder, and returns all that it prints."""
-    # not what a make around the tests was told
-    inherited = {
-        k: v for k, v in os.environ.items() if k not in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-    }
-    given = {**inherited, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of a command: offline, one thread."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _MAKE}
+    return {**inherited, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
+
+
+def shell(*command: str, status: int = 0, **variables: str) -> str:
+    """Runs a command in the project's folder; its output."""
     done = subprocess.run(
-        command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+        command,
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=600,
     )
-    assert done.returncode == status, done.stdout
-    assert "Traceback" not in done.stdout, done.stdout
-    assert "Warning" not in done.stdout, done.stdout
-    return done.stdout
+    return checked(done.returncode, done.stdout, status)
 
 
-def make(*arguments, run, recipe="tests/toy.yaml", status: int = 0, **environment) -> str:
-    """make with the environment that the tests run in, which it takes as ready."""
-    return shell(
-        "make",
-        "--no-print-directory",
-        f"PY={sys.executable}",
-        f"READY={ready()}",
-        f"RECIPE={recipe}",
-        f"RUN={run}",
-        *arguments,
-        status=status,
-        **environment,
-    )
+def checked(status: int, output: str, expected: int) -> str:
+    """The output of a command that ended with the expected status, and without a traceback or a warning."""
+    assert status == expected, output
+    assert "Traceback" not in output, output
+    assert "Warning" not in output, output
+    return output
+
+
+def make(*arguments: str, run: Path, recipe: Path | str = TOY, status: int = 0, **variables: str) -> str:
+    """make, with the environment of the tests as its virtual environment."""
+    words = (f"VENV={venv()}", f"RECIPE={recipe}", f"RUN={run}", *arguments)
+    return shell("make", "--no-print-directory", *words, status=status, **variables)
 
 
 @cache
-def ready() -> Path:
-    """A file that says that the environment is newer than what it is made of."""
+def venv() -> Path:
+    """A virtual environment for make that is ready, whose Python is that of the tests."""
     folder = TemporaryDirectory()
     atexit.register(folder.cleanup)
-    path = Path(folder.name, "ready")
-    path.touch()
-    return path
+    python = Path(folder.name, "bin", "python")
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    Path(folder.name, "ready").touch()
+    return Path(folder.name)
 
 
-def command(name, *arguments, run) -> list[str]:
-    """The command line of a stage at toy size, for what needs a process of its own."""
-    return [sys.executable, "-u", "-m", f"stages.{name}", "--recipe", "tests/toy.yaml", "--run", str(run), *arguments]
+def command(name: str, *arguments: str, run: Path) -> list[str]:
+    """The command line of a stage at toy size, for a test that needs a process of its own."""
+    return [sys.executable, "-u", "-m", f"stages.{name}", "--recipe", TOY, "--run", str(run), *arguments]
 
 
 @cache
@@ -68,17 +92,52 @@ def forks() -> Forks:
     return server
 
 
-def stage(name, *arguments, run, recipe="tests/toy.yaml", status: int = 0) -> str:
-    """Runs a stage, and returns all that it prints."""
-    ended, printed = forks().run(name, ["--recipe", str(recipe), "--run", str(run), *map(str, arguments)])
-    assert ended == status, printed
-    assert "Traceback" not in printed and "Warning" not in printed, printed
-    return printed
+def stage(
+    name: str,
+    *arguments: object,
+    run: Path | str,
+    recipe: Path | str = TOY,
+    status: int = 0,
+    modules: Sequence[Path] = (),
+) -> str:
+    """Runs a stage; its output. `modules` are folders to import reward functions from."""
+    argv = ["--recipe", str(recipe), "--run", str(run), *map(str, arguments)]
+    return checked(*forks().run(name, argv, list(map(str, modules))), status)
+
+
+def make_here(goal: str, capsys, run: Path, recipe: Path | str | None = TOY, status: int = 0, **variables: str) -> str:
+    """What `make GOAL` does, in this process and with forked stages, which is faster; its output."""
+
+    def run_stage(name: str, argv: list[str]) -> None:
+        ended, output = forks().run(name, argv)
+        print(output, end="")
+        if ended:
+            sys.exit(ended)
+
+    variables = {"RUN": str(run), **({"RECIPE": str(recipe)} if recipe else {}), **variables}
+    argv = ["stages", goal]
+    with patch.object(pipeline, "run_stage", run_stage), patch.object(sys, "argv", argv), patch.dict(os.environ):
+        for name in _MAKE:
+            os.environ.pop(name, None)
+        os.environ.update(variables)
+        ended = 0
+        try:
+            pipeline.main()
+        except SystemExit as error:
+            ended = error.code if isinstance(error.code, int) else 1
+    captured = capsys.readouterr()
+    return checked(ended, captured.out + captured.err, status)
 
 
 def finished(run: Path) -> dict[str, str]:
-    """When each stage has finished."""
+    """A mark of each finished result that changes when the stage is made again."""
+    folders = {name: run / name for name in CHAIN if (run / name / "stage.json").is_file()}
     return {
-        name: json.loads((run / name / "stage.json").read_text())["finished"] + str((run / name).stat().st_ino)
-        for name in STAGES
+        name: json.loads((folder / "stage.json").read_text())["finished"] + str(folder.stat().st_ino)
+        for name, folder in folders.items()
     }
+
+
+def record(run: Path, name: str) -> dict:
+    """The record of a finished stage."""
+    return json.loads((run / name / "stage.json").read_text())

@@ -1,11 +1,12 @@
-"""The loss of pretraining and SFT is the model's own, whatever its rows look like."""
+"""The loss of pretraining and SFT is the mean cross-entropy of the labelled tokens, computed for these only."""
 
 import pytest
 import torch
 from datasets import Dataset
 from trl import SFTConfig
 
-from stages.training import SavingSFTTrainer, TrainingOptions, trainer_arguments
+from stages.common.options import TrainingOptions
+from stages.common.training import SavingSFTTrainer, trainer_arguments
 
 ROWS = [
     {"input_ids": [5, 6, 7, 8, 0], "labels": [-100, -100, 7, 8, 0]},
@@ -15,7 +16,7 @@ ROWS = [
 
 
 def trainer_of(policy, tokenizer, folder, **arguments) -> SavingSFTTrainer:
-    options = TrainingOptions(run=str(folder), batch_size=3, trainer=arguments)
+    options = TrainingOptions(run=str(folder), batch_size=3, trainer={"activation_checkpointing": False, **arguments})
     return SavingSFTTrainer(
         model=policy, args=trainer_arguments(SFTConfig, options, folder), processing_class=tokenizer,
         train_dataset=Dataset.from_list(ROWS),
@@ -43,27 +44,28 @@ def gradients(policy, loss) -> list[torch.Tensor]:
     return [p.grad.clone() for p in policy.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("counted", [None, 6, torch.tensor(12)])
-def test_the_loss_and_its_gradient_are_those_of_each_row_alone(policy, tokenizer, tmp_path, counted):
+@pytest.mark.parametrize("num_items_in_batch", [None, 6, torch.tensor(12)])
+def test_the_loss_and_its_gradient_are_those_of_each_row_alone(policy, tokenizer, tmp_path, num_items_in_batch):
     trainer = trainer_of(policy, tokenizer, tmp_path)
-    expected = mean_loss(policy) * (1 if counted is None else 6 / counted)
-    loss = trainer.compute_loss(policy, batch_of(trainer), num_items_in_batch=counted)
+    expected = mean_loss(policy) * (1 if num_items_in_batch is None else 6 / num_items_in_batch)
+    loss = trainer.compute_loss(policy, batch_of(trainer), num_items_in_batch=num_items_in_batch)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradients(policy, loss), gradients(policy, expected), atol=1e-5, rtol=1e-4)
 
 
-def test_logits_are_made_of_what_is_learned_and_of_no_more(policy, tokenizer, tmp_path):
-    seen = []
-    policy.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+def test_logits_are_computed_before_labelled_tokens_only(policy, tokenizer, tmp_path):
+    shapes = []
+    policy.get_output_embeddings().register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     trainer = trainer_of(policy, tokenizer, tmp_path)
+    trainer.compute_loss(policy, batch_of(trainer))  # probes the model
+    shapes.clear()
     trainer.compute_loss(policy, batch_of(trainer))
-    seen.clear()
-    trainer.compute_loss(policy, batch_of(trainer))
-    assert [shape[0] for shape in seen if shape[0]] == [6]
+    assert [shape[0] for shape in shapes if shape[0]] == [6]
 
 
+@pytest.mark.filterwarnings("ignore:`label_smoothing_factor` is deprecated:FutureWarning")
 @pytest.mark.parametrize("arguments", [{"label_smoothing_factor": 0.5}, {"loss_type": "dft"}])
-def test_who_asks_for_another_loss_gets_it(policy, tokenizer, tmp_path, arguments):
-    plain, other = (trainer_of(policy, tokenizer, tmp_path, **given) for given in ({}, arguments))
+def test_another_configured_loss_is_computed(policy, tokenizer, tmp_path, arguments):
+    plain, other = (trainer_of(policy, tokenizer, tmp_path, **changes) for changes in ({}, arguments))
     losses = [trainer.compute_loss(policy, batch_of(trainer)).item() for trainer in (plain, other)]
     assert losses[1] != pytest.approx(losses[0], rel=0.01)

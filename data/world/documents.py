@@ -6,6 +6,7 @@ from data.world.grammar import Grammar
 from data.world.requests import BOT, USER, draw_request, phrase_request
 from data.world.sentences import ACTS, GRAMMAR
 from data.world.tasks import TASKS
+from data.world.tasks.sum import Sum
 from data.world.words import ATTRIBUTES, FACTS, VILLAGERS, WORDS
 
 # Headers state what the text below them is about. They teach the model to copy names from the context.
@@ -69,8 +70,10 @@ def _fact(name: str, attribute: str, rng: random.Random) -> str:
 
 
 def _equations(rng):
-    requests = [TASKS["sum"].draw(rng) for _ in range(rng.randint(4, 8))]
-    return " ".join(TASKS["sum"].equation(request, rng) for request in requests)
+    task = TASKS["sum"]
+    assert isinstance(task, Sum)
+    requests = [task.draw(rng) for _ in range(rng.randint(4, 8))]
+    return " ".join(task.equation(request, rng) for request in requests)
 
 
 def _small_talk_dialogue(rng):

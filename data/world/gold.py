@@ -44,4 +44,4 @@ def gold(prompts: list[str], completions: list[str], ended: list[bool], **_) -> 
     Has the signature of a reward function: further columns are ignored.
     """
     requests = map(parse_prompt, prompts)
-    return [r and score(r, c, e) for r, c, e in zip(requests, completions, ended, strict=True)]
+    return [None if r is None else score(r, c, e) for r, c, e in zip(requests, completions, ended, strict=True)]

@@ -69,7 +69,7 @@ class Template:
                 slot_type = _slot_type(slot)
                 taken = {value for other, value in values.items() if _slot_type(other) == slot_type}
                 values[slot] = rng.choice([filler for filler in WORDS[slot_type] if filler not in taken])
-        values = {**PRONOUNS.get(values.get("name"), {}), **values}
+        values = {**PRONOUNS.get(values.get("name", ""), {}), **values}
         return _SLOT.sub(lambda m: _match_case(values[m[1].lower() + m[2]], m[1]), self.text)
 
 

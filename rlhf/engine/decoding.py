@@ -8,7 +8,7 @@ Shapes: B rows; G of them that still grow; P prompt length; W hidden width; V vo
 """
 
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     """The model's own kind of cache; its ordinary layers grow by blocks if its attention takes our mask."""
     cache = DynamicCache(config=model.config)
     if supports_packing(model):
-        cache.layers = [BlockLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        cache.layers = [BlockLayer() for _ in cache.layers]
     return cache
 
 
@@ -134,12 +134,14 @@ class BlockLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         start, self.length = self.length, self.length + key_states.shape[2]
-        if missing := buffer_length(self.length) - self.keys.shape[2]:
+        keys, values = cast(Tensor, self.keys), cast(Tensor, self.values)
+        if missing := buffer_length(self.length) - keys.shape[2]:
             # zeros: uninitialised memory may hold NaN, which a mask does not hide
-            self.keys, self.values = (pad(buffer, (0, 0, 0, missing)) for buffer in (self.keys, self.values))
-        self.keys[:, :, start : self.length] = key_states
-        self.values[:, :, start : self.length] = value_states
-        return (self.keys, self.values) if start else (key_states, value_states)
+            keys, values = (pad(buffer, (0, 0, 0, missing)) for buffer in (keys, values))
+            self.keys, self.values = keys, values
+        keys[:, :, start : self.length] = key_states
+        values[:, :, start : self.length] = value_states
+        return (keys, values) if start else (key_states, value_states)
 
     def get_seq_length(self) -> int:
         return self.length

@@ -6,6 +6,7 @@ width; V vocabulary. Tokens are selected by `index` (S,), their number among the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -81,5 +82,5 @@ def _run(
     """A pass of `module`, which is `model`, wraps it or is part of it."""
     if not supports_packing(model):
         return padded_pass(module, input_ids, attention_mask, index, **kwargs)
-    prune = supports_pruning(model)
+    prune = partial(supports_pruning, model)
     return packed_pass(module, input_ids, attention_mask, index, prefix_row, prune, **kwargs)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,8 @@ def use_onednn_products() -> bool:
     only where bf16 is allowed inside fp32 products, and CPUs with matrix units then use it. A product that bf16 would
     round shows whether this CPU does; if so, the setting is reset.
     """
-    setting, before = torch.backends.mkldnn.matmul, torch.backends.mkldnn.matmul.fp32_precision
+    setting = cast(Any, torch.backends.mkldnn).matmul
+    before = setting.fp32_precision
     setting.fp32_precision = "bf16"
     values, identity = torch.full((256, 256), 1 + 2**-20), torch.eye(256)  # bf16 rounds these values to 1
     exact = torch.equal(values @ identity, values) and torch.equal(identity @ values, values)
@@ -61,11 +62,11 @@ def prepacked_weights(model: PreTrainedModel, rows: int) -> Iterator[None]:
     decoding. The results are the same. Weights must not change, and gradients are not computed.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-    layers: list[nn.Module] = []
+    layers: list[Any] = []
     if model.device.type == "cpu" and _can_prepack(dtype):
         layers = [m for m in model.modules() if type(m) in (nn.Linear, Conv1D) and "forward" not in vars(m)]
     for layer in layers:
-        layer.forward = _prepacked_forward(layer, rows, dtype)  # type: ignore[method-assign]
+        layer.forward = _prepacked_forward(layer, rows, dtype)
     try:
         yield
     finally:
@@ -73,7 +74,7 @@ def prepacked_weights(model: PreTrainedModel, rows: int) -> Iterator[None]:
             del layer.forward
 
 
-def _prepacked_forward(layer: nn.Module, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _prepacked_forward(layer: Any, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """The forward pass of a linear layer, its weights reordered as they are now."""
     weight = (layer.weight.t() if type(layer) is Conv1D else layer.weight).detach()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), rows)

@@ -36,12 +36,13 @@ def packed_pass(
     attention_mask: Tensor,
     index: Tensor,
     prefix_row: Tensor | None = None,
-    prune: bool = False,
+    prune: Callable[[], bool] = lambda: False,
     **kwargs: Any,
 ) -> Pass:
-    """The same on the batch packed into one row; with `prune`, the last layer only at the selected tokens.
+    """The same on the batch packed into one row.
 
-    `prefix_row` (B,) is that of `rlhf.engine.forward.hidden_states`.
+    `prefix_row` (B,) is that of `rlhf.engine.forward.hidden_states`. If few tokens are selected, and `prune` returns True,
+    the last layer is computed only there.
     """
     real, lengths = attention_mask.bool(), attention_mask.sum(dim=1)
     prefix_lengths = None if prefix_row is None else shared_prefix_lengths(input_ids, attention_mask, prefix_row)
@@ -54,7 +55,7 @@ def packed_pass(
     selected = position if prefix_row is None else position.unique()
     mask = layout.as_attention_mask()
     with ExitStack() as stack:
-        if prune and 0 < len(selected) <= MAX_PRUNED_SHARE * layout.length:
+        if 0 < len(selected) <= MAX_PRUNED_SHARE * layout.length and prune():
             stack.enter_context(last_layer_only_at(selected, row.shape[1]))
         output = module(input_ids=row[:1], position_ids=row[1:], attention_mask=mask, use_cache=False, **kwargs)
     return output, lambda tensor: tensor[0].index_select(0, position)
@@ -86,9 +87,9 @@ def last_logits_only(model: nn.Module) -> dict[str, int]:
 
 def accepts(model: nn.Module, argument: str) -> bool:
     """Whether the model's forward pass takes a keyword argument of this name."""
-    return argument in _parameters(type(unwrap(model)))
+    return argument in _parameters(type(unwrap(model)).forward)
 
 
 @cache
-def _parameters(model_class: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters)
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)

@@ -5,6 +5,7 @@ that ignores its mask, runs slower but never wrongly.
 """
 
 from collections.abc import Callable
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,7 +28,7 @@ def supports_packing(model: PreTrainedModel) -> bool:
     if model not in _packing:
         optimize(model)
         possible = model.config._attn_implementation == ATTENTION and accepts(model.base_model, "position_ids")
-        _packing[model] = possible and _probe(model, _packing_agrees)
+        _packing[model] = possible and _run_probe(model, _packing_agrees)
     return _packing[model]
 
 
@@ -36,14 +37,14 @@ def supports_pruning(model: PreTrainedModel) -> bool:
     if any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
         return False  # the backward pass would compute the layer again, at all tokens
     if model not in _pruning:
-        _pruning[model] = make_prunable(model) and _probe(model, _pruning_agrees)
+        _pruning[model] = make_prunable(model) and _run_probe(model, _pruning_agrees)
     return _pruning[model]
 
 
 def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether the logits are the output layer's product with the last hidden states, and nothing else."""
     if model not in _plain_head:
-        _plain_head[model] = model.get_output_embeddings() is not None and _probe(model, _head_agrees)
+        _plain_head[model] = model.get_output_embeddings() is not None and _run_probe(model, _head_agrees)
     return _plain_head[model]
 
 
@@ -72,7 +73,7 @@ def _agrees(model: PreTrainedModel, index: Tensor, prune: bool) -> bool:
     batch = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_side="left")
     masks = [torch.ones_like(ids) for ids in sequences]
     mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True, padding_side="left")
-    output, select = packed_pass(model.base_model, batch, mask, index, prune=prune)
+    output, select = packed_pass(model.base_model, batch, mask, index, prune=lambda: prune)
     return _close(select(output.last_hidden_state), alone[index])
 
 
@@ -83,7 +84,7 @@ def _head_agrees(model: PreTrainedModel) -> bool:
     return _close(model.get_output_embeddings()(hidden), type(model).forward(model, input_ids=ids).logits)
 
 
-def _probe(model: PreTrainedModel, agrees: Callable[[PreTrainedModel], bool]) -> bool:
+def _run_probe(model: PreTrainedModel, agrees: Callable[[PreTrainedModel], bool]) -> bool:
     """The result of a probe; False if the model raises an error in it."""
     training = model.training
     model.eval()
@@ -97,7 +98,7 @@ def _probe(model: PreTrainedModel, agrees: Callable[[PreTrainedModel], bool]) ->
 
 
 def _probe_ids(model: PreTrainedModel, count: int) -> Tensor:
-    size = model.get_input_embeddings().num_embeddings
+    size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     return (torch.arange(count, device=model.device) * 7 + count) % size
 
 

@@ -1,6 +1,7 @@
 """The state of a PPO run: what an update changes, and what a checkpoint holds."""
 
 from pathlib import Path
+from typing import cast
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -80,7 +81,8 @@ class TrainingState:
     def save_models(self, folder: Path) -> None:
         """Writes the policy (its average, if there is one) and, in `value_model`, the value model if there is one."""
         policy = self.accelerator.unwrap_model(self.policy)
-        (self.average.module if self.average is not None else policy).save_pretrained(folder)
+        saved = policy if self.average is None else cast(PreTrainedModel, self.average.module)
+        saved.save_pretrained(folder)
         if self.value_model is not None:
             trunk = {"policy": policy} if self.one_trunk else {}
             self.accelerator.unwrap_model(self.value_model).save_pretrained(folder / "value_model", **trunk)

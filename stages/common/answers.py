@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf import InputError
 from rlhf.evaluate import known
-from rlhf.models import device, load_policy, max_prompt_length
+from rlhf.models import load_policy, max_prompt_length, on_device
 from rlhf.rollout import Completion, sample_completions
 from rlhf.rows import Row, Tally
 from rlhf.scoring import call_reward_function
@@ -68,7 +68,7 @@ def load_answerers(names: list[str], stage: Stage) -> list[Answerer]:
         if name in CHAIN and not of_run.is_dir():
             continue
         tokenizer = load_tokenizer(source)
-        policy = load_policy(source, tokenizer).to(device())
+        policy = on_device(load_policy(source, tokenizer))
         answerers.append(Answerer(Path(name).name, source, policy, tokenizer))
     if not answerers:
         raise InputError(f"none of {', '.join(names)} is in {stage.run.folder}: run `make sft` or `make ppo` first")

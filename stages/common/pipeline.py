@@ -114,6 +114,8 @@ def _without_seed(arguments: list[str]) -> list[str]:
 # --- what is to be done -----------------------------------------------------------------------------------------------
 
 NEVER_MADE = "it has never been made"
+CODE_CHANGED = "its code has changed"
+SHOWN_REASONS = 4
 
 
 @dataclass
@@ -123,14 +125,8 @@ class Decision:
     stage: str
     folder: Path  # of the result
     reasons: list[str] = field(default_factory=list)  # why it is made; empty if the result is used as it is
-    code_changed: bool = False
+    despite: list[str] = field(default_factory=list)  # what has changed without being a reason
     seconds: float | None = None  # that it took last time
-
-    def __str__(self) -> str:
-        if not self.reasons:
-            return f"kept, although its code has changed (`make {self.stage}` or REMAKE=1 makes it again)"
-        last = "" if self.seconds is None else f" (last time {duration(self.seconds)})"
-        return f"to be made{last}: {', '.join(self.reasons)}"
 
 
 def decide(request: Request, stage: str, options: Options, pending: set[str]) -> Decision:
@@ -138,8 +134,8 @@ def decide(request: Request, stage: str, options: Options, pending: set[str]) ->
     outdated: list[Decision] = []
     for folder in request.run.folders:
         if record := record_of(folder / stage):
-            reasons, code_changed = changes(request, record, options[stage], pending)
-            decision = Decision(stage, folder / stage, reasons, code_changed, record.get("seconds"))
+            reasons, despite = changes(request, record, options[stage], pending)
+            decision = Decision(stage, folder / stage, reasons, despite, record.get("seconds"))
             if not reasons:
                 return decision
             outdated.append(decision)
@@ -148,24 +144,28 @@ def decide(request: Request, stage: str, options: Options, pending: set[str]) ->
     return result
 
 
-def changes(request: Request, record: dict[str, Any], parsed: Parsed, pending: set[str]) -> tuple[list[str], bool]:
-    """Why a finished result can't be used, and whether code has changed since: its own, or defaults of options."""
+def changes(request: Request, record: dict[str, Any], parsed: Parsed, pending: set[str]) -> tuple[list[str], list[str]]:
+    """Why a finished result can't be used; and what else has changed, for which it would be made only if asked for."""
     if "inputs" not in record:
-        return ["its record does not say what it was made from"], False
+        return ["its record does not say what it was made from"], []
     stage, before, now = record["stage"], record["options"], parsed.as_dict()
-    changed = {name: f"{name} {before.get(name)}, now {now[name]}" for name in difference(before, now)}
-    given = {name for name in changed if name in parsed.given or name in record["given"]}
-    code_changed = changed.keys() != given or record["code"] != code_hash(stage, functions_of(parsed.options))
-    strict = stage == request.goal or request.remake
-    reasons = [text for name, text in changed.items() if strict or name in given]
+    reasons: list[str] = []
+    lesser: list[str] = []
+    for name in difference(before, now):
+        # an option that nobody has set differs if its default has changed, in the code
+        given = name in parsed.given or name in record["given"]
+        (reasons if given else lesser).append(f"{name} {before.get(name)}, now {now[name]}")
     for name, value in record["inputs"].items():
-        if stage_of(name) in pending:
-            reasons.append(f"{stage_of(name)} is made first")
+        if (producer := stage_of(name)) in pending:
+            reasons.append(f"{producer} is made first")
         elif (found := request.run.hash(name)) != value:
-            reasons.append(f"{name.removeprefix(INPUT)} {'is gone' if found == MISSING else 'has changed'}")
-    if strict and code_changed and not reasons:
-        reasons.append("its code has changed")
-    return list(dict.fromkeys(reasons)), code_changed
+            gone = found == MISSING
+            text = f"{name.removeprefix(INPUT)} {'is gone' if gone else 'has changed'}"
+            (lesser if gone and producer is None else reasons).append(text)
+    if not lesser and record["code"] != code_hash(stage, functions_of(parsed.options)):
+        lesser.append(CODE_CHANGED)
+    strict = stage == request.goal or request.remake
+    return list(dict.fromkeys(reasons + lesser if strict else reasons)), [] if strict else lesser
 
 
 def plan(request: Request, options: Options) -> list[Decision]:
@@ -190,19 +190,26 @@ def chain(goal: str, options: Options) -> list[str]:
 
 
 def announce(request: Request, decisions: list[Decision]) -> None:
-    """Prints what is going to be done, before it is."""
-    new = [decision.stage for decision in decisions if decision.reasons == [NEVER_MADE]]
+    """Prints what is going to be done, and why, before it is done."""
     based: dict[Path, list[str]] = {}
     for decision in decisions:
-        folder = decision.folder.parent
-        if not decision.reasons and folder != request.run.folder:
-            based.setdefault(folder, []).append(decision.stage)
-        if decision.reasons and decision.stage not in new or not decision.reasons and decision.code_changed:
-            say(str(decision), decision.stage)
+        if not decision.reasons and decision.folder.parent != request.run.folder:
+            based.setdefault(decision.folder.parent, []).append(decision.stage)
     for folder, stages in based.items():
         print(f"from {folder}: {', '.join(stages)}", flush=True)
+    if kept := [decision for decision in decisions if decision.despite and not decision.reasons]:
+        names = ", ".join(decision.stage for decision in kept)
+        changed = "; ".join(dict.fromkeys(text for decision in kept for text in decision.despite))
+        print(f"kept: {names} ({changed}; `make {kept[0].stage}` or REMAKE=1 makes it again)", flush=True)
+    new = [decision.stage for decision in decisions if decision.reasons == [NEVER_MADE]]
     if new:
         print(f"to be made in {request.run.folder}: {', '.join(new)}", flush=True)
+    for decision in decisions:
+        if decision.reasons and decision.stage not in new:
+            last = "" if decision.seconds is None else f" (last time {duration(decision.seconds)})"
+            more = len(decision.reasons) - SHOWN_REASONS
+            reasons = decision.reasons[:SHOWN_REASONS] + ([f"and {more} more"] if more > 0 else [])
+            say(f"to be made{last}: {', '.join(reasons)}", decision.stage)
 
 
 # --- doing it ---------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def samples(rollout: Rollout, rows: list[Row], tokenizer: PreTrainedTokenizerBas
     lines, kls = [], rollout.kls
     for i in range(min(count, len(kls))):
         prompt = rows[int(rollout.prompt_index[i])]["prompt"]
-        response = tokenizer.decode(rollout.tokens[i][rollout.mask[i]], skip_special_tokens=True)
+        response = str(tokenizer.decode(rollout.tokens[i][rollout.mask[i]], skip_special_tokens=True))
         question = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         lines += [*question.split("\n"), response.strip(), f"(score {rollout.scores[i]:.2f}, KL {kls[i]:.2f})", ""]
     return "\n".join(f"{INDENT}  | {line}" for line in ["", *lines])

@@ -2,13 +2,15 @@
 
 import math
 from collections import deque
+from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
 
 from datasets import Dataset
-from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments, trainer_callback
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
+from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError
 from rlhf.models import device
@@ -23,12 +25,17 @@ from stages.common.stage import Stage
 # arguments of transformers' trainers that read or write outside the run's folder
 OUTSIDE = {"logging_dir", "push_to_hub", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
 
-T = TypeVar("T", bound=TrainingArguments)
+# transformers' new and old name of this argument: the new one is used if it exists
+CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
+
+Config = TypeVar("Config", SFTConfig, RewardConfig)
 
 
-def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: Path) -> T:
+def trainer_arguments(config_class: type[Config], options: TrainingOptions, folder: Path) -> Config:
     """The options as arguments of a TRL trainer. Raises InputError if TRL refuses them."""
-    if outside := OUTSIDE & (options.trainer or {}).keys():
+    further = options.trainer or {}
+    checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
+    if outside := OUTSIDE & further.keys():
         raise InputError(f"trainer: {', '.join(sorted(outside))} would read or write outside the run's folder")
     try:
         arguments = config_class(
@@ -50,9 +57,9 @@ def trainer_arguments(config_class: type[T], options: TrainingOptions, folder: P
             save_strategy="no",  # Saver decides
             disable_tqdm=True,
             **{
-                "gradient_checkpointing": False,
                 "use_cpu": device().type == "cpu",  # otherwise transformers refuses bf16 there
-                **(options.trainer or {}),
+                **({} if set(CHECKPOINTING) & further.keys() else {checkpointing: False}),  # TRL's default is True
+                **further,
             },
         )
     except (TypeError, ValueError) as error:
@@ -67,6 +74,8 @@ class Resumable(Trainer):
 
     stage: Stage
     saver: Saver
+    model: nn.Module
+    processing_class: PreTrainedTokenizerBase
     batch: Tensor  # the token ids of the last batch
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -138,7 +147,7 @@ class TrainerProgress(TrainerCallback):
                 values.append(float(logs[name]))
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(**{name: sum(values) / len(values) for name, values in self.last.items() if values})
+        self.bar.update(1, **{name: sum(values) / len(values) for name, values in self.last.items() if values})
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
@@ -172,7 +181,7 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
     with trainer.saver as saver:
         checkpoint = saver.latest()
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UnpicklingError as error:
             raise InputError(
                 f"the checkpoint {checkpoint} holds more than data: it would run code; remove it"

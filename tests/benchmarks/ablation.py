@@ -1,99 +1,139 @@
-"""Our side without one of the things that save time, each taken out by its name: what does it gain?"""
+"""Switches off one optimisation of our side, by name, to measure what it gains.
+
+Each function replaces a name in the module that reads it, for the rest of the process. Functions that a module imports
+are replaced in that module, not in the one that defines them.
+"""
 
 import torch
-from transformers import DynamicCache
+from transformers import PreTrainedModel
 
-from rlhf import asked, attention, forward, kernels, models, rollout, trainer
+from rlhf import models, rollout, trainer
+from rlhf.engine import attention, decoding, forward, kernels, last_layer, packing, passes
+from rlhf.run import state
 
 
 def apply(without: str) -> None:
-    """Takes something out, for as long as this process lives. Nothing, if there is no name."""
+    """Switches an optimisation off for the rest of this process; an empty name none. Raises KeyError if it is unknown."""
     if without:
-        {name.replace("_", "-"): function for name, function in globals().items()}[f"-{without}"]()
+        ABLATIONS[without]()
 
 
-def _products_by_onednn() -> None:
-    kernels.products_by_onednn = lambda: None
+# --- arithmetic and memory --------------------------------------------------------------------------------------------
+
+
+def _onednn_products() -> None:
+    kernels.use_onednn_products = lambda: False
+
+
+def _prepacked_weights() -> None:
+    kernels._can_prepack = lambda dtype: False
 
 
 def _kept_memory() -> None:
     kernels.keep_freed_memory = lambda: None
 
 
-def _gelu_by_sigmoid() -> None:
+def _sigmoid_gelu() -> None:
     kernels.TANH_GELU = ()
 
 
-def _adamw_in_one_kernel() -> None:
-    trainer.AdamW = lambda *args, fused, **kwargs: torch.optim.AdamW(*args, **kwargs)
+def _fused_adamw() -> None:
+    state.AdamW = lambda *args, fused, **kwargs: torch.optim.AdamW(*args, **kwargs)
+
+
+def _rounded_frozen_weights() -> None:
+    models._round_matrices = lambda model: None
+
+
+# --- forward passes ---------------------------------------------------------------------------------------------------
 
 
 def _attention_by_products() -> None:
-    attention.PLAIN_LENGTH = 0
+    attention.MAX_PRODUCT_LENGTH = 0
 
 
-def _captured_logprobs() -> None:
-    """The policy passes over its responses once more."""
-    score = rollout.score
-
-    def scored(responses, *, reference, chunk, temperature, **kwargs):
-        with torch.no_grad():
-            for start in range(0, len(responses.mask), chunk):
-                # which is of the policy's size
-                rollout.response_logprobs(reference, responses.select(slice(start, start + chunk)), temperature)
-        return score(responses, reference=reference, chunk=chunk, temperature=temperature, **kwargs)
-
-    trainer.score = scored
+def _attention_groups() -> None:
+    packing.MAX_GROUPS = 1
 
 
-def _logits_where_needed() -> None:
-    states = forward.states
+def _packing() -> None:
+    def never_packed(model: PreTrainedModel) -> bool:
+        kernels.optimize(model)
+        return False
 
-    def everywhere(model, input_ids, attention_mask, at, first=None):
-        found = states(model, input_ids, attention_mask, torch.arange(int(attention_mask.sum())), first)
-        logits = found.logits(slice(None))[at]
-        return forward.States(found.ids, at, found.hidden[at], lambda some: logits[some])
-
-    rollout.states = everywhere
+    forward.supports_packing = never_packed
 
 
-def _rows_without_padding() -> None:
-    forward.packs = lambda model: bool(kernels.speed_up(model))
+def _shared_prefixes() -> None:
+    passes.shared_prefix_lengths = lambda input_ids, attention_mask, prefix_row: torch.zeros_like(prefix_row)
+
+
+def _pruned_last_layer() -> None:
+    passes.MAX_PRUNED_SHARE = 0.0
 
 
 def _rounded_shapes() -> None:
-    asked.ROUND = attention.ROUND = forward.ROUND = rollout.ROUND = 1
+    last_layer.TOKEN_MULTIPLE = packing.LENGTH_MULTIPLE = passes.ROW_MULTIPLE = decoding.ROW_MULTIPLE = 1
+
+
+def _selected_logits() -> None:
+    selected_states = forward.selected_states
+
+    def with_all_logits(model, input_ids, attention_mask, index, prefix_row=None):
+        everywhere = torch.arange(int(attention_mask.sum()))
+        states = selected_states(model, input_ids, attention_mask, everywhere, prefix_row)
+        logits = states.logits(slice(None))[index]
+        return forward.SelectedStates(states.ids, index, states.hidden[index], lambda part: logits[part])
+
+    rollout.selected_states = with_all_logits
+
+
+def _sampled_logprobs() -> None:
+    """Another pass computes the log-probabilities that are known from sampling."""
+    score_responses = rollout.score_responses
+
+    def with_another_pass(responses, *, reference, chunk, temperature, **kwargs):
+        with torch.no_grad():
+            for start in range(0, len(responses.mask), chunk):
+                # the reference has the size of the policy, which is not among the arguments
+                rollout.response_logprobs(reference, responses.select(slice(start, start + chunk)), temperature)
+        return score_responses(responses, reference=reference, chunk=chunk, temperature=temperature, **kwargs)
+
+    trainer.score_responses = with_another_pass
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def _dropped_rows() -> None:
-    rollout.WORTH = 0.0
+    decoding.MAX_KEPT_SHARE = 0.0
 
 
-def _cache_in_blocks() -> None:
-    """Nor a mask that is ready for its blocks: transformers' cache, and the mask that a model makes for each token."""
-    rollout.packs = lambda model: False
-    rollout.new_cache = lambda model: DynamicCache(config=model.config)
+def _block_cache() -> None:
+    """Decoding uses transformers' cache and, instead of one mask for its blocks, the mask that the model makes."""
+    decoding.supports_packing = lambda model: False
 
 
-def _packed_weights() -> None:
-    kernels._can_pack = lambda dtype: False
+def _distinct_prompts() -> None:
+    decoding.distinct_prompts = lambda input_ids, attention_mask: (input_ids, attention_mask, None)
 
 
-def _prompts_read_once() -> None:
-    rollout.same_prompts = lambda input_ids, seen: (input_ids, seen, None)
-
-
-def _shared_prompts() -> None:
-    forward.alike = lambda input_ids, attention_mask, first: torch.zeros_like(first)
-
-
-def _attention_in_tables() -> None:
-    attention.TABLES = 1
-
-
-def _last_layer_where_needed() -> None:
-    forward.WORTH = 0.0
-
-
-def _frozen_as_rounded() -> None:
-    models._round_matrices = lambda model: None
+ABLATIONS = {
+    "onednn-products": _onednn_products,
+    "prepacked-weights": _prepacked_weights,
+    "kept-memory": _kept_memory,
+    "sigmoid-gelu": _sigmoid_gelu,
+    "fused-adamw": _fused_adamw,
+    "rounded-frozen-weights": _rounded_frozen_weights,
+    "attention-by-products": _attention_by_products,
+    "attention-groups": _attention_groups,
+    "packing": _packing,
+    "shared-prefixes": _shared_prefixes,
+    "pruned-last-layer": _pruned_last_layer,
+    "rounded-shapes": _rounded_shapes,
+    "selected-logits": _selected_logits,
+    "sampled-logprobs": _sampled_logprobs,
+    "dropped-rows": _dropped_rows,
+    "block-cache": _block_cache,
+    "distinct-prompts": _distinct_prompts,
+}

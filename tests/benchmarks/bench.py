@@ -1,11 +1,11 @@
-"""How fast we are beside TRL: both sides in turn, on the same models, prompts, lengths, epochs, minibatches and losses.
+"""Our speed beside TRL's: both sides in turn, on the same models, prompts, lengths, epochs, minibatches and losses.
 
-    make bench                                  all rows, in an hour or more
+    make bench                                  all rows, which takes an hour or more
     make bench ARGS="--list"                    their names
-    make bench ARGS="--only ppo-tiny-1-fp32"    one of them, or several; 'ppo-tiny*' is understood
+    make bench ARGS="--only ppo-tiny-1-fp32"    one or several of them; 'ppo-tiny*' is a pattern
 
-A ratio is theirs / ours: of process CPU time on a CPU, of time by CUDA events on a GPU, for each pair of steps that
-followed one another. Shown are the median, the least and the greatest. All rows go to runs/bench/bench.json.
+A ratio is theirs / ours for each pair of consecutive steps: of process CPU time on a CPU, of time by CUDA events on a
+GPU. The table has the median, the least and the greatest. All rows go to runs/bench/bench.json.
 """
 
 import argparse
@@ -34,29 +34,31 @@ PHASES = ("generate", "score", "update")
 
 
 class Process:
-    """A worker: it answers with a line of JSON, once when it is ready and then for each step."""
+    """A worker process. It replies with a line of JSON, once when it is ready and then for each step."""
 
     def __init__(self, side: Side, workload: Workload, folder: Path, python: str, threads: int):
         job = json.dumps({"side": asdict(side), "workload": asdict(workload), "folder": str(folder)})
-        module = f"tests.benchmarks.{'ours' if side.who == 'ours' else 'theirs'}"
-        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+        module = f"tests.benchmarks.{'ours' if side.implementation == 'ours' else 'theirs'}"
+        environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
         self.side, self.log = side, folder / f"{module}-{side.numerics}-{side.values}-{side.without}.log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [python, "-m", module, job], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                cwd=ROOT, env={**os.environ, **quiet},
+                cwd=ROOT, env={**os.environ, **environment},
             )  # fmt: skip
 
-    def answer(self) -> dict[str, Any]:
+    def reply(self) -> dict[str, Any]:
+        """The next reply. Raises RuntimeError, with the end of the log, if the process has ended."""
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.side} has ended:\n{self.log.read_text()[-3000:]}")
         return json.loads(line)
 
     def step(self) -> dict[str, Any]:
+        """Makes one step and returns its measurements, see `Worker.end`."""
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
-        return self.answer()
+        return self.reply()
 
     def __enter__(self) -> "Process":
         return self
@@ -64,12 +66,16 @@ class Process:
     def __exit__(self, *error) -> None:
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def measure(
     workload: Workload, sides: list[Side], pythons: dict[str, str], threads: int, rounds: int
 ) -> dict[Side, list[dict]]:
-    """The timed steps of every side, made in turn: the second of one side follows the first of all."""
+    """The timed steps of every side. Sides take turns: each makes one step before the first makes its next.
+
+    Raises RuntimeError if the sides do not do the same work.
+    """
     from tests.benchmarks.inputs import make_models
 
     steps, facts = {side: [] for side in sides}, {}
@@ -77,51 +83,52 @@ def measure(
         make_models(Path(scratch), workload)
 
         def start(side: Side) -> Process:
-            return Process(side, workload, Path(scratch), pythons.get(side.who, sys.executable), threads)
+            return Process(side, workload, Path(scratch), pythons.get(side.implementation, sys.executable), threads)
 
-        if SIZES[workload.size].together:
+        if SIZES[workload.size].keep_alive:
             processes = {side: alive.enter_context(start(side)) for side in sides}
-            facts = {side: process.answer() for side, process in processes.items()}
+            facts = {side: process.reply() for side, process in processes.items()}
             for _ in range(1 + rounds):
                 for side, process in processes.items():
                     steps[side].append(process.step())
-            steps = {side: rows[1:] for side, rows in steps.items()}  # without the first, which warms up
+            steps = {side: rows[1:] for side, rows in steps.items()}  # the first is a warm-up
         else:
             for _ in range(rounds):
                 for side in sides:
                     with start(side) as process:
-                        facts[side] = process.answer()
+                        facts[side] = process.reply()
                         process.step()
                         steps[side].append(process.step())
-    agree(workload, facts)
+    check_facts(workload, facts)
     for key in ("samples", "updates", "prompts"):
-        same(workload, key, {side: [row.get(key) for row in rows] for side, rows in steps.items()})
+        check_equal(workload, key, {side: [row.get(key) for row in rows] for side, rows in steps.items()})
     return steps
 
 
-def agree(workload: Workload, facts: dict[Side, dict]) -> None:
-    """Raises RuntimeError unless all sides have loaded the same weights, and make the same numbers of the same rows."""
-    same(workload, "models", {side: fact["models"] for side, fact in facts.items()})
+def check_facts(workload: Workload, facts: dict[Side, dict]) -> None:
+    """Raises RuntimeError unless all sides loaded the same weights and compute the same numbers from the same rows."""
+    check_equal(workload, "models", {side: fact["models"] for side, fact in facts.items()})
     for key in ("logprobs", "scores"):
         rounded = {side: [round(number, 3) for number in fact.get(key, [])] for side, fact in facts.items()}
         first = next(iter(rounded.values()))
         for side, numbers in rounded.items():
             if any(abs(a - b) > 2e-3 for a, b in zip(first, numbers, strict=True)):
-                raise RuntimeError(f"{workload}: {key} of {side} are not the same: {rounded}")
+                raise RuntimeError(f"{workload}: {key} of {side} differ: {rounded}")
 
 
-def same(workload: Workload, what: str, values: dict[Side, Any]) -> None:
+def check_equal(workload: Workload, name: str, values: dict[Side, Any]) -> None:
+    """Raises RuntimeError unless the values of all sides are equal."""
     if len({json.dumps(value) for value in values.values()}) > 1:
-        raise RuntimeError(f"{workload}: {what} are not the same on both sides: {values}")
+        raise RuntimeError(f"{workload}: {name} differ between the sides: {values}")
 
 
 def measured_peak(threads: int, seconds: float = 1.0) -> dict[str, float]:
-    """GFLOP/s of a product of two large square matrices, the best of many, by numerics; on a CPU those of a core."""
+    """GFLOP/s of the fastest of many products of two large square matrices, by numerics; on a CPU with `threads`."""
     import torch
 
     torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
-    # CPU time, as of the steps: what else runs on the machine takes wall time from a product
+    # CPU time, as for the steps: other programs take wall time from a product
     size, clock, peak = (8192, time.perf_counter, {}) if cuda else (2048, time.process_time, {})
     for numerics, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         matrix, best = torch.randn(size, size, dtype=dtype, device="cuda" if cuda else "cpu"), 1e9
@@ -141,20 +148,20 @@ def measured_peak(threads: int, seconds: float = 1.0) -> dict[str, float]:
 
 def ratios(theirs: list[float], ours: list[float]) -> dict[str, float]:
     """Median, least and greatest of theirs / ours over pairs of steps."""
-    each = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return {"ratio": median(each), "ratio_min": min(each), "ratio_max": max(each)}
+    pairs = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return {"ratio": median(pairs), "ratio_min": min(pairs), "ratio_max": max(pairs)}
 
 
 def summary(steps: list[dict], clock: str, flops: list[float], peak: float) -> dict[str, Any]:
-    """What one side's steps come to: medians."""
+    """The medians of one side's steps, and its peak memory."""
     seconds = median(step[clock] for step in steps)
-    which = ("cpu", "wall").index(clock)
+    position = ("cpu", "wall").index(clock)  # in the pair that a phase has
     return {
         "seconds": seconds,
         "cpu": median(step["cpu"] for step in steps),
         "wall": median(step["wall"] for step in steps),
         "split": {
-            phase: median(step["phases"][phase][which] for step in steps)
+            phase: median(step["phases"][phase][position] for step in steps)
             for phase in PHASES
             if phase in steps[0]["phases"]
         },
@@ -165,14 +172,14 @@ def summary(steps: list[dict], clock: str, flops: list[float], peak: float) -> d
     }
 
 
-def row(comparison: Comparison, ours: list[dict], theirs: list[dict], peak: dict[str, float], gpu: bool) -> dict:
-    """A comparison as it stands in bench.json. `ours` and `theirs` are the steps, pair by pair."""
+def table_row(comparison: Comparison, ours: list[dict], theirs: list[dict], peak: dict[str, float], gpu: bool) -> dict:
+    """A comparison as bench.json has it. `ours` and `theirs` are the steps, pair by pair."""
     clock, sides = "wall" if gpu else "cpu", {}
     for name, side, steps in (("ours", comparison.ours, ours), ("theirs", comparison.theirs, theirs)):
         flops = [comparison.workload.flops(step["tokens"], side.values) for step in steps]
         sides[name] = summary(steps, clock, flops, peak[side.numerics])
     if comparison.quantity == "memory":
-        # a peak is one number for all steps
+        # the peak of a process is one number for all its steps
         peaks = ([{"memory_mb": sides[side]["memory_mb"]}] for side in ("theirs", "ours"))
         number, unit, measured = "memory_mb", "MB, the peak of a process", [*peaks]
     else:
@@ -189,7 +196,7 @@ def row(comparison: Comparison, ours: list[dict], theirs: list[dict], peak: dict
         "unit": unit,
         "target": comparison.target,
         "note": comparison.note,
-        "peer": comparison.theirs.who,
+        "peer": comparison.theirs.implementation,
         **{f"wall_{name}": value for name, value in wall.items()},
         "pairs": len(ours),
         "ours_detail": sides["ours"],
@@ -198,15 +205,15 @@ def row(comparison: Comparison, ours: list[dict], theirs: list[dict], peak: dict
     }
 
 
-# --- what is printed --------------------------------------------------------------------------------------------------
+# --- the printed table ------------------------------------------------------------------------------------------------
 
 HEADING = """\
 | row | theirs / ours (least–most) | target | wall | ours | theirs | generate / score / update, ours | theirs | peak MB | tokens/s | of the peak |
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 
-def line(row: dict) -> str:
-    """A row as a line of Markdown; † where it is not like for like, **bold** where it reaches its target."""
+def markdown_line(row: dict) -> str:
+    """A row as a line of Markdown: † if it is not like for like, the ratio **bold** if it reaches the target."""
     ours, theirs = row["ours_detail"], row["theirs_detail"]
     ratio = f"{row['ratio']:.2f}"
     if row["target"] and row["ratio"] >= row["target"]:
@@ -229,8 +236,8 @@ def line(row: dict) -> str:
     )
 
 
-def legend(rows: list[dict], where: str) -> str:
-    """What the table's numbers are."""
+def legend(rows: list[dict], machine: str) -> str:
+    """The text below the table, which defines its numbers."""
     peak = rows[0]["peak_gflops"]
     notes: dict[str, list[str]] = {}
     for row in rows:
@@ -238,63 +245,71 @@ def legend(rows: list[dict], where: str) -> str:
             notes.setdefault(("" if row["like_for_like"] else "† ") + row["note"], []).append(row["name"])
     return "\n".join(
         [
-            f"Measured on {where}. The peak, a product of large matrices: fp32 {peak['fp32']:,.0f}, bf16 {peak['bf16']:,.0f} GFLOP/s.",
-            "FLOPs: 2 a parameter and token forward, 4 backward, of the passes that the algorithm needs; no padding.",
+            f"Measured on {machine}. The peak, a product of large matrices: fp32 {peak['fp32']:,.0f}, bf16 {peak['bf16']:,.0f} GFLOP/s.",
+            "FLOPs: 2 per parameter and token forward, 4 backward, of the passes that the algorithm needs; no padding.",
             "Tokens: prompts and responses, or the rows of a data set, each once. Pairs in columns are ours / theirs.",
             *(f"{note}: {', '.join(names)}" for note, names in notes.items()),
         ]
     )
 
 
-def chosen(patterns: list[str] | None) -> list[Comparison]:
-    """The comparisons that are asked for by name. Raises SystemExit if there is none of a name."""
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def select(patterns: list[str] | None) -> list[Comparison]:
+    """The comparisons whose names match a pattern, by default all. Raises SystemExit for a pattern that matches none."""
     for pattern in patterns or []:
         if not any(fnmatch(name, pattern) for name in COMPARISONS):
-            raise SystemExit(f"no row {pattern!r}: --list lists them")
+            raise SystemExit(f"no row {pattern!r}; --list prints all names")
     return [c for name, c in COMPARISONS.items() if not patterns or any(fnmatch(name, p) for p in patterns)]
 
 
 def groups(comparisons: list[Comparison]) -> Iterator[list[Comparison]]:
-    """Comparisons that are measured together: those of one workload with one peer, which then runs but once."""
-    together: dict[Any, list[Comparison]] = {}
+    """Comparisons that are measured together: the same workload and the same other side, which runs only once."""
+    by_peer: dict[Any, list[Comparison]] = {}
     for comparison in comparisons:
-        together.setdefault((comparison.workload, comparison.theirs), []).append(comparison)
-    yield from together.values()
+        by_peer.setdefault((comparison.workload, comparison.theirs), []).append(comparison)
+    yield from by_peer.values()
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--only", nargs="+", metavar="NAME", help="rows to run, instead of all")
+    result.add_argument("--list", action="store_true", help="print the names of all rows, and run nothing")
+    result.add_argument("--trl112", default=".venv-trl112/bin/python", help="Python of the environment with TRL 1.12.0")
+    result.add_argument("--rounds", type=int, help="timed steps of each side, instead of 5 (tiny) or 2 (larger)")
+    result.add_argument("--threads", type=int, default=1, help="of each side")
+    result.add_argument("--output", type=Path, default=Path("runs/bench/bench.json"))
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to run, instead of all")
-    parser.add_argument("--list", action="store_true", help="print the names of all rows, and run nothing")
-    parser.add_argument("--trl112", default=".venv-trl112/bin/python", help="Python of the environment with TRL 1.12.0")
-    parser.add_argument("--rounds", type=int, help="timed steps of each side, instead of 5 (tiny) or 2 (larger)")
-    parser.add_argument("--threads", type=int, default=1, help="of each side")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench/bench.json"))
-    given = parser.parse_args()
-    comparisons = chosen(given.only)
-    if given.list:
+    arguments = parser().parse_args()
+    comparisons = select(arguments.only)
+    if arguments.list:
         print("\n".join(comparison.name for comparison in comparisons))
         return
 
     import torch
 
-    gpu = torch.cuda.is_available()
-    peak, rows = measured_peak(given.threads), []
-    given.output.parent.mkdir(parents=True, exist_ok=True)
+    gpu, threads = torch.cuda.is_available(), arguments.threads
+    peak, rows = measured_peak(threads), []
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     print(HEADING, flush=True)
     for group in groups(comparisons):
         sides = list(dict.fromkeys([group[0].theirs, *(comparison.ours for comparison in group)]))
-        workload, pythons = group[0].workload, {"TRL 1.12": given.trl112}
-        steps = measure(workload, sides, pythons, given.threads, given.rounds or SIZES[workload.size].rounds)
+        workload, pythons = group[0].workload, {"TRL 1.12": arguments.trl112}
+        steps = measure(workload, sides, pythons, threads, arguments.rounds or SIZES[workload.size].rounds)
         for comparison in group:
-            rows.append(row(comparison, steps[comparison.ours], steps[comparison.theirs], peak, gpu))
-            print(line(rows[-1]), flush=True)
-        given.output.write_text(json.dumps(rows, indent=1) + "\n")
-    where = torch.cuda.get_device_name() if gpu else f"{processor()}, {given.threads} of {os.cpu_count()} cores"
-    print(f"\n{legend(rows, where)}\n{given.output}")
+            rows.append(table_row(comparison, steps[comparison.ours], steps[comparison.theirs], peak, gpu))
+            print(markdown_line(rows[-1]), flush=True)
+        arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
+    machine = torch.cuda.get_device_name() if gpu else f"{processor()}, {threads} of {os.cpu_count()} cores"
+    print(f"\n{legend(rows, machine)}\n{arguments.output}")
 
 
 def processor() -> str:
+    """The name of the CPU."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return names[0].split(":")[1].strip() if names else platform.processor()
 

@@ -1,8 +1,8 @@
-"""How time and memory of a step grow with the batch, the length of responses, the model and K: docs/growth.png.
+"""How time and memory of a step grow with the batch, the response length, the model and K: docs/growth.png.
 
     make growth         about five minutes
 
-Each point is a process of its own, one thread, the tiny model of the benchmark with one thing changed.
+Each point is measured in a process of its own with one thread, on the benchmark's tiny model with one thing changed.
 """
 
 import json
@@ -27,28 +27,28 @@ OUTPUT, PICTURE = Path("runs/bench/growth.json"), Path("docs/growth.png")
 
 
 def measure(workload: Workload) -> dict[str, float]:
-    """CPU seconds of a step and the peak of memory, MB."""
+    """CPU seconds of a step (the median of three), and its peak memory above that of the loaded models, MB."""
     with tempfile.TemporaryDirectory() as folder:
         make_models(Path(folder), workload)
         with Process(Side("ours"), workload, Path(folder), sys.executable, threads=1) as process:
-            loaded = process.answer()
-            steps = [process.step() for _ in range(4)][1:]
-    size, tokens = SIZES[workload.size], median(step["tokens"] for step in steps)
+            loaded = process.reply()
+            steps = [process.step() for _ in range(4)][1:]  # the first is a warm-up
     return {
         "seconds": median(step["cpu"] for step in steps),
         "memory_mb": max(step["memory_mb"] for step in steps) - loaded["memory_mb"],
-        "tokens": tokens,
-        "parameters": size.policy,
+        "tokens": median(step["tokens"] for step in steps),
+        "parameters": SIZES[workload.size].policy_parameters,
     }
 
 
-def draw(found: dict[str, dict[int, dict]], path: Path) -> None:
+def draw(growth: dict[str, dict[int, dict]], path: Path) -> None:
+    """Draws a column for each quantity that grows, with seconds above and memory below."""
     figure = Figure(figsize=(11, 5), layout="constrained")
-    for column, (name, points) in enumerate(found.items()):
+    for column, (name, points) in enumerate(growth.items()):
         for row, (key, label, colour) in enumerate(
             [("seconds", "CPU seconds a step", "#1f6feb"), ("memory_mb", "MB above the loaded models", "#d1495b")]
         ):
-            axes = figure.add_subplot(2, len(found), row * len(found) + column + 1)
+            axes = figure.add_subplot(2, len(growth), row * len(growth) + column + 1)
             xs, ys = list(points), [point[key] for point in points.values()]
             axes.loglog(xs, ys, color=colour, marker="o", markersize=4)
             axes.loglog(xs, [ys[-1] * x / xs[-1] for x in xs], color="#bbb", linestyle=":", linewidth=1)
@@ -65,15 +65,15 @@ def draw(found: dict[str, dict[int, dict]], path: Path) -> None:
 
 
 def main() -> None:
-    found: dict[str, dict[int, dict]] = {}
+    growth: dict[str, dict[int, dict]] = {}
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     for name, workloads in GROWTH.items():
-        found[name] = {}
+        growth[name] = {}
         for number, workload in workloads.items():
-            point = found[name][number] = measure(workload)
+            point = growth[name][number] = measure(workload)
             print(f"{name} {number}: {point['seconds']:.2f} CPU s, {point['memory_mb']:.0f} MB", flush=True)
-    OUTPUT.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found, PICTURE)
+    OUTPUT.write_text(json.dumps(growth, indent=1) + "\n")
+    draw(growth, PICTURE)
     print(PICTURE)
 
 

@@ -1,4 +1,4 @@
-"""Models, prompts and rows that both sides are given: made from a seed, without a network."""
+"""Models, prompts and rows for both sides, made from a seed, without a network."""
 
 import hashlib
 import random
@@ -22,20 +22,17 @@ from tests.benchmarks.workloads import PROMPT_TOKENS, SIZES, TRAINER_BATCH, TRAI
 
 logging.disable_progress_bar()
 EOS, PAD = 0, 1
-HAZARD = 0.031  # a response that ends with this probability at every token has 25 of 48 on average
+HAZARD = 0.031  # probability of eos at every token, for responses of 25 of 48 tokens on average
 
 
 def make_models(folder: Path, workload: Workload) -> None:
-    """Writes a policy, a scorer (reward model, and start of the value model) and a tokenizer of numbered words."""
+    """Writes a policy, a scorer (reward model, and initial value model) and a tokenizer of numbered words."""
     size = SIZES[workload.size]
-    words = {"<eos>": EOS, "<pad>": PAD, **{f"w{i}": i for i in range(2, size.vocabulary)}}
-    numbered = Tokenizer(WordLevel(words, unk_token="w2"))
-    numbered.pre_tokenizer = WhitespaceSplit()
+    vocabulary = {"<eos>": EOS, "<pad>": PAD, **{f"w{i}": i for i in range(2, size.vocabulary)}}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="w2"))
+    backend.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=numbered,
-        eos_token="<eos>",
-        pad_token="<pad>",
-        padding_side="left",
+        tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>", padding_side="left"
     )
     config = GPT2Config(
         vocab_size=size.vocabulary, n_positions=size.context, n_embd=size.width, n_layer=size.layers, n_head=size.heads,
@@ -51,63 +48,66 @@ def make_models(folder: Path, workload: Workload) -> None:
 
 
 def set_logits(policy, logits: dict[int, float]) -> None:
-    """Gives tokens a constant logit above an average one: the last layer's first coordinate becomes one that says 10."""
-    words, norm = policy.transformer.wte.weight, policy.transformer.ln_f
-    usual = words.shape[1] * policy.config.initializer_range**2 / 2  # of the others' log-sum-exp, above log V
+    """Gives tokens a constant logit relative to an average one.
+
+    The first coordinate of the last hidden states becomes constant 10, and only the embeddings of these tokens read it.
+    """
+    embeddings, norm = policy.transformer.wte.weight, policy.transformer.ln_f
+    average = embeddings.shape[1] * policy.config.initializer_range**2 / 2  # log-sum-exp of the others, less log V
     with torch.no_grad():
         norm.weight[0], norm.bias[0] = 0.0, 10.0
-        words[:, 0] = 0.0
+        embeddings[:, 0] = 0.0
         for token, logit in logits.items():
-            words[token] = 0.0
-            words[token, 0] = (logit + usual) / 10
+            embeddings[token] = 0.0
+            embeddings[token, 0] = (logit + average) / 10
 
 
 def prompts(workload: Workload) -> list[list[int]]:
-    """As many prompts as a step has responses: every step answers all of them."""
+    """As many prompts as a step has responses, so that every step answers all of them."""
     size, rng = SIZES[workload.size], random.Random(1)
-    asked = [_words(rng, size.vocabulary, *PROMPT_TOKENS) for _ in range(size.batch // workload.completions)]
-    return [ids for ids in asked for _ in range(workload.completions)]
+    distinct = [_random_ids(rng, size.vocabulary, *PROMPT_TOKENS) for _ in range(size.batch // workload.completions)]
+    return [ids for ids in distinct for _ in range(workload.completions)]
 
 
 def documents(workload: Workload) -> list[dict[str, list[int]]]:
-    """Rows of `input_ids` and `labels`: texts, or prompts with completions, which alone are learned."""
+    """Rows of `input_ids` and `labels`: texts, or prompts with completions, where the loss is that of the completions."""
     vocabulary, rng, rows = SIZES[workload.size].vocabulary, random.Random(2), []
     for _ in range(TRAINER_BATCH * TRAINER_STEPS):
-        prompt, completion = _words(rng, vocabulary, *PROMPT_TOKENS), _completion(rng, workload)
+        prompt, completion = _random_ids(rng, vocabulary, *PROMPT_TOKENS), _completion(rng, workload)
         labels = (prompt if workload.kind == "pretrain" else [-100] * len(prompt)) + completion
         rows.append({"input_ids": prompt + completion, "labels": labels})
     return rows
 
 
 def rankings(workload: Workload) -> list[dict[str, list]]:
-    """Rows of `sequences`, prompts with K completions each, and their `ranks`."""
+    """Rows of `sequences`, each a prompt with one of K completions, and their `ranks`."""
     vocabulary, rng, rows = SIZES[workload.size].vocabulary, random.Random(3), []
     for _ in range(TRAINER_BATCH // 2 * TRAINER_STEPS):
-        prompt = _words(rng, vocabulary, *PROMPT_TOKENS)
+        prompt = _random_ids(rng, vocabulary, *PROMPT_TOKENS)
         sequences = [prompt + _completion(rng, workload) for _ in range(workload.completions)]
         rows.append({"sequences": sequences, "ranks": rng.sample(range(workload.completions), workload.completions)})
     return rows
 
 
 def pairs(rankings: list[dict[str, list]]) -> list[dict[str, list[int]]]:
-    """The same rankings as TRL wants them: all pairs of completions of a prompt, the better one first."""
-    found = []
+    """The same rankings in TRL's format: all pairs of completions of a prompt, the better one as chosen."""
+    result = []
     for row in rankings:
         ordered = [ids for _, ids in sorted(zip(row["ranks"], row["sequences"], strict=True))]
-        found += [{"chosen_ids": better, "rejected_ids": worse} for better, worse in combinations(ordered, 2)]
-    return found
+        result += [{"chosen_ids": better, "rejected_ids": worse} for better, worse in combinations(ordered, 2)]
+    return result
 
 
-def _words(rng: random.Random, vocabulary: int, shortest: int, longest: int) -> list[int]:
+def _random_ids(rng: random.Random, vocabulary: int, shortest: int, longest: int) -> list[int]:
     return [rng.randrange(2, vocabulary) for _ in range(rng.randint(shortest, longest))]
 
 
 def _completion(rng: random.Random, workload: Workload) -> list[int]:
-    return [*_words(rng, SIZES[workload.size].vocabulary, 3, workload.response - 1), EOS]
+    return [*_random_ids(rng, SIZES[workload.size].vocabulary, 3, workload.response - 1), EOS]
 
 
 def checksum(*models) -> str:
-    """Of all weights: two sides that say the same have loaded the same models."""
+    """A hash of all weights, equal on two sides that have loaded the same models."""
     digest = hashlib.sha256()
     for model in models:
         for weight in model.state_dict().values():
@@ -116,6 +116,6 @@ def checksum(*models) -> str:
 
 
 def prompts_checksum(input_ids, pad_id: int) -> str:
-    """Of a batch of prompts, whatever their order and padding."""
+    """A hash of a batch of prompts that does not depend on their order and padding."""
     rows = sorted([token for token in row if token != pad_id] for row in input_ids.tolist())
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

@@ -8,19 +8,20 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from torch import nn
 from transformers import TrainerCallback, set_seed, trainer_callback
 from trl import RewardConfig, SFTConfig
 
 from rlhf import trainer as trainer_module
 from rlhf.config import PPOConfig
-from rlhf.data import pad
-from rlhf.forward import states
-from rlhf.logprobs import next_logprobs, numbered
-from rlhf.models import ValueHead, frozen, load_policy, load_scorer, load_tokenizer, stop_token_ids
+from rlhf.engine import next_token_logprobs, packed_index, selected_states
+from rlhf.models import ValueHead, freeze, load_policy, load_scorer, stop_token_ids
 from rlhf.rollout import generate
-from rlhf.scoring import last_token_scores
+from rlhf.scoring import reward_model_scores
+from rlhf.tokens import load_tokenizer, pad
 from rlhf.trainer import PPOTrainer
-from stages.training import SavingRewardTrainer, SavingSFTTrainer, TrainingOptions, in_batches, trainer_arguments
+from stages.common.options import TrainingOptions
+from stages.common.training import SavingRewardTrainer, SavingSFTTrainer, in_batches, trainer_arguments
 from tests.benchmarks import ablation, inputs
 from tests.benchmarks.worker import Worker, run
 from tests.benchmarks.workloads import SIZES, TRAINER_BATCH, TRAINER_STEPS, Workload
@@ -32,34 +33,25 @@ def accelerator_of(numerics: str) -> Accelerator:
     return Accelerator(mixed_precision="bf16" if numerics == "bf16" else "no")
 
 
+# --- PPO and RLOO -----------------------------------------------------------------------------------------------------
+
+
 def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
-    size, prompts = SIZES[workload.size], inputs.prompts(workload)[:: workload.completions]
+    prompts = inputs.prompts(workload)[:: workload.completions]
     tokenizer = load_tokenizer(folder / "policy")
     policy, reference = (load_policy(folder / "policy", tokenizer) for _ in range(2))
     reward_model, accelerator = load_scorer(folder / "scorer"), accelerator_of(numerics)
-    kinds = {
-        "model": lambda: load_scorer(folder / "scorer"),
-        "trunk": lambda: ValueHead(size.width),
-        "none": lambda: None,
-    }
-    value_model = kinds[values]()
-    config = PPOConfig(
-        total_episodes=1000 * size.batch, batch_size=size.batch, num_ppo_epochs=workload.epochs, num_mini_batches=4,
-        learning_rate=LEARNING_RATE, value_learning_rate=None, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
-        response_length=workload.response, temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, gamma=1.0, lam=0.95,
-        cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, ptx_coef=0.0, value_warmup_steps=0, share_trunk=values == "trunk",
-        bf16=numerics == "bf16", num_generations=workload.completions,
-        advantage_estimator="rloo" if values == "none" else "gae",
-    )  # fmt: skip
+    value_model = make_value_model(values, workload, folder)
     facts = {
         "models": inputs.checksum(policy, reward_model.model),
-        **probe(policy, reward_model, inputs.prompts(workload)),
+        **numbers_to_compare(policy, reward_model, inputs.prompts(workload)),
     }
     trainer = PPOTrainer(
-        config, policy=policy, reference=reference, value_model=value_model, tokenizer=tokenizer, prompts=prompts,
-        reward=partial(last_token_scores, frozen(reward_model, accelerator)), accelerator=accelerator,
+        ppo_config(workload, numerics, values), policy=policy, reference=reference, value_model=value_model,
+        tokenizer=tokenizer, prompts=prompts, reward=partial(reward_model_scores, freeze(reward_model, accelerator)),
+        accelerator=accelerator,
     )  # fmt: skip
-    trainer.checked = "not measured"  # the check before the first step is made once a run, not at every step
+    trainer.sanity_report = "not measured"  # the sanity check runs once a run, not at every step
 
     seen = {}
     worker.watch(
@@ -77,25 +69,45 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
         worker.end("update", samples=len(rollout.mask), **tokens, **seen)
 
 
-def probe(policy, reward_model, prompts: list[list[int]]) -> dict[str, list[float]]:
-    """Log-probabilities of the last 8 tokens of some prompts, and their scores: both sides must say the same."""
+def ppo_config(workload: Workload, numerics: str, values: str) -> PPOConfig:
+    batch = SIZES[workload.size].batch
+    return PPOConfig(
+        total_episodes=1000 * batch, batch_size=batch, num_ppo_epochs=workload.epochs, num_mini_batches=4,
+        learning_rate=LEARNING_RATE, value_learning_rate=None, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
+        response_length=workload.response, temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, gamma=1.0, lam=0.95,
+        cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, ptx_coef=0.0, value_warmup_steps=0, share_trunk=values == "trunk",
+        bf16=numerics == "bf16", num_generations=workload.completions,
+        advantage_estimator="rloo" if values == "none" else "gae",
+    )  # fmt: skip
+
+
+def make_value_model(values: str, workload: Workload, folder: Path) -> nn.Module | None:
+    if values == "model":
+        return load_scorer(folder / "scorer")
+    return ValueHead(SIZES[workload.size].width) if values == "trunk" else None
+
+
+def numbers_to_compare(policy, reward_model, prompts: list[list[int]]) -> dict[str, list[float]]:
+    """Log-probabilities of the last 8 tokens of four prompts, and their scores, which must be equal on both sides."""
     input_ids, attention_mask = pad(prompts[:4], inputs.PAD, "left")
     with torch.no_grad():
-        wanted = torch.zeros_like(attention_mask)
-        wanted[:, -8:] = 1
-        chosen = numbered(wanted, attention_mask)
-        logprobs = (
-            next_logprobs(states(policy.cpu(), input_ids, attention_mask, chosen - 1), 1.0).view(-1, 8).sum(dim=1)
-        )
+        last = torch.zeros_like(attention_mask)
+        last[:, -8:] = 1
+        index = packed_index(last, attention_mask)
+        states = selected_states(policy.cpu(), input_ids, attention_mask, index - 1)
+        logprobs = next_token_logprobs(states, 1.0).view(-1, 8).sum(dim=1)
         scores = reward_model.cpu()(input_ids, attention_mask, attention_mask.sum(dim=1).cumsum(dim=0) - 1)
     return {"logprobs": logprobs.tolist(), "scores": scores.tolist()}
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     accelerator, tokenizer = accelerator_of(numerics), load_tokenizer(folder / "policy")
     policy = load_policy(folder / "policy", tokenizer).to(worker.device)
     input_ids, attention_mask = (t.to(worker.device) for t in pad(inputs.prompts(workload), inputs.PAD, "left"))
-    seen = inputs.prompts_checksum(input_ids, inputs.PAD)
+    prompts = inputs.prompts_checksum(input_ids, inputs.PAD)
     worker.ready(models=inputs.checksum(policy))
     while True:
         with accelerator.autocast():
@@ -104,11 +116,14 @@ def decode(worker: Worker, workload: Workload, folder: Path, numerics: str, valu
                 stop_ids=stop_token_ids(policy, tokenizer), pad_id=inputs.PAD,
             )  # fmt: skip
         tokens = {"tokens": int(responses.attention_mask.sum()), "response_tokens": int(responses.mask.sum())}
-        worker.end("generate", samples=len(input_ids), prompts=seen, **tokens)
+        worker.end("generate", samples=len(input_ids), prompts=prompts, **tokens)
 
 
-class Ends(TrainerCallback):
-    """Ends a step of the benchmark after some optimizer steps of a trainer: the rows have been gone through once."""
+# --- pretraining, SFT and the reward model ----------------------------------------------------------------------------
+
+
+class StepEnd(TrainerCallback):
+    """Ends a step of the benchmark after TRAINER_STEPS optimizer steps of a trainer, which use every row once."""
 
     def __init__(self, worker: Worker, samples: int, tokens: int):
         self.worker, self.counts = worker, {"samples": samples, "tokens": tokens}
@@ -118,7 +133,7 @@ class Ends(TrainerCallback):
             self.worker.end("update", **self.counts)
 
 
-def options(worker: Worker, numerics: str, batch_size: int) -> TrainingOptions:
+def training_options(numerics: str, batch_size: int) -> TrainingOptions:
     return TrainingOptions(epochs=100, batch_size=batch_size, learning_rate=1e-4, bf16=numerics == "bf16")
 
 
@@ -129,10 +144,10 @@ def sft(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
     lengths = [len(row["input_ids"]) for row in rows]
     dataset = Dataset.from_list([{**row, "length": length} for row, length in zip(rows, lengths, strict=True)])
     facts = {"models": inputs.checksum(policy)}
-    given = options(worker, numerics, TRAINER_BATCH)
+    options = training_options(numerics, TRAINER_BATCH)
     trainer = SavingSFTTrainer(
-        model=policy, args=trainer_arguments(SFTConfig, given, folder / "trainer"), processing_class=tokenizer,
-        train_dataset=in_batches(dataset, given), callbacks=[Ends(worker, len(rows), sum(lengths))],
+        model=policy, args=trainer_arguments(SFTConfig, options, folder / "trainer"), processing_class=tokenizer,
+        train_dataset=in_batches(dataset, options), callbacks=[StepEnd(worker, len(rows), sum(lengths))],
     )  # fmt: skip
     trainer.remove_callback(trainer_callback.PrinterCallback)
     worker.ready(**facts)
@@ -145,10 +160,11 @@ def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, valu
     lengths = [[len(ids) for ids in row["sequences"]] for row in rows]
     dataset = Dataset.from_list([{**row, "length": max(each)} for row, each in zip(rows, lengths, strict=True)])
     facts = {"models": inputs.checksum(scorer.model)}
-    given = options(worker, numerics, TRAINER_BATCH // 2)
+    options = training_options(numerics, TRAINER_BATCH // 2)
     trainer = SavingRewardTrainer(
-        model=scorer.model, args=trainer_arguments(RewardConfig, given, folder / "trainer"), processing_class=tokenizer,
-        train_dataset=in_batches(dataset, given), callbacks=[Ends(worker, len(rows), sum(map(sum, lengths)))],
+        model=scorer.model, args=trainer_arguments(RewardConfig, options, folder / "trainer"),
+        processing_class=tokenizer, train_dataset=in_batches(dataset, options),
+        callbacks=[StepEnd(worker, len(rows), sum(map(sum, lengths)))],
     )  # fmt: skip
     trainer.remove_callback(trainer_callback.PrinterCallback)
     worker.ready(**facts)

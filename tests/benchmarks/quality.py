@@ -1,11 +1,11 @@
-"""Time to a given quality: seconds of training until answers to held-out prompts reach a gold of 6, ours and TRL 1.12's.
+"""Time to a given quality: seconds of training until answers to held-out prompts reach a gold score of 6, ours and TRL's.
 
-    make quality            a run of `make ppo` must be there: both start from its SFT and its reward model; an hour
+    make quality            an hour; both sides start from the SFT and the reward model of a run of `make ppo`
 
-Each side trains on one thread and writes its policy every few steps; the clock, of process CPU time, stands still while
-it does. Afterwards every policy answers the held-out prompts at temperature 1. Each side has a search over as many
-settings, one run each on one seed; what is fastest there, of ours, of TRL 1.12 PPOTrainer and of its RLOOTrainer, is run on
-other seeds, which alone are compared, because the fastest of many owes some of it to chance. The picture is
+Each side trains on one thread and writes its policy every few steps; the clock, of process CPU time, stops while it does.
+Afterwards every policy answers the held-out prompts at temperature 1. Each side gets a search over as many settings, one
+run each on one seed. The fastest setting of ours, of TRL 1.12's PPOTrainer and of its RLOOTrainer is then run on other
+seeds, and only these runs are compared: the fastest of many runs on one seed is partly luck. The picture is
 docs/quality.png.
 """
 
@@ -16,17 +16,20 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[2]
-GOLD, STEPS, EVERY = 6.0, 80, 8  # to be reached; PPO steps of a run; steps between policies that are judged
+GOLD, STEPS, EVERY = 6.0, 80, 8  # gold score to reach; PPO steps of a run; steps between saved policies
 ANSWERS = 4  # to each held-out prompt
-SEEDS = (1, 2, 3)  # on which the fastest are compared; the search is on seed 0
-# of the recipe, what both sides know by one name
+RESPONSE = 64  # maximum length of an answer, tokens
+SEEDS = (1, 2, 3)  # on which the fastest settings are compared; the search is on seed 0
+# options of the recipe that have the same name on both sides
 SHARED = ("total_episodes", "num_ppo_epochs", "num_mini_batches", "learning_rate", "kl_coef")
-TWO_EPOCHS = {"num_ppo_epochs": 2, "num_mini_batches": 2, "learning_rate": 5e-4}  # as many updates, on staler answers
+# as many updates, on older answers
+TWO_EPOCHS = {"num_ppo_epochs": 2, "num_mini_batches": 2, "learning_rate": 5e-4}
 MORE_KL = {"kl_coef": 0.16}
 
 
@@ -34,7 +37,7 @@ def rloo(number: int, **options) -> dict:
     return {"ptx_coef": 0.0, "advantage_estimator": "rloo", "num_generations": number, **options}
 
 
-# first the recipe's own settings, then what might be faster; as many for each side
+# first the recipe's own settings, then candidates that might be faster, as many for each side
 SEARCH = {
     "ours": {
         "recipe, with the mix": {},
@@ -66,17 +69,20 @@ COLOURS = {
 }
 
 
-def ours(run: Path, folder: Path, changed: dict) -> None:
-    """Trains as `make ppo` does, and writes policies and seconds."""
-    from rlhf.config import PPOConfig
-    from rlhf.data import Tally, prompt_dataset, read_rows
-    from rlhf.models import context_length, load_policy, load_scorer, load_tokenizer, room_for_prompt
-    from rlhf.scoring import last_token_scores
-    from rlhf.trainer import PPOTrainer
-    from stages.options import parse
-    from stages.ppo import Options, new_value_model, pretraining_text
+# --- training and judging one policy ----------------------------------------------------------------------------------
 
-    config: PPOConfig = parse(Options, "ppo", ["--recipe", "tiny", *(f"--{k}={v}" for k, v in changed.items())])
+
+def train(run: Path, folder: Path, settings: dict) -> None:
+    """Trains as `make ppo` does with these settings, and writes policies and seconds."""
+    from rlhf.models import context_length, load_policy, load_scorer, max_prompt_length
+    from rlhf.rows import Tally, read_rows
+    from rlhf.scoring import reward_model_scores
+    from rlhf.tokens import load_tokenizer, prompt_dataset
+    from rlhf.trainer import PPOTrainer
+    from stages.common.parsing import parse
+    from stages.ppo import make_value_model, pretraining_text
+
+    config = parse("ppo", ["--recipe", "tiny", *(f"--{name}={value}" for name, value in settings.items())])
     tokenizer = load_tokenizer(run / "sft")
     policy, reference = (load_policy(run / "sft", tokenizer) for _ in range(2))
     rows = read_rows(run / "data/prompts.jsonl", "prompts")
@@ -85,9 +91,9 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
         text = pretraining_text(run / "data/text.jsonl", config, tokenizer, context_length(policy))
     trainer = PPOTrainer(
         config, policy=policy, reference=reference, tokenizer=tokenizer,
-        value_model=new_value_model(config, policy, tokenizer, run / "sft", run / "reward"),
-        reward=partial(last_token_scores, load_scorer(run / "reward").requires_grad_(False)), text=text,
-        prompts=prompt_dataset(rows, tokenizer, room_for_prompt(policy, config.response_length), Tally())["input_ids"],
+        value_model=make_value_model(config, policy, tokenizer, run / "sft", run / "reward"),
+        reward=partial(reward_model_scores, load_scorer(run / "reward").requires_grad_(False)), text=text,
+        prompts=prompt_dataset(rows, tokenizer, max_prompt_length(policy, config.response_length), Tally())["input_ids"],
     )  # fmt: skip
     clock = Clock(folder, policy)
     for step in trainer.train():
@@ -95,7 +101,7 @@ def ours(run: Path, folder: Path, changed: dict) -> None:
 
 
 class Clock:
-    """Seconds of CPU time so far, and the policy that was had for them."""
+    """Counts CPU seconds of training, and saves the policy with them every few steps."""
 
     def __init__(self, folder: Path, policy):
         self.folder, self.policy, self.seconds, self.started = folder, policy, 0.0, time.process_time()
@@ -106,62 +112,66 @@ class Clock:
             self.policy.save_pretrained(self.folder / str(number))
             (self.folder / str(number) / "seconds").write_text(str(self.seconds))
         if number == STEPS:
-            os._exit(0)  # from wherever in a trainer's loop this is
+            os._exit(0)  # the call comes from inside a trainer's loop, which an exception might not leave
         self.started = time.process_time()
 
 
-def judge(run: Path, folder: Path) -> float:
-    """The mean gold of answers to the held-out prompts, at temperature 1."""
+def mean_gold(run: Path, folder: Path) -> float:
+    """The mean gold score of a policy's answers to the held-out prompts, at temperature 1."""
     from data.world import gold
-    from rlhf.data import Tally, prompt_dataset, read_rows
-    from rlhf.models import load_policy, load_tokenizer, room_for_prompt
-    from rlhf.rollout import complete
-    from rlhf.scoring import score_texts
+    from rlhf.models import load_policy, max_prompt_length
+    from rlhf.rollout import sample_completions
+    from rlhf.rows import Tally, read_rows
+    from rlhf.scoring import call_reward_function
+    from rlhf.tokens import load_tokenizer, prompt_dataset
 
     tokenizer = load_tokenizer(run / "sft")
     policy, rows = load_policy(folder, tokenizer), ANSWERS * read_rows(run / "data/prompts_test.jsonl", "prompts")
-    prompts = prompt_dataset(rows, tokenizer, room_for_prompt(policy, 64), Tally())["input_ids"]
-    found = complete(policy, tokenizer, prompts, response_length=64, temperature=1.0, seed=0)
-    scores = score_texts(gold, rows, [c.text for c in found], [c.ended for c in found])
-    known = [score for score in scores if score == score]
+    prompts = prompt_dataset(rows, tokenizer, max_prompt_length(policy, RESPONSE), Tally())["input_ids"]
+    answers = sample_completions(policy, tokenizer, prompts, response_length=RESPONSE, temperature=1.0, seed=0)
+    scores = call_reward_function(gold, rows, [a.text for a in answers], [a.finished for a in answers])
+    known = [score for score in scores if score == score]  # without NaN
     return sum(known) / len(known)
 
 
-def curve(run: Path, folder: Path) -> list[tuple[float, float]]:
-    """Seconds and gold of a run, from the SFT model on."""
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def curve_points(run: Path, folder: Path) -> list[tuple[float, float]]:
+    """(CPU seconds, gold score) of the policies in a folder, from the SFT model on."""
     steps = sorted((path for path in folder.iterdir() if (path / "seconds").is_file()), key=lambda path: int(path.name))
-    points = [(float((path / "seconds").read_text()), judge(run, path)) for path in steps]
-    return [(0.0, judge(run, run / "sft")), *points]
+    points = [(float((path / "seconds").read_text()), mean_gold(run, path)) for path in steps]
+    return [(0.0, mean_gold(run, run / "sft")), *points]
 
 
-def reached(points: list[tuple[float, float]]) -> float | None:
-    """Seconds until the gold is there, between two points on the line that joins them."""
+def seconds_to_gold(points: list[tuple[float, float]]) -> float | None:
+    """When a curve first reaches the gold score, by linear interpolation; None if it does not."""
     for (s0, g0), (s1, g1) in zip(points, points[1:], strict=False):
         if g1 >= GOLD:
             return s0 + (s1 - s0) * max(0.0, (GOLD - g0) / (g1 - g0))
     return None
 
 
-def fastest(curves: list[dict], who: str) -> str:
-    """The name of the setting that is the first to get there on seed 0; who never does is judged by how far it gets."""
-    own = [curve for curve in curves if curve["who"] == who and curve["seed"] == 0]
-    return min(own, key=lambda c: (c["seconds"] or float("inf"), -max(gold for _, gold in c["points"])))["name"]
+def fastest(curves: list[dict], side: str) -> str:
+    """The setting of a side that reaches the gold score first on seed 0; if none does, the one with the best score."""
+    search = [curve for curve in curves if curve["side"] == side and curve["seed"] == 0]
+    return min(search, key=lambda c: (c["seconds"] or float("inf"), -max(gold for _, gold in c["points"])))["name"]
 
 
-def compared(curves: list[dict]) -> dict[str, dict]:
-    """Of everyone's fastest setting: its name, the seconds on each of SEEDS (None where it did not get there)."""
-    found = {}
-    for who in SEARCH:
-        name = fastest(curves, who)
-        runs = [c for c in curves if (c["who"], c["name"]) == (who, name) and c["seed"] != 0]
-        found[who] = {"name": name, "seconds": [run["seconds"] for run in sorted(runs, key=lambda run: run["seed"])]}
-    return found
+def comparison(curves: list[dict]) -> dict[str, dict]:
+    """The name of each side's fastest setting, and its seconds on each of SEEDS (None if it does not get there)."""
+    result = {}
+    for side in SEARCH:
+        name = fastest(curves, side)
+        runs = [c for c in curves if (c["side"], c["name"]) == (side, name) and c["seed"] != 0]
+        result[side] = {"name": name, "seconds": [run["seconds"] for run in sorted(runs, key=lambda run: run["seed"])]}
+    return result
 
 
-def middle(seconds: list[float | None]) -> float | None:
-    """The median, in which those that never got there are the slowest; None if it is one of them."""
-    found = median(float("inf") if second is None else second for second in seconds)
-    return None if found == float("inf") else found
+def median_seconds(seconds: list[float | None]) -> float | None:
+    """The median, where runs that never got there count as slowest; None if it is one of them."""
+    result = median(float("inf") if second is None else second for second in seconds)
+    return None if result == float("inf") else result
 
 
 def draw(curves: list[dict], path: Path) -> None:
@@ -169,17 +179,16 @@ def draw(curves: list[dict], path: Path) -> None:
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
-    for who, best in compared(curves).items():
-        strong, pale = COLOURS[who]
-        label = (
-            f"{who}, {best['name']}: {_seconds(middle(best['seconds']))}, the median of {len(best['seconds'])} seeds"
-        )
-        for curve in (c for c in curves if c["who"] == who):
+    for side, best in comparison(curves).items():
+        strong, pale = COLOURS[side]
+        time_needed = describe(median_seconds(best["seconds"]))
+        label = f"{side}, {best['name']}: {time_needed}, the median of {len(best['seconds'])} seeds"
+        for curve in (c for c in curves if c["side"] == side):
             bold = curve["name"] == best["name"] and curve["seed"] != 0
             axes.plot(*zip(*curve["points"], strict=True), color=strong if bold else pale, marker="o", markersize=3,
                       linewidth=1.6 if bold else 1, zorder=3 if bold else 2, label=label if bold else None)  # fmt: skip
             label = None if bold else label
-        axes.plot([], [], color=pale, label=f"{who}, the search")
+        axes.plot([], [], color=pale, label=f"{side}, the search")
     axes.axhline(GOLD, color="#888", linewidth=1, linestyle=":")
     axes.set(xlabel="CPU seconds of PPO, one thread", ylabel="gold of held-out answers, temperature 1",
              title="Time to a given quality")  # fmt: skip
@@ -188,69 +197,86 @@ def draw(curves: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _seconds(seconds: float | None) -> str:
+def describe(seconds: float | None) -> str:
     return f"not in {STEPS} steps" if seconds is None else f"{seconds:.0f} s"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="a run of `make ppo`")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/quality.png"))
-    parser.add_argument("--trl112", default=".venv-trl112/bin/python", help="Python of the environment with TRL 1.12.0")
-    parser.add_argument("--worker", nargs=2, metavar=("FOLDER", "SETTINGS"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        return ours(given.run, Path(given.worker[0]), json.loads(given.worker[1]))
-    if not (given.run / "reward" / "stage.json").is_file():
-        raise SystemExit(f"no finished reward model in {given.run}: make ppo first")
+# --- the command line -------------------------------------------------------------------------------------------------
 
-    from stages.cli import quiet_libraries
-    from stages.options import parse
-    from stages.ppo import Options
 
-    quiet_libraries()
-    options = parse(Options, "ppo", ["--recipe", "tiny"])
-    recipe, curves = {name: getattr(options, name) for name in SHARED}, []
-    given.output.mkdir(parents=True, exist_ok=True)
-
-    def run(who: str, name: str, seed: int) -> None:
-        python, module, known = (
-            (sys.executable, "quality", {}) if who == "ours" else (given.trl112, "quality_theirs", recipe)
-        )
-        settings = {**known, **SEARCH[who][name], "seed": seed}
-        folder = given.output / "quality" / "-".join(c for c in f"{who} {name} {seed}".replace("/", "per").split())
-        shutil.rmtree(folder, ignore_errors=True)  # policies of an earlier run
-        folder.mkdir(parents=True)
-        command = [python, "-m", f"tests.benchmarks.{module}", "--run", given.run]
-        quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        with open(folder / "log", "w") as log:
-            subprocess.run(
-                [*command, "--worker", folder, json.dumps(settings)], check=True, cwd=ROOT, env={**os.environ, **quiet},
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        points = curve(given.run, folder)
-        found = {"who": who, "name": name, "seed": seed, "settings": settings, "points": points}
-        curves.append({**found, "seconds": reached(points)})
-        print(
-            f"{who}, {name}, seed {seed}: gold {GOLD:g} {_seconds(reached(points))}; after {points[-1][0]:.0f} s "
-            f"{points[-1][1]:.2f}", flush=True,
+def measure(arguments: argparse.Namespace, side: str, name: str, seed: int) -> dict:
+    """The curve of one run of a setting, trained in a process of its own."""
+    python, module, recipe = sys.executable, "quality", {}
+    if side != "ours":
+        python, module, recipe = arguments.trl112, "quality_theirs", shared_options()
+    settings = {**recipe, **SEARCH[side][name], "seed": seed}
+    folder = arguments.output / "quality" / "-".join(f"{side} {name} {seed}".replace("/", "per").split())
+    shutil.rmtree(folder, ignore_errors=True)  # policies of an earlier run
+    folder.mkdir(parents=True)
+    command = [python, "-m", f"tests.benchmarks.{module}", "--run", arguments.run]
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with open(folder / "log", "w") as log:
+        subprocess.run(
+            [*command, "--worker", folder, json.dumps(settings)], check=True, cwd=ROOT,
+            env={**os.environ, **environment}, stdout=log, stderr=log,
         )  # fmt: skip
-        (given.output / "quality.json").write_text(json.dumps(curves, indent=1) + "\n")
+    points = curve_points(arguments.run, folder)
+    seconds = seconds_to_gold(points)
+    print(
+        f"{side}, {name}, seed {seed}: gold {GOLD:g} {describe(seconds)}; after {points[-1][0]:.0f} s "
+        f"{points[-1][1]:.2f}", flush=True,
+    )  # fmt: skip
+    return {"side": side, "name": name, "seed": seed, "settings": settings, "points": points, "seconds": seconds}
 
-    for who, settings in SEARCH.items():
+
+def shared_options() -> dict:
+    """The options of the recipe that TRL's trainers get as well."""
+    from stages.common.parsing import parse
+
+    options = parse("ppo", ["--recipe", "tiny"])
+    return {name: getattr(options, name) for name in SHARED}
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = os.environ.get("RUN") or "runs/tiny"
+    result.add_argument("--run", type=Path, default=Path(run), help="a run of `make ppo`, by default $RUN or runs/tiny")
+    result.add_argument("--output", type=Path, default=Path("runs/bench"))
+    result.add_argument("--picture", type=Path, default=Path("docs/quality.png"))
+    result.add_argument("--trl112", default=".venv-trl112/bin/python", help="Python of the environment with TRL 1.12.0")
+    result.add_argument("--worker", nargs=2, metavar=("FOLDER", "SETTINGS"), help=argparse.SUPPRESS)
+    return result
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    if arguments.worker:
+        return train(arguments.run, Path(arguments.worker[0]), json.loads(arguments.worker[1]))
+    if not (arguments.run / "reward" / "stage.json").is_file():
+        raise SystemExit(f"no finished reward model in {arguments.run}: run `make ppo` first")
+    import stages  # noqa: F401  sets environment variables, also for the workers; not at the top, which TRL's side imports
+
+    warnings.filterwarnings("ignore")  # of libraries
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    curves: list[dict] = []
+
+    def add(side: str, name: str, seed: int) -> None:
+        curves.append(measure(arguments, side, name, seed))
+        (arguments.output / "quality.json").write_text(json.dumps(curves, indent=1) + "\n")
+
+    for side, settings in SEARCH.items():
         for name in settings:
-            run(who, name, 0)
+            add(side, name, 0)
     for seed in SEEDS:
-        for who in SEARCH:
-            run(who, fastest(curves, who), seed)
-    own = middle(compared(curves)["ours"]["seconds"])
-    for who, best in compared(curves).items():
-        times = middle(best["seconds"])
-        ratio = f"{times / own:.1f} times ours" if own and times else "–"
-        print(f"{who}, {best['name']}: {_seconds(times)}, the median of {len(SEEDS)} seeds; {ratio}")
-    draw(curves, given.picture)
-    print(given.picture)
+        for side in SEARCH:
+            add(side, fastest(curves, side), seed)
+    ours = median_seconds(comparison(curves)["ours"]["seconds"])
+    for side, best in comparison(curves).items():
+        seconds = median_seconds(best["seconds"])
+        ratio = f"{seconds / ours:.1f} times ours" if ours and seconds else "–"
+        print(f"{side}, {best['name']}: {describe(seconds)}, the median of {len(SEEDS)} seeds; {ratio}")
+    draw(curves, arguments.picture)
+    print(arguments.picture)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """TRL 1.12's side of the time to a given quality: its PPOTrainer or its RLOOTrainer, on the same models and prompts.
 
-Nothing of ours is in it.
+It uses nothing of `rlhf`.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,17 +13,18 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from tests.benchmarks.quality import Clock
+from tests.benchmarks.quality import RESPONSE, Clock
 
-SAME = {
+# the same in both trainers; Adam's options are those of our recipe
+COMMON = {
     "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, "temperature": 1.0, "gradient_checkpointing": False,
     "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "gradient_accumulation_steps": 1,
 }  # fmt: skip
-BATCH, RESPONSE = 128, 64
+BATCH = 128  # responses of a step
 
 
-class Ends(TrainerCallback):
-    """Tells the clock of the end of each step, which is `updates` of the trainer's."""
+class StepEnd(TrainerCallback):
+    """Tells the clock the end of each step, which is `updates` steps of the trainer."""
 
     def __init__(self, clock: Clock, updates: int):
         self.clock, self.updates = clock, updates
@@ -32,8 +34,8 @@ class Ends(TrainerCallback):
             self.clock.step(state.global_step // self.updates)
 
 
-def scorer(folder: Path):
-    """The reward model with the normalisation that is kept in its configuration as part of its last layer."""
+def load_scorer(folder: Path):
+    """The reward model, with the normalisation of its scores moved from its configuration into its last layer."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32).eval()
     mean, std = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_std", 1.0)
     head = torch.nn.Linear(model.score.in_features, 1)
@@ -52,33 +54,21 @@ def ppo(run: Path, folder: Path, prompts: list[str], tokenizer, settings: dict) 
     config = PPOConfig(
         output_dir=str(folder / "trainer"), per_device_train_batch_size=BATCH, local_rollout_forward_batch_size=BATCH,
         response_length=RESPONSE, stop_token="eos", missing_eos_penalty=1.0, gamma=1.0, lam=0.95, cliprange=0.2,
-        cliprange_value=0.2, vf_coef=0.5, num_sample_generations=0, bf16=False, **SAME, **settings,
+        cliprange_value=0.2, vf_coef=0.5, num_sample_generations=0, bf16=False, **COMMON, **settings,
     )  # fmt: skip
     trainer = PPOTrainer(
-        args=config, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=scorer(run / "reward"),
-        value_model=scorer(run / "reward"), train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(rows[:1]),
+        args=config, processing_class=tokenizer, model=policy, ref_model=reference,
+        reward_model=load_scorer(run / "reward"), value_model=load_scorer(run / "reward"),
+        train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:1]),
     )  # fmt: skip
-    go(trainer, Ends(Clock(folder, policy), updates=1))
+    train(trainer, StepEnd(Clock(folder, policy), updates=1))
 
 
 def rloo(run: Path, folder: Path, prompts: list[str], tokenizer, settings: dict) -> None:
     from trl import RLOOConfig, RLOOTrainer
 
-    policy, reward_model = (
-        AutoModelForCausalLM.from_pretrained(run / "sft", dtype=torch.float32),
-        scorer(run / "reward"),
-    )
-
-    def score(prompts, completion_ids, **kwargs):
-        """The reward model's score of each response, less 1 where it did not end."""
-        rows = [tokenizer(prompt)["input_ids"] + ids for prompt, ids in zip(prompts, completion_ids, strict=True)]
-        with torch.no_grad():
-            batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
-            scores = reward_model(**batch).logits[:, 0].tolist()
-        pairs = zip(scores, completion_ids, strict=True)
-        return [score - (ids[-1] != tokenizer.eos_token_id) for score, ids in pairs]
-
+    policy = AutoModelForCausalLM.from_pretrained(run / "sft", dtype=torch.float32)
+    score = score_function(tokenizer, load_scorer(run / "reward"))
     updates = settings["num_mini_batches"] * settings["num_ppo_epochs"]
     config = RLOOConfig(
         output_dir=str(folder / "trainer"), max_steps=settings["total_episodes"] // BATCH * updates,
@@ -86,18 +76,32 @@ def rloo(run: Path, folder: Path, prompts: list[str], tokenizer, settings: dict)
         steps_per_generation=settings["num_mini_batches"], num_generations=settings["num_generations"],
         learning_rate=settings["learning_rate"], beta=settings["kl_coef"], seed=settings["seed"],
         bf16=settings.get("bf16", False), max_completion_length=RESPONSE, top_k=0, top_p=1.0, epsilon=0.2,
-        normalize_advantages=True, disable_dropout=True, use_cpu=True, **SAME,
+        normalize_advantages=True, disable_dropout=True, use_cpu=True, **COMMON,
     )  # fmt: skip
     trainer = RLOOTrainer(
         model=policy, reward_funcs=score, args=config, processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"prompt": prompts}),
     )  # fmt: skip
-    go(trainer, Ends(Clock(folder, policy), updates))
+    train(trainer, StepEnd(Clock(folder, policy), updates))
 
 
-def go(trainer, ends: Ends) -> None:
+def score_function(tokenizer, reward_model) -> Callable[..., list[float]]:
+    """A reward function: the reward model's score of each response, less 1 if it does not end with eos."""
+
+    def score(prompts, completion_ids, **kwargs):
+        rows = [tokenizer(prompt)["input_ids"] + ids for prompt, ids in zip(prompts, completion_ids, strict=True)]
+        with torch.no_grad():
+            batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+            scores = reward_model(**batch).logits[:, 0].tolist()
+        pairs = zip(scores, completion_ids, strict=True)
+        return [score - (ids[-1] != tokenizer.eos_token_id) for score, ids in pairs]
+
+    return score
+
+
+def train(trainer, step_end: StepEnd) -> None:
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ends)
+    trainer.add_callback(step_end)
     trainer.train()
 
 
@@ -105,13 +109,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path)
     parser.add_argument("--worker", nargs=2)
-    given = parser.parse_args()
-    folder, settings = Path(given.worker[0]), json.loads(given.worker[1])
+    arguments = parser.parse_args()
+    folder, settings = Path(arguments.worker[0]), json.loads(arguments.worker[1])
     torch.manual_seed(settings["seed"])
-    tokenizer = AutoTokenizer.from_pretrained(given.run / "sft", padding_side="left")
-    lines = (given.run / "data/prompts.jsonl").read_text().splitlines()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.run / "sft", padding_side="left")
+    lines = (arguments.run / "data/prompts.jsonl").read_text().splitlines()
     prompts = [json.loads(line)["prompt"] for line in lines]
-    (rloo if "num_generations" in settings else ppo)(given.run, folder, prompts, tokenizer, settings)
+    (rloo if "num_generations" in settings else ppo)(arguments.run, folder, prompts, tokenizer, settings)
 
 
 if __name__ == "__main__":

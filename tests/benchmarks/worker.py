@@ -1,7 +1,7 @@
-"""One side of a comparison, in a process of its own: it loads its models, then does a step whenever it is asked to.
+"""One side of a comparison, in a process of its own: it loads its models, then makes a step on each request.
 
-The parent sends a line for each step and gets a line of JSON: `cpu` and `wall` seconds, the same by `phases`, the peak of
-memory so far, how many optimizer steps were made, and what the side counts besides.
+The parent sends a line for each step and gets a line of JSON: `cpu` and `wall` seconds, the same for each of the `phases`,
+the peak memory so far, the number of optimizer steps, and what the side itself counts.
 """
 
 import json
@@ -22,10 +22,10 @@ from tests.benchmarks.workloads import Workload
 
 
 class Worker:
-    """The clock of a side, and its line to the parent."""
+    """The clock of a side, and its connection to the parent."""
 
     def __init__(self):
-        # whatever the libraries print goes elsewhere
+        # stdout carries the replies only: what libraries print goes to stderr
         self.replies = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.cuda = torch.cuda.is_available()
@@ -37,17 +37,17 @@ class Worker:
         self.updates += 1
 
     def ready(self, **facts: Any) -> None:
-        """Says what must be the same on both sides, and waits for the first step to be asked for."""
+        """Reports what must be equal on both sides, and waits for the request of the first step."""
         self._reply({"memory_mb": self._memory(), **facts})
-        self._await()
+        self._await_request()
 
     def mark(self, phase: str) -> None:
-        """Everything since the last mark was this phase."""
-        cpu, wall = self._now()
+        """Adds the time since the last mark to this phase."""
+        cpu, wall = self._elapsed()
         self.phases[phase] = [a + b for a, b in zip(self.phases.get(phase, (0, 0)), (cpu, wall), strict=True)]
 
     def end(self, phase: str, **counts: Any) -> None:
-        """Ends a step, whose last phase was `phase`, and waits until the next is asked for."""
+        """Ends a step, whose last phase was `phase`, and waits for the request of the next one."""
         self.mark(phase)
         cpu, wall = (sum(part) for part in zip(*self.phases.values(), strict=True))
         step = {
@@ -58,29 +58,29 @@ class Worker:
             "updates": self.updates,
         }
         self._reply({**step, **counts})
-        self._await()
+        self._await_request()
 
     def _memory(self) -> float:
-        """The peak so far, MB."""
+        """The peak memory so far, MB."""
         if self.cuda:
             return torch.cuda.max_memory_allocated() / 1e6
         status = Path("/proc/self/status")
         if status.is_file():
-            # ru_maxrss begins with that of the process which started this one
+            # not ru_maxrss, which starts with the peak of the parent process
             return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024 / 1e6
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
     def _reply(self, message: dict) -> None:
         print(json.dumps(message), file=self.replies, flush=True)
 
-    def _await(self) -> None:
+    def _await_request(self) -> None:
         if not sys.stdin.readline():
-            os._exit(0)  # from wherever in a trainer's loop this is
+            os._exit(0)  # the call comes from inside a trainer's loop, which an exception might not leave
         self.phases, self.updates = {}, 0
-        self._now(since_last=False)
+        self._elapsed(since_last=False)
 
-    def _now(self, since_last: bool = True) -> tuple[float, float]:
-        """Seconds of this process's CPU time and of wall time since the last call; on a GPU wall time by its events."""
+    def _elapsed(self, since_last: bool = True) -> tuple[float, float]:
+        """CPU seconds of this process and wall seconds since the last call; on a GPU wall time by CUDA events."""
         event = torch.cuda.Event(enable_timing=True) if self.cuda else None
         if event:
             event.record()
@@ -91,7 +91,7 @@ class Worker:
         return now[0] - before[0], wall
 
     def watch(self, owner: Any, name: str, before: Callable | None = None, after: Callable | None = None) -> None:
-        """Has `before` called with the arguments of owner.name, and `after` with its result, at each of its calls."""
+        """Wraps owner.name, so that each call first calls `before` with its arguments, then `after` with its result."""
         function = getattr(owner, name)
 
         @wraps(function)
@@ -106,8 +106,8 @@ class Worker:
         setattr(owner, name, watched)
 
 
-def run(works: dict[str, Callable]) -> None:
-    """Does what the parent's first argument says, with the function for that kind of workload."""
+def run(functions: dict[str, Callable]) -> None:
+    """Runs the job in the first argument, with the function for its kind of workload."""
     job = json.loads(sys.argv[1])
     workload, side = Workload(**job["workload"]), job["side"]
-    works[workload.kind](Worker(), workload, Path(job["folder"]), side["numerics"], side["values"])
+    functions[workload.kind](Worker(), workload, Path(job["folder"]), side["numerics"], side["values"])

@@ -7,11 +7,13 @@ name of the criterion that it violates, so tests can compare an answer's assessm
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from data.world.grammar import Parse
 from data.world.sentences import COURTESIES, GRAMMAR
 
 Slots = dict[str, str]
+Value = TypeVar("Value", str, int)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def select_parses(parses: Iterable[tuple[Parse, ...]], *kinds: str) -> list[Pars
     return selected
 
 
-def draw_other(value: str, values: Iterable[str], rng: random.Random) -> str:
+def draw_other(value: Value | None, values: Iterable[Value], rng: random.Random) -> Value:
     """A random element of `values` other than `value`."""
     return rng.choice([v for v in values if v != value])
 

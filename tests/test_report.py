@@ -1,0 +1,17 @@
+"""The picture and the table of a run show the metrics that there are."""
+
+from rlhf.report import draw_training, metrics_table
+
+
+def test_a_picture_is_drawn_of_a_run_that_lacks_some_metrics(tmp_path):
+    draw_training([{"step": 1, "score": 0.1, "kl": 0.0}, {"step": 2, "score": 0.2, "kl": 0.1}], tmp_path / "ppo.png")
+    assert (tmp_path / "ppo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_one_row_a_metric_with_its_interval_and_no_column_of_seconds():
+    table = metrics_table(
+        {"sft": {"gold": 3.0, "gold_low": 2.5, "gold_high": 3.5}, "ppo": {"kl": 1.0}, "seconds": {"ppo": 3}}
+    )
+    lines = table.splitlines()
+    assert len(lines) == 4
+    assert "3.00 [2.50, 3.50]" in lines[2] and "seconds" not in table

@@ -1,0 +1,161 @@
+"""Rows: reading them, refusing malformed ones with file and line, counting those that are dropped, and writing them."""
+
+import gzip
+import json
+from datetime import datetime
+
+import pytest
+
+from rlhf import InputError
+from rlhf.rows import Tally, read_rows, valid_rows, write_rows
+
+
+def write_lines(path, *rows):
+    """Writes each row on a line, strings as they are and everything else as JSON."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def validated(kind, *rows):
+    """The valid ones among the rows, and the tally."""
+    tally = Tally()
+    return list(valid_rows([(f"f:{i}", row) for i, row in enumerate(rows, 1)], kind, tally)), tally
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_read_from_plain_and_gzipped_jsonl_with_blank_lines_and_a_bom(tmp_path):
+    plain = write_lines(tmp_path / "a.jsonl", "\ufeff" + json.dumps({"prompt": "é"}), "", {"prompt": "b"})
+    zipped = tmp_path / "a.jsonl.gz"
+    zipped.write_bytes(gzip.compress(plain.read_bytes()))
+    assert read_rows(plain, "prompts") == read_rows(zipped, "prompts") == [{"prompt": "é"}, {"prompt": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "message"),
+    [
+        ("prompts", "{", "not JSON"),
+        ("prompts", "[1]", "a row is an object"),
+        ("prompts", {"text": "a"}, 'no "prompt"; the row has text'),
+        ("prompts", {"prompt": 3}, '"prompt" is int'),
+        ("prompts", {"prompt": [{"role": "user"}]}, "messages with role and content"),
+        (
+            "prompts",
+            {"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+            'a message of "prompt" has list as its content',
+        ),
+        ("text", {"words": "a"}, 'no "text"'),
+        ("demonstrations", {"prompt": "a"}, 'no "completion"'),
+        ("demonstrations", {"prompt": "a", "completion": ["b"]}, '"completion" is list'),
+        ("comparisons", {"prompt": "a", "chosen": "b"}, 'no "rejected"'),
+        ("comparisons", {"prompt": "a", "completions": ["b", "c"]}, 'no "ranks"'),
+        (
+            "comparisons",
+            {"prompt": "a", "completions": ["b", "c", "d"], "ranks": [0, 1]},
+            '"ranks" has 2 entries for 3',
+        ),
+        ("comparisons", {"prompt": "a", "completions": ["b", "c"], "ranks": ["0", "1"]}, '"ranks" are numbers'),
+        ("comparisons", {"prompt": "a", "completions": ["b", "c"], "ranks": [float("nan"), 1]}, '"ranks" are numbers'),
+        ("comparisons", {"prompt": "a", "completions": ["b", "c"], "ranks": [0, 10**400]}, '"ranks" are numbers'),
+        ("comparisons", {"prompt": "a", "completions": ["b", "c"], "ranks": [False, True]}, '"ranks" are numbers'),
+        ("comparisons", {"prompt": "a", "completions": "b", "ranks": [0]}, "are lists"),
+        (
+            "comparisons",
+            {"prompt": "a", "completions": ["b", "c"], "ranks": [0, 1], "ended": [True]},
+            '"ended" is a list',
+        ),
+        ("comparisons", {"prompt": "a", "completions": ["b", 5], "ranks": [0, 1]}, '"completion" is int'),
+    ],
+)
+def test_a_malformed_row_is_refused_with_file_and_line(tmp_path, kind, row, message):
+    good = {"prompt": "p", "text": "t", "completion": "c", "completions": ["x", "y"], "ranks": [0, 1]}
+    path = write_lines(tmp_path / "rows.jsonl", good, row)
+    with pytest.raises(InputError) as error:
+        read_rows(path, kind)
+    assert str(error.value).startswith(f"{path}:2: ")
+    assert message in str(error.value)
+
+
+def test_bytes_that_are_not_utf8_are_refused_with_file_and_line(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(InputError, match=r"latin\.jsonl:2: not UTF-8"):
+        read_rows(path, "prompts")
+
+
+def test_a_missing_or_truncated_file_and_one_without_usable_rows_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no file at"):
+        read_rows(tmp_path / "none.jsonl", "prompts")
+    truncated = tmp_path / "truncated.jsonl.gz"
+    truncated.write_bytes(gzip.compress(b'{"prompt": "a"}\n' * 1000)[:-20])
+    with pytest.raises(InputError, match="can't be read"):
+        read_rows(truncated, "prompts")
+    with pytest.raises(InputError, match="no usable prompts .*1 empty prompt"):
+        read_rows(write_lines(tmp_path / "empty.jsonl", {"prompt": " "}), "prompts")
+
+
+def test_further_columns_of_any_type_can_be_written_and_read_again(tmp_path):
+    row = {"prompt": "a", "cut": "x\ud83d", "when": datetime(2026, 11, 26), "no number": float("nan"), "你": "好"}
+    write_rows(tmp_path / "a.jsonl", [row])
+    (again,) = read_rows(tmp_path / "a.jsonl", "prompts")
+    assert again["cut"] == row["cut"] and again["when"] == "2026-11-26 00:00:00" and again["你"] == "好"
+    assert "你" in (tmp_path / "a.jsonl").read_text(encoding="utf-8")
+
+
+# --- dropping ---------------------------------------------------------------------------------------------------------
+
+
+def test_rows_with_empty_texts_are_dropped_and_counted():
+    rows, tally = validated(
+        "demonstrations",
+        {"prompt": "a", "completion": "b"},
+        {"prompt": " ", "completion": "b"},
+        {"prompt": "a", "completion": ""},
+        {"prompt": "a", "completion": None},
+        {"prompt": [{"role": "user", "content": ""}], "completion": "b"},
+    )
+    assert len(rows) == tally.used == 1
+    assert tally.dropped == {"empty prompt": 2, "empty completion": 2}
+    assert str(tally) == "1 rows (4 dropped: 2 empty prompt, 2 empty completion)"
+
+
+def test_comparisons_without_a_usable_pair_are_dropped_and_counted():
+    _, tally = validated(
+        "comparisons",
+        {"prompt": "a", "chosen": "b", "rejected": "b"},
+        {"prompt": "a", "chosen": "b", "rejected": " "},
+        {"prompt": "a", "completions": ["b"], "ranks": [0]},
+        {"prompt": "a", "completions": ["b", "c"], "ranks": [1, 1]},
+    )
+    assert tally.used == 0
+    assert tally.dropped == {
+        "completions all the same": 1,
+        "empty completion": 1,
+        "fewer than two completions": 1,
+        "all completions tied": 1,
+    }
+
+
+# --- rankings ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_becomes_a_ranking_of_two():
+    rows, _ = validated("comparisons", {"prompt": "a", "chosen": "b", "rejected": "c", "id": 7})
+    assert rows == [{"prompt": "a", "id": 7, "completions": ["b", "c"], "ranks": [0, 1]}]
+
+
+def test_of_equal_completions_only_the_best_is_kept_with_its_entries_in_other_columns():
+    rows, _ = validated(
+        "comparisons",
+        {"prompt": "a", "completions": ["x", "y", "x", ""], "ranks": [2, 1, 0, 3], "ended": [True, True, False, True]},
+    )
+    assert rows == [{"prompt": "a", "completions": ["y", "x"], "ranks": [1, 0], "ended": [True, False]}]
+
+
+def test_ranks_that_single_precision_can_not_distinguish_become_small_integers():
+    (row,), _ = validated(
+        "comparisons", {"prompt": "a", "completions": ["x", "y", "z"], "ranks": [20000001, 20000000, 20000001]}
+    )
+    assert row["ranks"] == [1, 0, 1]

@@ -1,0 +1,56 @@
+"""A PPO trainer of tiny models for tests, with a reward that is easy to earn."""
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from rlhf.config import PPOConfig
+from rlhf.models import Scorer, ValueHead
+from rlhf.trainer import PPOTrainer
+from tests.conftest import tiny_gpt2
+
+PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13], [14], [15, 16], [17, 18, 19, 20, 21], [22], [23, 24]]
+TEXT = [[30 + i, 40 + i, 50, 60, 0] for i in range(9)]
+RLOO = {"advantage_estimator": "rloo", "num_generations": 4}
+
+
+def even_tokens(responses):
+    """The reward: the share (B,) of even tokens."""
+    return ((responses.tokens % 2 == 0) & responses.mask).sum(dim=1) / responses.lengths
+
+
+def make_trainer(tokenizer, make=tiny_gpt2, reward=even_tokens, dropout=0.0, value_model=None, **options) -> PPOTrainer:
+    """A trainer of models that `make` makes, for two steps of eight responses; `options` override those of PPOConfig.
+
+    Policy and reference are handed over in training mode, with dropout on.
+    """
+    defaults = {
+        "batch_size": 8, "total_episodes": 16, "num_ppo_epochs": 1, "num_mini_batches": 1, "response_length": 6,
+        "learning_rate": 1e-3, "value_learning_rate": 1e-3, "ptx_coef": 0.5, "ptx_batch_size": 4, "value_warmup_steps": 0,
+    }  # fmt: skip
+    config = PPOConfig(**(defaults | options))
+    policy, reference = make(dropout=dropout), make(dropout=dropout)
+    if value_model is None and config.advantage_estimator == "gae":
+        head_only = config.share_trunk
+        value_model = ValueHead(policy.config.hidden_size) if head_only else random_scorer(make(dropout=dropout))
+    return PPOTrainer(
+        config,
+        policy=policy.train(),
+        reference=reference.train(),
+        value_model=value_model,
+        reward=reward,
+        tokenizer=tokenizer,
+        prompts=PROMPTS,
+        text=TEXT,
+    )
+
+
+def random_scorer(policy) -> Scorer:
+    """A scorer of the policy's size with weights of its own."""
+    policy.config.num_labels = 1
+    torch.manual_seed(1)
+    return Scorer(AutoModelForSequenceClassification.from_config(policy.config))
+
+
+def weights(model) -> torch.Tensor:
+    """All parameters of a model in one vector."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
