@@ -1,7 +1,6 @@
 """Raw rows of any file or hub data set, each with its place, for error messages."""
 
 import gzip
-import io
 import json
 from collections.abc import Iterator
 from glob import glob
@@ -76,14 +75,20 @@ def _read_text(path: Path, sample_by: str) -> Iterator[tuple[str, Any]]:
     # read_lines reports the line of a byte that is not UTF-8, but skips blank lines
     for _ in read_lines(path):
         pass
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        text = io.TextIOWrapper(cast(IO[bytes], file), encoding="utf-8-sig").read()
+    with _open_text(path) as file:
+        text = file.read()
     parts = [text]
     if sample_by == "paragraph":
         paragraphs = text.split("\n\n")
         parts = [part for p in paragraphs for part in (p.splitlines() if len(p) > MAX_PARAGRAPH else [p])]
     for number, part in enumerate(filter(str.strip, parts), start=1):
         yield f"{path}, {sample_by} {number}", {"text": part.strip()}
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8-sig"))
+    return open(path, encoding="utf-8-sig")
 
 
 def _read_hub(name: str) -> Iterator[tuple[str, Any]]:

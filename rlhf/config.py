@@ -13,6 +13,10 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+# gae needs a value model; the others compare the responses to one prompt
+ADVANTAGE_ESTIMATORS = ("gae", "rloo")
+
+
 @dataclass
 class PPOConfig:
     """Names and meanings as in the PPOConfig that TRL had until 1.12, plus `ptx_coef`."""
@@ -88,26 +92,30 @@ class PPOConfig:
     seed: int = option(0, "decides every random number")
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         counts = ("total_episodes", "batch_size", "num_generations", "num_ppo_epochs", "num_mini_batches")
         for name in (*counts, "response_length"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.advantage_estimator not in ("gae", "rloo"):
-            raise InputError(f"advantage_estimator is {self.advantage_estimator!r}; it must be gae or rloo")
-        if self.advantage_estimator == "rloo" and self.num_generations < 2:
-            raise InputError(
-                "advantage_estimator rloo compares responses to one prompt: num_generations must be at least 2"
-            )
-        if self.advantage_estimator == "rloo" and self.share_trunk:
-            raise InputError(
-                "share_trunk adds a value head, and advantage_estimator rloo uses no values: remove one of them"
-            )
+        self._check_estimator()
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}; PPO samples, so it must be above 0")
         self.check_split(processes=1)
         if self.total_episodes < self.batch_size:
             raise InputError(f"total_episodes {self.total_episodes} is less than one batch of {self.batch_size}")
+
+    def _check_estimator(self) -> None:
+        name = self.advantage_estimator
+        if name not in ADVANTAGE_ESTIMATORS:
+            raise InputError(f"advantage_estimator is {name!r}; it must be {' or '.join(ADVANTAGE_ESTIMATORS)}")
+        if not self.has_value_model and self.num_generations < 2:
+            raise InputError(
+                f"advantage_estimator {name} compares responses to one prompt: num_generations must be at least 2"
+            )
+        if not self.has_value_model and self.share_trunk:
+            raise InputError(
+                f"share_trunk adds a value head, and advantage_estimator {name} uses no values: remove one of them"
+            )
 
     def check_split(self, processes: int) -> None:
         """Raises InputError unless all processes get minibatches of one size, with whole groups of responses, and text."""
@@ -122,6 +130,11 @@ class PPOConfig:
             raise InputError(
                 f"ptx_batch_size {self.ptx_batch_size} can't be shared by {processes} processes: make it a multiple of them"
             )
+
+    @property
+    def has_value_model(self) -> bool:
+        """Whether advantages are estimated with a value model."""
+        return self.advantage_estimator == "gae"
 
     @property
     def steps(self) -> int:

@@ -16,6 +16,6 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("DATASETS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it warns at each fork
-# spins that a waiting OpenMP thread makes before it sleeps: with none a step takes 1.5 times as long, with libgomp's
-# default 5 times as long beside another busy program
+# spins that a waiting OpenMP thread makes before it sleeps: with none a step takes 1.5 times as long; with libgomp's
+# default, several times as long beside another busy program
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -83,9 +83,8 @@ def sample(
     stage: Stage,
 ) -> dict[str, list[list[Completion]]]:
     """For each part the K completions of each prompt, with checkpoints."""
-    completions: dict[str, list[Completion | None]] = {
-        part: [None] * (options.completions * len(ids)) for part, ids in prompts.items()
-    }
+    k = options.completions
+    completions: dict[str, list[Completion | None]] = {part: [None] * (k * len(ids)) for part, ids in prompts.items()}
     saver, bar = Saver(stage, options), ProgressBar(sum(map(len, completions.values())))
     with saver.resuming() as checkpoint:
         resumed = step_of(checkpoint) if checkpoint else 0
@@ -105,7 +104,7 @@ def sample(
             result[part] = sample_completions(
                 policy,
                 tokenizer,
-                [prompt for prompt in ids for _ in range(options.completions)],
+                [prompt for prompt in ids for _ in range(k)],
                 response_length=options.response_length,
                 temperature=options.temperature,
                 seed=1000 * options.seed + number,
@@ -114,7 +113,6 @@ def sample(
                 progress=progress,
             )
     bar.close()
-    k = options.completions
     return {part: [flat[i : i + k] for i in range(0, len(flat), k)] for part, flat in result.items()}
 
 

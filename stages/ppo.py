@@ -56,12 +56,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         text = pretraining_text(stage.rows(options.text, "text.jsonl"), options, tokenizer, context_length(policy))
     say(f"{tally} as prompts, {len(text):,} pieces of pretraining text; {options.steps} steps of {options.batch_size}")
 
-    accelerator = Accelerator(
-        cpu=device().type == "cpu",
-        mixed_precision="bf16" if options.bf16 else "no",
-        log_with=options.log_with,
-        project_dir=stage.partial,
-    )
+    accelerator = make_accelerator(options, stage)
     trainer = PPOTrainer(
         options,
         policy=policy,
@@ -85,6 +80,16 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     return {"rows": tally.as_dict(), "metrics": history[-1]}
 
 
+def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:
+    """Accelerate with the options' precision and tracker."""
+    return Accelerator(
+        cpu=device().type == "cpu",
+        mixed_precision="bf16" if options.bf16 else "no",
+        log_with=options.log_with,
+        project_dir=stage.partial,
+    )
+
+
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, reward_source: str) -> None:
     """Raises InputError if the reward model's tokenizer differs from the policy's, whose ids it reads."""
     try:
@@ -102,9 +107,9 @@ def make_value_model(
     source: str | Path,
     reward_source: str | Path | None,
 ) -> nn.Module | None:
-    """The value model that the advantage estimator needs: for RLOO none, else a head on the policy, or a copy of the
-    reward model or, without one, of the policy, which scores 0 at first."""
-    if config.advantage_estimator == "rloo":
+    """The value model, if the advantage estimator has one: a head on the policy, or a copy of the reward model or, without
+    one, of the policy, which scores 0 at first."""
+    if not config.has_value_model:
         return None
     if config.share_trunk:
         return ValueHead(policy.config.get_text_config().hidden_size)

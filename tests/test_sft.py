@@ -16,6 +16,7 @@ ROWS = [
 
 
 def trainer_of(policy, tokenizer, folder, **arguments) -> SavingSFTTrainer:
+    # transformers warns of the old name of this argument, gradient_checkpointing, unless the new one is set
     options = TrainingOptions(run=str(folder), batch_size=3, trainer={"activation_checkpointing": False, **arguments})
     return SavingSFTTrainer(
         model=policy, args=trainer_arguments(SFTConfig, options, folder), processing_class=tokenizer,

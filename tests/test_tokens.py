@@ -53,7 +53,8 @@ def test_training_sees_the_states_of_sampling_where_a_token_would_span_prompt_an
     (before,), (after,) = prompt_ids(any_tokenizer, ["a t"]), completion_ids(any_tokenizer, ["a t"], ["he"])
     assert the in any_tokenizer("a the").input_ids
     assert the not in before + after
-    assert any_tokenizer.decode(before + after, skip_special_tokens=True).strip() == "a the"
+    # without spaces: a Llama's tokenizer puts one before a completion that it tokenises alone
+    assert any_tokenizer.decode(before + after, skip_special_tokens=True).replace(" ", "") == "athe"
 
 
 def test_a_truncated_completion_has_no_eos(tokenizer):

@@ -57,7 +57,7 @@ def sanity_check(
                 f"Usual cause: {check.cause}"
             )
     names = ", ".join(check.name for check in checks)
-    return f"checked before the first step: {names} (largest difference {max(c.difference for c in checks):.0e})"
+    return f"checks passed: {names} (largest difference {max(c.difference for c in checks):.0e})"
 
 
 def _ratio_is_one(rollout: Rollout, policy: nn.Module, temperature: float, allowed: float) -> Equality:
@@ -102,7 +102,7 @@ def _padding_is_invisible(
     )
     if reward is not None:
         yield Equality(
-            "nor score",
+            "padding changes no score",
             "the reward model's score of a response depends on the rows beside it: it differs",
             float((reward(alone) - alone.scores).abs().max()),
             SCORE_TOLERANCE[precision],

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 # code that reads options, prints, saves or decides what to run: an edit there changes no result
 IRRELEVANT = {
     *(f"stages.common.{name}" for name in (
-        "code", "console", "interruption", "options", "parsing", "pipeline", "recipe", "resume", "run", "sources", "stage",
+        "code", "console", "interruption", "options", "parsing", "pipeline", "recipe", "requirements", "resume", "run", "stage",
     )),
     "rlhf.run.checkpoint", "rlhf.run.files", "rlhf.report",
 }  # fmt: skip

@@ -35,15 +35,9 @@ def train_and_log(
 ) -> list[dict[str, Any]]:
     """Runs the remaining steps, from the newest checkpoint if there is one; returns the metrics of all steps."""
     saver = Saver(stage, options)
-    history: list[dict[str, Any]] = []
-    with saver.resuming() as checkpoint:
-        if checkpoint:
-            trainer.load_state(checkpoint)
-            history = [row for _, row in read_jsonl(checkpoint / LOG)]
+    history = resume(trainer, saver)
     if options.log_with:
-        trainer.accelerator.init_trackers(f"{stage.run.folder.name}-{stage.name}")
-        for metrics in history:
-            trainer.accelerator.log(metrics, metrics["step"])
+        start_trackers(trainer, f"{stage.run.folder.name}-{stage.name}", history)
 
     def save(folder: Path) -> None:
         trainer.save_state(folder)
@@ -75,6 +69,23 @@ def train_and_log(
     bar.close()
     trainer.accelerator.end_training()
     return history
+
+
+def resume(trainer: PPOTrainer, saver: Saver) -> list[dict[str, Any]]:
+    """Restores the newest checkpoint, if there is one; returns the metrics of its steps."""
+    history: list[dict[str, Any]] = []
+    with saver.resuming() as checkpoint:
+        if checkpoint:
+            trainer.load_state(checkpoint)
+            history = [row for _, row in read_jsonl(checkpoint / LOG)]
+    return history
+
+
+def start_trackers(trainer: PPOTrainer, project: str, history: list[dict[str, Any]]) -> None:
+    """Starts Accelerate's trackers, with the metrics of the steps before a resume."""
+    trainer.accelerator.init_trackers(project)
+    for metrics in history:
+        trainer.accelerator.log(metrics, metrics["step"])
 
 
 def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], first: bool) -> None:

@@ -237,10 +237,16 @@ def shared_options() -> dict:
     return {name: getattr(options, name) for name in SHARED}
 
 
+def run_of_make() -> Path:
+    """The folder that make's variables name."""
+    from stages.common.pipeline import Request  # not at the top, which TRL's side imports
+
+    return Request.read("reward", os.environ).run.folder
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    run = os.environ.get("RUN") or "runs/tiny"
-    result.add_argument("--run", type=Path, default=Path(run), help="a run of `make ppo`, by default $RUN or runs/tiny")
+    result.add_argument("--run", type=Path, default=run_of_make(), help="a run of `make ppo`, by default that of make")
     result.add_argument("--output", type=Path, default=Path("runs/bench"))
     result.add_argument("--picture", type=Path, default=Path("docs/quality.png"))
     result.add_argument("--trl112", default=".venv-trl112/bin/python", help="Python of the environment with TRL 1.12.0")

@@ -160,6 +160,7 @@ def test_prompts_are_the_same_each_time_and_of_the_promised_number_and_lengths()
         ({}, [], "runs/tiny"),
         ({"RUN": ""}, [], "runs/tiny"),
         ({"RUN": "runs/other"}, [], "runs/other"),
+        ({"SEED": "2"}, [], "runs/tiny-seed2"),
         ({"RUN": "runs/other"}, ["--run", "runs/third"], "runs/third"),
     ],
 )

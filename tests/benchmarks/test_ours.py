@@ -61,7 +61,6 @@ def test_a_decoding_step_answers_every_prompt_with_the_full_length(tmp_path):
     assert worker.counts["tokens"] == response_tokens + sum(map(len, inputs.prompts(workload)))
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # of transformers
 @pytest.mark.parametrize(
     ("function", "kind", "samples"),
     [

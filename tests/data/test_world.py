@@ -182,6 +182,7 @@ def test_the_better_of_two_is_preferred_with_the_bradley_terry_probability(diffe
 
 def test_qualities_within_the_margin_tie():
     assert rank(["a", "b", "c"], [5.0, 4.9, 1.0], 0, 0.2, random.Random(0)) == [0, 0, 1]
+    assert rank(["a", "b", "c"], [5.0, 4.5, 4.0], 0, 0.5, random.Random(0)) == [0, 0, 0]  # each with the next
 
 
 def test_identical_texts_always_tie():

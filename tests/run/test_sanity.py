@@ -103,6 +103,6 @@ def test_a_reward_model_whose_score_depends_on_its_batch_is_refused(tokenizer):
 
     correct = make_trainer(tokenizer, reward=partial(reward_model_scores, scorer_of(tiny_gpt2())))
     next(correct.train())
-    assert "nor score" in correct.sanity_report
+    assert "padding changes no score" in correct.sanity_report
     with pytest.raises(InputError, match="depends on the rows beside it"):
         next(make_trainer(tokenizer, reward=partial(reward_model_scores, BatchDependent())).train())

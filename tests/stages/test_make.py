@@ -17,7 +17,7 @@ def test_one_command_makes_every_stage_and_shows_the_answers(tmp_path):
     lines = output.splitlines()
     assert lines[0] == f"to be made in {run}: {', '.join(CHAIN)}"
     assert [line for line in lines if line in CHAIN] == list(CHAIN)
-    assert "ratio = 1, KL to the reference = 0, padding changes no log-probability, nor score" in output
+    assert "ratio = 1, KL to the reference = 0, padding changes no log-probability, padding changes no score" in output
     assert output.count("\n  pretrain ") == output.count("\n  sft ") == output.count("\n  ppo ") == 6
     assert (run / "ppo" / "ppo.png").stat().st_size > 10_000
     pickles = [path for suffix in ("bin", "pt", "pth", "pkl") for path in run.rglob(f"*.{suffix}")]
