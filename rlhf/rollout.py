@@ -199,8 +199,8 @@ def sample_completions(
 ) -> list[Completion]:
     """A completion of each prompt (token ids), in order. Prompts of similar length are sampled in one batch.
 
-    `completions` is filled and returned; it may hold those of an interrupted call with the same arguments. `progress` is
-    called with the size of each batch.
+    `completions` is filled in place, for checkpoints; those that it holds, of an interrupted call with the same arguments,
+    are not sampled again. `progress` is called with the size of each batch.
     """
     generator = torch.Generator().manual_seed(seed)
     result: list[Completion | None] = [None] * len(prompts) if completions is None else completions

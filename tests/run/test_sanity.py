@@ -23,7 +23,7 @@ def test_ratio_is_one_and_kl_zero_before_the_first_step_with_dropout_modules_and
     assert first.metrics["kl"] == pytest.approx(0, abs=1e-5)
     assert first.metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
     assert first.metrics["clip_fraction"] == 0
-    assert trainer.sanity_report.startswith("checked before the first step: ratio = 1")
+    assert trainer.sanity_report.startswith("checks passed: ratio = 1")
     assert "KL to the reference = 0" in trainer.sanity_report
     assert "padding changes no log-probability" in trainer.sanity_report
 
