@@ -1,6 +1,6 @@
 """Runs a module with its own arguments and those of the environment variable ARGS, split as a shell would.
 
-    ARGS="-k 'one test'" python -m tests.with_args pytest -n 2
+ARGS="-k 'one test'" python -m tests.with_args pytest -n 2
 """
 
 import os
