@@ -27,7 +27,7 @@ from stages.common.options import OPTIONS, StageOptions
 from stages.common.recipe import no_such_option, recipe_options
 
 FUNCTIONS = ("gold", "labeller", "reward_function")  # options that name a Python function, module:function
-# where a result goes and on what it stands: said on the command line, never in a section of a recipe
+# where a result goes, and what its run stands on: given on the command line, never in a section of a recipe
 PLACES = ("recipe", "run", "base", "output")
 
 

@@ -1,0 +1,131 @@
+"""What make is told, and what the stages of a recipe require of each other."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf import InputError
+from stages.common.options import CHAIN, STAGES
+from stages.common.parsing import Parsed, parse_given
+from stages.common.pipeline import Request, chain
+from stages.common.requirements import check_sources
+from tests.pipeline import TOY, make_here, stage
+from tests.recipes import write_recipe
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder", "arguments"),
+    [
+        ({}, "runs/tiny", []),
+        ({"RECIPE": TOY}, "runs/toy", []),
+        ({"SEED": "3"}, "runs/tiny-seed3", []),
+        ({"RUN": "elsewhere", "SEED": "3"}, "elsewhere", []),
+        ({"ARGS": """--a 'b c' --d "e's" --f \\$5"""}, "runs/tiny", ["--a", "b c", "--d", "e's", "--f", "$5"]),
+        ({"PROMPT": "It costs $5, `x` and 'y'"}, "runs/tiny", ["--prompt=It costs $5, `x` and 'y'"]),
+    ],
+)
+def test_variables_decide_recipe_folder_and_options(variables, folder, arguments):
+    request = Request.read("samples", variables)
+    assert (str(request.run.folder), request.arguments) == (folder, arguments)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"SEED": "1; rm -rf x"}, "SEED is '1; rm -rf x'; it must be a whole number"),
+        ({"SEED": "-1"}, "SEED is '-1'"),
+        ({"SEED": "1.5"}, "SEED is '1.5'"),
+        ({"RECIPE": "a b"}, "no recipe a b"),
+        ({"ARGS": "--prompt 'unclosed"}, "ARGS: No closing quotation: --prompt 'unclosed"),
+    ],
+)
+def test_variables_that_make_no_sense_are_refused(variables, message):
+    with pytest.raises(InputError, match=message):
+        Request.read("ppo", variables)
+
+
+def test_a_seed_of_make_overrides_that_of_an_earlier_one(tmp_path):
+    request = Request.read("ppo", {"RUN": str(tmp_path), "SEED": "2"})
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "stage.json").write_text(
+        json.dumps({"arguments": ["--seed", "1", "--epochs", "3", "--seed=1"]})
+    )
+    assert request.argv("sft")[2:] == ["--epochs", "3", "--seed=2"]
+
+
+# --- what stages require of each other --------------------------------------------------------------------------------
+
+WORLD = {"world": True}
+OWN = {"text": ["a"], "demonstrations": ["b"], "comparisons": ["c"]}
+
+
+def options_of(recipe: str) -> dict[str, Parsed]:
+    request = Request.read("ppo", {"RECIPE": recipe})
+    return {name: parse_given(name, request.argv(name)) for name in STAGES}
+
+
+def recipe_of(folder: Path, **sections: dict) -> str:
+    return write_recipe(folder, json.dumps(sections))
+
+
+@pytest.mark.parametrize(
+    ("ppo", "before"),
+    [
+        ({}, ["data", "pretrain", "sft", "comparisons", "reward"]),
+        ({"reward_function": "a:b"}, ["data", "pretrain", "sft"]),
+        ({"reward_model": "x"}, ["data", "pretrain", "sft"]),
+        ({"reward_function": None}, ["data", "pretrain", "sft", "comparisons", "reward"]),
+    ],
+)
+def test_ppo_needs_a_reward_model_unless_it_is_given_a_reward(tmp_path, ppo, before):
+    options = options_of(recipe_of(tmp_path, ppo=ppo))
+    assert chain("ppo", options) == [*before, "ppo"]
+    assert chain("evaluate", options) == [*before, "ppo", "evaluate"]
+    assert chain("reward", options) == list(CHAIN[:5])
+
+
+@pytest.mark.parametrize(
+    ("data", "sections", "message"),
+    [
+        (WORLD, {"comparisons": {"labeller": "a:b"}}, None),
+        (WORLD, {}, "comparisons: no rankings and no labeller"),
+        (WORLD, {"ppo": {"reward_function": "a:b"}}, None),
+        (OWN, {}, None),
+        ({**OWN, "text": []}, {}, "pretrain: no text to train on"),
+        ({**OWN, "text": []}, {"pretrain": {"model": "gpt2"}}, "ppo: ptx_coef is 0.5, and there is no pretraining text"),
+        ({**OWN, "text": []}, {"pretrain": {"model": "gpt2"}, "ppo": {"ptx_coef": 0}}, None),
+        ({**OWN, "demonstrations": []}, {}, "sft: no demonstrations to train on"),
+        ({**OWN, "demonstrations": []}, {"sft": {"demonstrations": "a.jsonl"}}, None),
+        ({"text": ["a"]}, {"sft": {"demonstrations": "a"}, "ppo": {"reward_function": "a:b"}}, "ppo: no prompts"),
+        ({"world": False}, {}, "pretrain: no text to train on"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_lacks_rows_is_refused_before_the_first_stage(tmp_path, data, sections, message):
+    parsed = options_of(recipe_of(tmp_path, data=data, **sections))
+    options = {name: one.options for name, one in parsed.items()}
+    if message is None:
+        check_sources(chain("ppo", parsed), options)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_sources(chain("evaluate", parsed), options)
+        check_sources(chain("data", parsed), options)  # the data stage itself can be made
+
+
+def test_a_recipe_that_can_not_work_leaves_no_folder(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, "data:\n  world: true\n")
+    assert "comparisons: no rankings and no labeller" in make_here("ppo", capsys, tmp_path / "run", recipe, status=2)
+    recipe = write_recipe(tmp_path, "ppo:\n  kl_ceof: 1\n")
+    assert 'mine.yaml:2: there is no option "kl_ceof"' in make_here("data", capsys, tmp_path / "run", recipe, status=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_without_its_input_says_what_to_run(tmp_path):
+    for name, before in (
+        ("sft", "pretrain"),
+        ("comparisons", "sft"),
+        ("reward", "sft"),
+        ("ppo", "sft"),
+        ("samples", "data"),
+    ):
+        assert f"run `make {before}` first" in stage(name, run=tmp_path / "empty", status=2)
