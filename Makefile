@@ -1,13 +1,13 @@
-# The stages of the pipeline by name. `make` alone explains them; stages/common/pipeline.py decides what runs.
+# The stages of the pipeline by name. `make help` explains them; stages/common/pipeline.py decides which stages run.
 
-# What was typed reaches programs as it is: one environment variable each, not expanded by make or a shell.
+# The values reach the programs as typed, as environment variables that neither make nor a shell expands.
 VARIABLES := RECIPE RUN BASE SEED ARGS PROMPT REMAKE PYTHON VENV
 PYTHON ?= python3
 VENV ?= .venv
 $(foreach name,$(VARIABLES),$(eval override export $(name) := $$(value $(name))))
 
 PY := "$$VENV/bin/python"
-# runs a module with what ARGS holds
+# runs a module with the arguments in ARGS
 WITH_ARGS := $(PY) -m tests.with_args
 STAGES := data pretrain sft comparisons reward ppo samples evaluate
 
@@ -19,32 +19,32 @@ help:
 	@echo
 	@echo 'make data         text, demonstrations and prompts'
 	@echo 'make pretrain     a small GPT-2 from scratch, or the model that the recipe names'
-	@echo 'make sft          fine-tuned on demonstrations'
-	@echo 'make comparisons  completions of the SFT model, ranked'
+	@echo 'make sft          supervised fine-tuning on demonstrations'
+	@echo 'make comparisons  completions of the SFT model, ranked by a labeller'
 	@echo 'make reward       the reward model, trained on the rankings'
-	@echo 'make samples      the same prompts answered by all models: PROMPT="What is 2 + 3?"'
-	@echo 'make evaluate     metrics of all models, with intervals'
+	@echo 'make samples      answers of all models, side by side: PROMPT="What is 2 + 3?"'
+	@echo 'make evaluate     metrics of all models, with 95 % intervals'
 	@echo
-	@echo 'Each makes what it needs and is missing or out of date, and prints why before it starts.'
+	@echo 'Each first runs the stages it needs that are missing or out of date, and prints why.'
 	@echo 'RECIPE=tiny       a name in stages/recipes, or the path of a YAML file'
-	@echo 'RUN=runs/tiny     the folder of the results, by default named after the recipe'
-	@echo 'ARGS="--kl_coef 0.1"  options of the stage you name; .venv/bin/python -m stages.ppo --help lists them'
-	@echo 'SEED=1            another seed for every stage, in a folder of its own'
-	@echo 'BASE=runs/tiny    read the stages that would be the same from another run'
-	@echo 'REMAKE=1          also make stages again of which only the code has changed'
+	@echo 'RUN=runs/tiny     the folder of the results; by default runs/<recipe>'
+	@echo 'ARGS="--kl_coef 0.1"  options of the named stage; .venv/bin/python -m stages.ppo --help lists them'
+	@echo 'SEED=1            another seed for every stage; results in runs/<recipe>-seed1'
+	@echo 'BASE=runs/tiny    reuse the results of another run for stages that would be the same'
+	@echo 'REMAKE=1          also run earlier stages again if only their code has changed'
 	@echo
 	@echo 'make setup        the environment in .venv, with pinned versions'
-	@echo 'make test         the tests            make test-all        and the slow ones'
+	@echo 'make test         the tests            make test-all        also the slow ones'
 	@echo 'make lint         style and types      make clean           removes runs/'
-	@echo 'make optimum      PPO on a world whose optimum is known, drawn in runs/optimum.png'
-	@echo 'make bench        speed beside TRL     make quality         seconds until answers are good, beside TRL'
-	@echo 'make growth       how a step grows     make kill            every stage killed a hundred times'
-	@echo 'make mutate       are mutants of the equations caught by the tests?'
-	@echo 'make clean-previous  removes the results that were replaced, <stage>.previous'
+	@echo 'make optimum      PPO on a toy problem with a known optimum; plot in runs/optimum.png'
+	@echo 'make bench        speed against TRL    make quality         time to good answers, against TRL'
+	@echo 'make growth       cost of a step       make kill            kills every stage a hundred times, and resumes it'
+	@echo 'make mutate       mutation testing of the equations'
+	@echo 'make clean-previous  removes replaced results, <stage>.previous'
 
 # --- the environment --------------------------------------------------------------------------------------------------
 
-# torch comes first and by its pin, so that no other package brings in another one
+# torch is installed first, pinned, so that no other package installs another version
 setup:
 	@if ! [ "$$VENV/ready" -nt pyproject.toml ] || ! [ "$$VENV/ready" -nt .constraints.txt ]; then set -ex; \
 	    [ -x $(PY) ] || "$$PYTHON" -m venv "$$VENV"; \
@@ -52,7 +52,7 @@ setup:
 	    $(PY) -m pip install --constraint .constraints.txt --editable ".[dev]"; \
 	    touch "$$VENV/ready"; fi
 
-# the last TRL with a PPO, to compare with; every other package has the same version
+# the last TRL with PPO, for comparisons; all other packages have the same versions
 setup-trl112:
 	@if ! [ .venv-trl112/ready -nt .constraints.txt ]; then set -ex; \
 	    [ -x .venv-trl112/bin/python ] || "$$PYTHON" -m venv .venv-trl112; \
@@ -74,7 +74,7 @@ clean-previous:
 
 # --- the project itself -----------------------------------------------------------------------------------------------
 
-# one file at a time on each of two cores; ARGS="-n 0" runs them one after the other, for a debugger
+# two processes, each with one test file at a time; ARGS="-n 0" runs all tests in one process, for a debugger
 test: setup
 	@OMP_NUM_THREADS=1 $(WITH_ARGS) pytest -n 2 --dist loadfile -m "not slow"
 
@@ -101,7 +101,7 @@ growth: setup
 quality: reward setup-trl112
 	@$(WITH_ARGS) tests.benchmarks.quality --trl112 .venv-trl112/bin/python
 
-# one thread: mutmut forks, and a thread pool does not survive a fork
+# one thread, because mutmut forks and a thread pool does not survive a fork
 mutate: setup
 	@$(PY) -m mutmut --version >/dev/null 2>&1 || $(PY) -m pip install --constraint .constraints.txt --editable ".[mutate]"
 	rm -rf mutants

@@ -1,18 +1,18 @@
-"""Rows of public data sets, as their publishers write them, as rows of this project (see rlhf/rows.py).
+"""Converts rows of public data sets to rows of this project (see rlhf/rows.py).
 
-A shape is recognised by its columns:
+The format of a row is recognised by its columns:
 
     a string                                         a user's message: a prompt
     {instruction, input, output, history}            Alpaca: a demonstration; if output is a list, best first, a ranking
     {instruction, context, response}                 Dolly: the same
     {instruction, instances: [{input, output}]}      Self-Instruct: a demonstration for each instance
-    {messages} or {conversations: [{from, value}]}   a chat: its last reply is the completion; among prompts it may end
+    {messages} or {conversations: [{from, value}]}   a chat: its last reply is the completion; as a prompt it may end
                                                      with a user's message
     {chosen, rejected}                               two whole transcripts, as text (Anthropic HH) or messages: the
-                                                     prompt is what they share, up to the last reply
+                                                     shared messages before the last reply are the prompt
 
-A ranking among the demonstrations becomes a demonstration with its best completion. Other rows are returned unchanged;
-rlhf.rows checks them.
+A ranking in a source of demonstrations becomes a demonstration with the best completion. Other rows are returned
+unchanged; rlhf.rows checks them.
 """
 
 import os.path
@@ -23,21 +23,21 @@ from rlhf import InputError
 from rlhf.rows import Row, Tally
 
 Messages = list[dict[str, str]]
-# columns that describe an answer, not its prompt: they are not kept beside a prompt that comes from other columns
+# columns that describe an answer: they are dropped when a prompt is built from other columns
 ANSWERS = ("completion", "completions", "ranks", "ended", "chosen", "rejected")
 
 
 def adapt(raw: Any, kind: str, tally: Tally, where: str = "row") -> list[Row]:
-    """The rows of `kind` that a raw row becomes; none, counted in `tally`, if its content is unusable.
+    """The rows of `kind` for a raw row; none if its content is unusable, which `tally` counts.
 
-    Raises InputError, with the row's place `where`, if a column has the wrong type.
+    Raises InputError, which begins with `where`, if a column has the wrong type.
     """
     try:
         return _adapted(raw, kind, tally)
     except (AttributeError, TypeError, KeyError, ValueError) as error:
-        shown = ", ".join(raw) if isinstance(raw, dict) else type(raw).__name__
+        columns = ", ".join(raw) if isinstance(raw, dict) else type(raw).__name__
         raise InputError(
-            f"{where}: its columns ({shown}) have values of an unexpected type; see data/README.md"
+            f"{where}: a column ({columns}) has a value of an unexpected type; see data/README.md"
         ) from error
 
 
@@ -45,7 +45,7 @@ def _adapted(raw: Any, kind: str, tally: Tally) -> list[Row]:
     if isinstance(raw, str):
         raw = {"prompt": [_user(raw)]} if kind != "text" else {"text": raw}
     if not isinstance(raw, dict):
-        return [raw]  # rlhf.rows reports it
+        return [raw]  # rlhf.rows raises an error for it
     if kind == "text":
         return [_chat(raw)]
     if "instruction" in raw:
@@ -60,7 +60,7 @@ def _adapted(raw: Any, kind: str, tally: Tally) -> list[Row]:
 
 
 def _best(row: Row) -> Row:
-    """A ranking as a demonstration; other rows as they are."""
+    """A ranking as a demonstration with its best completion; other rows unchanged."""
     if "chosen" in row:
         return {**_without(row, "chosen", "rejected"), "completion": row["chosen"]}
     if not {"completions", "ranks"} <= row.keys() or len(row["completions"]) != len(row["ranks"]):
@@ -85,11 +85,11 @@ def _from_instruction(raw: Row) -> list[Row]:
     before = [m for q, a in raw.get("history") or [] for m in (_user(q), {"role": "assistant", "content": a})]
     rows = []
     for instance in raw.get("instances") or [raw]:
-        given = instance.get("input") or instance.get("context")
-        prompt = [*before, _user("\n\n".join(part for part in (raw["instruction"], given) if part))]
+        context = instance.get("input") or instance.get("context")
+        prompt = [*before, _user("\n\n".join(part for part in (raw["instruction"], context) if part))]
         output = instance.get("output", instance.get("response"))
         if not {"output", "response"} & instance.keys():
-            rows.append({**others, "prompt": prompt})  # rlhf.rows reports the missing completion
+            rows.append({**others, "prompt": prompt})  # rlhf.rows raises an error for the missing completion
         elif isinstance(output, list):
             rows.append({**others, "prompt": prompt, "completions": output, "ranks": list(range(len(output)))})
         else:
@@ -103,7 +103,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
 
 
 def _chat(raw: Row) -> Row:
-    """ShareGPT's {conversations: [{from, value}]} as {messages: [{role, content}]}; other rows as they are."""
+    """ShareGPT's {conversations: [{from, value}]} as {messages: [{role, content}]}; other rows unchanged."""
     if "conversations" not in raw:
         return raw
     turns = [
@@ -158,7 +158,7 @@ def _transcript(text: str) -> Messages:
 
 
 def _from_common_prefix(chosen: str, rejected: str, raw: Row) -> list[Row]:
-    """The prompt is what both texts begin with, back to the last space or line break."""
+    """A comparison whose prompt is the common prefix of both texts, up to its last space or line break."""
     shared = os.path.commonprefix([chosen, rejected])
     border = max(shared.rfind(" "), shared.rfind("\n"), 0)
     others = _without(raw, "chosen", "rejected")

@@ -1,4 +1,4 @@
-"""Simulated labeller: ranks completions by their true quality, with noise."""
+"""A simulated labeller, which ranks completions by their true quality with noise."""
 
 import math
 import random
@@ -12,8 +12,8 @@ def rank(
 
     Returns one rank per completion; 0 is the best, and equal ranks tie. With margin 0 the better of two completions is
     preferred with probability sigmoid(difference / noise). With noise 0 the ranking is exact and nothing is drawn from
-    `rng`. A completion ties with the next better one if their noisy qualities differ by at most `margin`; ties chain.
-    Identical texts always tie.
+    `rng`. A completion ties with the next better one if their noisy qualities differ by at most `margin`; so a chain of
+    small differences gives one rank. Identical texts always tie.
 
     Gumbel noise added to the log-worths gives a sample from the whole Plackett-Luce ranking (Yellott 1977).
     """

@@ -1,4 +1,4 @@
-"""Raw rows of any file or hub data set, each with its place, for error messages."""
+"""Reads raw rows from files and hub data sets. Each row comes with its place, for error messages."""
 
 import gzip
 import json
@@ -13,16 +13,17 @@ from rlhf.rows import read_jsonl, read_lines
 # files that datasets.load_dataset reads: suffix -> name of its builder
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
 
-MAX_PARAGRAPH = 20_000  # characters; a longer one is a text without blank lines, and each line is a document
+# characters; a longer paragraph is taken for a text without blank lines, in which each line is a document
+MAX_PARAGRAPH = 20_000
 
 
 def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple[str, Any]]:
     """(place, row) for every row of `name`: a file, a pattern of files, or a hub data set.
 
-    Files are looked for in `folder`. A hub data set is "owner/name" or "owner/name/configuration", by default its train
-    split; ":split" names another one ("test", "train[:1000]"). `sample_by` is what one document of a text file is: a
-    "line", a "paragraph" (between blank lines; each line of one beyond 20,000 characters) or the whole "document". Raises
-    InputError if nothing can be read.
+    Paths are relative to `folder`. A hub data set is "owner/name" or "owner/name/configuration"; ":split" after it
+    selects another split than train ("test", "train[:1000]"). `sample_by` is the unit of a text file that becomes a
+    document: a "line", a "paragraph" (separated by blank lines; a paragraph above MAX_PARAGRAPH is split into lines) or
+    the whole "document". Raises InputError if nothing can be read.
     """
     pattern = path_of(name, folder)
     paths = sorted(map(Path, glob(str(pattern))))
@@ -35,7 +36,7 @@ def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple
 
 
 def path_of(name: str, folder: str | None) -> Path:
-    """The path or pattern of a source, if it is not a hub data set."""
+    """The path or pattern of a source in `folder`. For a hub data set no such file exists."""
     return Path(folder or "", name).expanduser()
 
 
@@ -53,7 +54,7 @@ def _read_file(path: Path, sample_by: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    """The elements of a JSON array, or the values of a file with one on each line."""
+    """The elements of a JSON array, or the values of a file with one JSON value per line."""
     text = "".join(line for _, line in read_lines(path))
     try:
         values = json.loads(text)
@@ -62,7 +63,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
             yield from read_jsonl(path)
             return
         raise InputError(f"{path}: not JSON ({error.msg} in line {error.lineno}, blank ones not counted)") from error
-    except (RecursionError, ValueError) as error:  # brackets nested too deeply, a number of thousands of digits
+    except (RecursionError, ValueError) as error:  # brackets nested too deeply, or a number with too many digits
         raise InputError(f"{path}: no usable rows ({error})") from error
     for number, value in enumerate(values if isinstance(values, list) else [values], start=1):
         yield f"{path}, element {number}", value
@@ -72,7 +73,7 @@ def _read_text(path: Path, sample_by: str) -> Iterator[tuple[str, Any]]:
     if sample_by == "line":
         yield from ((where, {"text": line.strip()}) for where, line in read_lines(path))
         return
-    # read_lines reports the line of a byte that is not UTF-8, but skips blank lines
+    # for the error, with its line, if a byte is not UTF-8; read_lines omits blank lines, so the text is read again
     for _ in read_lines(path):
         pass
     with _open_text(path) as file:
@@ -100,13 +101,13 @@ def _read_hub(name: str) -> Iterator[tuple[str, Any]]:
 
 def _load(source: str, *args: str, **kwargs: str) -> Iterator[tuple[str, Any]]:
     """The rows that datasets.load_dataset returns for these arguments."""
-    import datasets  # here: it takes a second, which plain files and the embedded world don't need
+    import datasets  # here, because it takes a second, and plain files and the embedded world don't need it
 
     try:
         rows = datasets.load_dataset(*args, **{"split": "train", **kwargs})
     except Exception as error:  # datasets raises whatever its readers and the network raise
         raise InputError(
-            f"{source}: datasets can't load it ({first_line(error)}); is it a file, or the id of a hub data set?"
+            f"{source}: datasets can't load it ({first_line(error)}); name an existing file or a hub data set"
         ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{source}, row {number}", row

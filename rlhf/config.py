@@ -1,4 +1,4 @@
-"""The options of PPO. An option is a dataclass field with a default, and a help text with its meaning, unit and source."""
+"""The options of PPO: dataclass fields, each with a default and a help text that gives meaning, unit and source."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,19 +22,19 @@ class PPOConfig:
     """Names and meanings as in the PPOConfig that TRL had until 1.12, plus `ptx_coef`."""
 
     total_episodes: int = option(7040, "responses sampled in all (InstructGPT: 256,000)")
-    batch_size: int = option(128, "responses a step, over all processes (InstructGPT: 512)")
-    num_generations: int = option(1, "responses to each prompt of a batch; the models read the shared prompt once")
+    batch_size: int = option(128, "responses per step, over all processes (InstructGPT: 512)")
+    num_generations: int = option(1, "responses sampled for each prompt; the shared prompt is computed once")
     num_ppo_epochs: int = option(2, "epochs over each batch (InstructGPT: 1)")
-    num_mini_batches: int = option(2, "optimizer steps in each of these epochs (InstructGPT: 8)")
+    num_mini_batches: int = option(2, "minibatches, and so optimizer steps, per epoch (InstructGPT: 8)")
     micro_batch_size: int | None = option(
         None, "rows in one forward pass of the update, by default the whole minibatch; changes memory, not results"
     )
     learning_rate: float = option(2e-4, "peak learning rate of the policy, for AdamW (InstructGPT: 9.65e-6 for 1.3B)")
     value_learning_rate: float | None = option(
-        4e-4, "peak learning rate of the value model; none uses learning_rate (InstructGPT: 9e-6)"
+        4e-4, "peak learning rate of the value model; none: that of the policy (InstructGPT: 9e-6)"
     )
     lr_scheduler_type: str = option(
-        "linear", "schedule of both learning rates: linear, cosine, constant, or another of transformers'"
+        "linear", "schedule of both learning rates: linear, cosine, constant, or any other that transformers has"
     )
     lr_warmup_steps: int = option(0, "optimizer steps over which both learning rates rise from 0 to their peak")
     adam_beta1: float = option(0.9, "AdamW's beta 1 (InstructGPT: 0.9)")
@@ -49,25 +49,28 @@ class PPOConfig:
         1.0, "subtracted from the score of a truncated response; none for no penalty"
     )
     kl_coef: float = option(
-        0.05, "beta: reward subtracted for each nat of log-ratio to the reference (InstructGPT: 0.02)"
+        0.05, "beta: weight of the KL penalty, the log-ratio to the reference in nats (InstructGPT: 0.02)"
     )
     kl_target: float | None = option(
         None,
-        "target of an adaptive kl_coef, KL in nats a response; none keeps kl_coef fixed (Ziegler et al., arXiv 1909.08593)",
+        "target KL of an adaptive kl_coef, in nats per response; none keeps kl_coef fixed (Ziegler et al., arXiv 1909.08593)",
     )
-    kl_horizon: float = option(10_000, "episodes over which the adaptive kl_coef reacts")
+    kl_horizon: float = option(10_000, "horizon of the adaptive kl_coef, in episodes; smaller adapts faster")
     advantage_estimator: str = option(
         "gae",
-        "gae: generalised advantage estimation with a value model (InstructGPT); rloo: no value model, the baseline of a response is the mean of the other num_generations - 1 to its prompt (arXiv 2402.14740)",
+        "gae: generalised advantage estimation with a value model (InstructGPT); rloo: no value model, the baseline of a response is the mean return of the other num_generations - 1 responses to its prompt (arXiv 2402.14740)",
     )
-    gamma: float = option(1.0, "discount a token (InstructGPT: none)")
+    gamma: float = option(1.0, "discount factor per token; 1 is no discount (InstructGPT: none)")
     lam: float = option(0.95, "lambda of generalised advantage estimation (Stiennon et al., arXiv 2009.01325: 0.95)")
     whiten_rewards: bool = option(False, "scale rewards to unit variance, without shifting their mean (Ziegler et al.)")
     cliprange: float = option(
-        0.2, "distance of the probability ratio from 1 beyond which its gradient is cut (InstructGPT: 0.2)"
+        0.2, "clip range: the probability ratio is clipped to 1 - cliprange and 1 + cliprange (InstructGPT: 0.2)"
     )
-    cliprange_value: float = option(0.2, "the same for the value's distance from its old value, in units of the score")
-    vf_coef: float = option(0.5, "weight of the value loss; matters only with share_trunk, otherwise AdamW cancels it")
+    cliprange_value: float = option(0.2, "clip range of the value around its old value, in units of the score")
+    vf_coef: float = option(
+        0.5,
+        "weight of the value loss; matters with share_trunk; without it AdamW cancels the factor, up to gradient clipping",
+    )
     share_trunk: bool = option(False, "use a value head on the policy instead of a separate value model")
     value_warmup_steps: int = option(2, "first steps in which only the value model is trained")
     ptx_coef: float = option(
@@ -75,21 +78,24 @@ class PPOConfig:
         "gamma of PPO-ptx: weight of the mean cross-entropy of a pretraining token relative to the mean PPO loss of a token (InstructGPT: 27.8, normalised differently)",
     )
     ptx_batch_size: int = option(
-        24, "pretraining documents in each optimizer step, over all processes (InstructGPT: 8 for each episode)"
+        24, "pretraining documents per optimizer step, over all processes (InstructGPT: 8 per episode)"
     )
     ema_decay: float | None = option(
         None,
-        "decay, per optimizer step, of the running average of weights that is saved as the policy; none saves the last weights (InstructGPT: 0.992)",
+        "decay per optimizer step of an exponential moving average of the policy's weights, which is saved as the policy; none saves the last weights (InstructGPT: 0.992)",
     )
     max_kl: float | None = option(
         100.0,
-        "KL to the reference, in nats a response, beyond which the run stops (1 to 12 is healthy); none never stops",
+        "the run stops if the KL to the reference, in nats per response, is higher (1 to 12 is healthy); none never stops",
     )
     min_entropy: float | None = option(
-        0.001, "entropy, in nats a token, below which the run stops: the policy has collapsed; none never stops"
+        0.001,
+        "the run stops if the entropy, in nats per token, is lower, as the policy has collapsed; none never stops",
     )
-    skip_nonfinite: bool = option(False, "skip and count an update whose gradient is not finite, instead of stopping")
-    seed: int = option(0, "decides every random number")
+    skip_nonfinite: bool = option(
+        False, "skip and count updates with a gradient that is not finite, instead of stopping"
+    )
+    seed: int = option(0, "seed of all random numbers")
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
 
     def __post_init__(self) -> None:
@@ -118,30 +124,33 @@ class PPOConfig:
             )
 
     def check_split(self, processes: int) -> None:
-        """Raises InputError unless all processes get minibatches of one size, with whole groups of responses, and text."""
+        """Raises InputError unless batch_size and ptx_batch_size divide evenly.
+
+        batch_size is divided among processes, minibatches and the responses to one prompt; ptx_batch_size among
+        processes.
+        """
         if self.batch_size % (self.num_mini_batches * self.num_generations * processes):
-            together = f" of {self.num_generations} responses to each prompt" if self.num_generations > 1 else ""
-            where = f" on {processes} processes" if processes > 1 else ""
-            raise InputError(
-                f"batch_size {self.batch_size} can't be split into {self.num_mini_batches} minibatches of one size"
-                f"{together}{where}"
-            )
+            factors = f"{self.num_mini_batches} minibatches"
+            factors += f" x {self.num_generations} responses to each prompt" if self.num_generations > 1 else ""
+            factors += f" x {processes} processes" if processes > 1 else ""
+            raise InputError(f"batch_size {self.batch_size} can't be split evenly: it must be a multiple of {factors}")
         if self.ptx_coef and self.ptx_batch_size % processes:
             raise InputError(
-                f"ptx_batch_size {self.ptx_batch_size} can't be shared by {processes} processes: make it a multiple of them"
+                f"ptx_batch_size {self.ptx_batch_size} can't be shared by {processes} processes: "
+                f"it must be a multiple of {processes}"
             )
 
     @property
     def has_value_model(self) -> bool:
-        """Whether advantages are estimated with a value model."""
+        """Whether the advantage estimator needs a value model."""
         return self.advantage_estimator == "gae"
 
     @property
     def steps(self) -> int:
-        """Batches in the whole run."""
+        """PPO steps of the whole run; each step uses one batch."""
         return self.total_episodes // self.batch_size
 
     @property
     def updates_per_step(self) -> int:
-        """Optimizer steps for each batch."""
+        """Optimizer steps per PPO step."""
         return self.num_ppo_epochs * self.num_mini_batches

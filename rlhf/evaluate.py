@@ -1,4 +1,4 @@
-"""Estimates with their confidence intervals: win rate, KL, perplexity."""
+"""Metrics of models: win rate, KL and perplexity; bootstrap confidence intervals."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rlhf.tokens import pad
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval."""
+    """An estimate and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -24,14 +24,15 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def named(self, name: str) -> dict[str, float]:
-        """As `name`, `name_low`, `name_high`."""
+        """The estimate as three metrics: `name`, `name_low`, `name_high`."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def ratio_estimate(parts: Sequence[float], wholes: Sequence[float] | None = None, draws: int = 2000) -> Estimate:
-    """sum(parts) / sum(wholes), or the mean of the parts, with its percentile-bootstrap interval.
+    """sum(parts) / sum(wholes), or mean(parts) if `wholes` is None, with a percentile-bootstrap interval.
 
-    One part and one whole for each prompt: prompts are independent, the pairs of one prompt are not.
+    `parts` and `wholes` have one entry per prompt. The bootstrap resamples prompts, because the pairs of one prompt are
+    not independent of each other.
     """
     part = np.asarray(parts, dtype=float)
     whole = np.ones_like(part) if wholes is None else np.asarray(wholes, dtype=float)
@@ -41,18 +42,18 @@ def ratio_estimate(parts: Sequence[float], wholes: Sequence[float] | None = None
     return Estimate(float(part.sum() / whole.sum()), float(low), float(high))
 
 
-def known(numbers: Sequence[float]) -> np.ndarray:
+def without_nan(numbers: Sequence[float]) -> np.ndarray:
     """The numbers that are not NaN."""
     array = np.asarray(numbers, dtype=float)
     return array[~np.isnan(array)]
 
 
 def win_rate(scores: Sequence[float], others: Sequence[float]) -> Estimate | None:
-    """How often the first of two answers to the same prompt scores higher; a tie is half a win.
+    """The share of prompts for which `scores` is higher than `others`; a tie counts as half a win.
 
     Prompts with a NaN are left out. None if no prompt is left.
     """
-    difference = known(np.asarray(scores, dtype=float) - np.asarray(others, dtype=float))
+    difference = without_nan(np.asarray(scores, dtype=float) - np.asarray(others, dtype=float))
     if not len(difference):
         return None
     return ratio_estimate((difference > 0) + 0.5 * (difference == 0))
@@ -64,7 +65,7 @@ def best_of_n_kl(n: int) -> float:
 
 
 def perplexity(model: nn.Module, documents: Sequence[list[int]], pad_id: int) -> float:
-    """exp of the mean negative log-likelihood, in nats, of the documents' tokens after their first, eos included."""
+    """exp of the mean negative log-likelihood (nats) of all tokens, eos included, but the first of each document."""
     logprobs = sequence_logprobs(model, documents, [1] * len(documents), pad_id)
     return math.exp(-logprobs.sum() / sum(len(ids) - 1 for ids in documents))
 
@@ -78,7 +79,7 @@ def sequence_logprobs(
     temperature: float = 1.0,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """For each sequence the log-probability, in nats, of its tokens from position `starts` (at least 1) on."""
+    """The log-probability (B,), in nats, of each sequence's tokens from its position in `starts` (at least 1) on."""
     total = np.zeros(len(sequences))
     device = next(model.parameters()).device
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))

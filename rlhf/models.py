@@ -1,8 +1,8 @@
 """Policies, and the `Scorer` that serves as reward model and as value model.
 
-All are ordinary Hugging Face models: any `AutoModelForCausalLM` is a policy, any `AutoModelForSequenceClassification` with
-one label a scorer, and saved models load without this package. Shapes: B rows of L tokens, W hidden width; N tokens
-without padding, S selected ones of these.
+All are ordinary Hugging Face models, and saved models load without this package: a policy is any
+`AutoModelForCausalLM`, a scorer any `AutoModelForSequenceClassification` with one label. Shapes: B rows of L tokens; N
+tokens without padding; S selected ones of these; W hidden width.
 """
 
 import sys
@@ -64,15 +64,16 @@ def new_policy(
 def load_policy(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The causal language model of a folder or hub id, in fp32, its embedding extended to the tokenizer's vocabulary.
 
-    Raises InputError if there is none.
+    Raises InputError if no such model can be loaded.
     """
     return _with_special_tokens(_resized(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
 
 
 def _resized(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model with an embedding for each token that was added to the tokenizer.
+    """Extends the model's embeddings, in place, to the tokens that were added to the tokenizer.
 
-    It is the mean of the others: as likely as an average token, and the same at each loading.
+    A new embedding is the mean of the old ones: the token is as likely as an average one, and every load gives the
+    same.
     """
     size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > size:
@@ -85,9 +86,9 @@ def _resized(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreT
 
 
 def stop_token_ids(model: PreTrainedModel | str | Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response: the tokenizer's eos, and those of the model's `generation_config`.
+    """The ids of the tokens that end a response: the tokenizer's eos and the eos of the model's `generation_config`.
 
-    The model may be given as its folder or hub id.
+    `model` may be a model, its folder or its hub id.
     """
     config: GenerationConfig | None
     if isinstance(model, PreTrainedModel):
@@ -102,7 +103,7 @@ def stop_token_ids(model: PreTrainedModel | str | Path, tokenizer: PreTrainedTok
 
 
 def _with_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model with the tokenizer's special tokens in its configuration, so that it stops and pads wherever it is loaded."""
+    """Writes the tokenizer's eos and pad into the model's configuration, so that transformers stops and pads there."""
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = stop_token_ids(model, tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -120,12 +121,12 @@ def _load(auto_class: Any, source: str | Path, new_head: bool = False, **kwargs:
         )
     except UnpicklingError as error:
         raise InputError(
-            f"the weights at {source} hold more than numbers: they would run code, and are not loaded"
+            f"the weights at {source} are not loaded: they contain pickled objects, which would run code"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if "mismatched" in str(error):
             raise InputError(
-                f"{source}: weights of other sizes than its config.json says; a reward model has one label"
+                f"{source}: the weights do not have the shapes in its config.json; a reward model has one label"
             ) from error
         raise InputError(f"no model that {auto_class.__name__} can load at {source} ({first_line(error)})") from error
     _check_keys(auto_class, source, loaded["missing_keys"], loaded["unexpected_keys"], new_head)
@@ -147,19 +148,22 @@ def _check_keys(auto_class: Any, source: str | Path, missing: Any, unexpected: A
 
 
 def device() -> torch.device:
-    """The device for models that only answer: the accelerator, or the CPU. Not Apple's GPUs, which lack float64."""
+    """The device that models run on: the accelerator, or the CPU.
+
+    Apple's GPUs are not used, because they lack float64.
+    """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None or accelerator.type == "mps" else accelerator
 
 
 def on_device(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, moved to the device for models that only answer."""
+    """The same model, moved to `device()`."""
     cast(nn.Module, model).to(device())
     return model
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """The model's maximum number of tokens; a very large number if its configuration has none."""
+    """The longest sequence of the model, in tokens; `sys.maxsize` if its configuration sets no limit."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
@@ -177,10 +181,11 @@ def max_prompt_length(model: PreTrainedModel, response_length: int) -> int:
 
 
 class Scorer(nn.Module):
-    """A sequence classifier with one label, which can be read at every token.
+    """A sequence classifier with one label that returns scores at any tokens.
 
-    Read at the last token of a response it is a reward model; read before every token, a value model. Scores are
-    normalised: `(score - config.score_mean) / config.score_std`, two attributes that are saved in config.json.
+    A reward model uses the score at the last token of a response, a value model the scores before each of its tokens.
+    Scores are normalised to `(score - config.score_mean) / config.score_std`; config.json holds the two numbers. Raises
+    InputError for a model with more labels or without a linear head `score`.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -193,6 +198,7 @@ class Scorer(nn.Module):
 
     @property
     def config(self) -> Any:
+        """The classifier's configuration, with `score_mean` and `score_std` if they have been set."""
         return self.model.config
 
     @property
@@ -205,7 +211,7 @@ class Scorer(nn.Module):
     ) -> Tensor:
         """The normalised score (S,), in fp32, of the prefixes that end at tokens `index` (S,); by default at all (N,).
 
-        `index` counts the tokens without padding, row after row (`rlhf.engine.packed_index`). `prefix_row` is that of
+        `index` holds positions among the N tokens, see `rlhf.engine.packed_index`. For `prefix_row` see
         `rlhf.engine.hidden_states`.
         """
         if index is None:
@@ -215,11 +221,12 @@ class Scorer(nn.Module):
         return (scores - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Saves the sequence classifier, without this wrapper."""
         self.model.save_pretrained(folder)
 
 
 class ValueHead(nn.Module):
-    """A value model that is only a head, on the hidden states of the policy. Initially 0 everywhere."""
+    """A linear value head on the policy's hidden states. Its values are 0 before training."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -231,7 +238,7 @@ class ValueHead(nn.Module):
         return self.score(hidden).squeeze(-1).float()
 
     def save_pretrained(self, folder: str | Path, policy: PreTrainedModel) -> None:
-        """Saves head and trunk together, as a model that `load_scorer` loads."""
+        """Saves the head and the policy's trunk as one sequence classifier, which `load_scorer` can load."""
         policy.save_pretrained(folder)
         scorer = Scorer(_load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=1))
         scorer.head.load_state_dict(self.score.state_dict())
@@ -239,9 +246,10 @@ class ValueHead(nn.Module):
 
 
 def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    """A scorer on the trunk of a causal language model, its head drawn from N(0, 1/(W + 1)).
+    """A scorer on the trunk of the causal language model at `source`, with a head drawn from N(0, 1/(W + 1)).
 
-    Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al.
+    Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al. Raises
+    InputError if no such model can be loaded.
     """
     scorer = Scorer(_load(AutoModelForSequenceClassification, source, new_head=True, num_labels=1))
     nn.init.normal_(scorer.head.weight, std=(scorer.head.in_features + 1) ** -0.5)
@@ -250,7 +258,7 @@ def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer
 
 
 def new_value_model(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    """A scorer on the trunk of a causal language model that scores 0 everywhere: an untrained value model."""
+    """An untrained value model on the trunk of the causal language model at `source`. Its values are 0."""
     scorer = new_scorer(source, tokenizer)
     nn.init.zeros_(scorer.head.weight)
     return scorer
@@ -259,7 +267,7 @@ def new_value_model(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> S
 def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Scorer:
     """The reward or value model of a folder or hub id, its embedding extended to the tokenizer's vocabulary.
 
-    Raises InputError if there is none.
+    Raises InputError if no such model can be loaded.
     """
     model = _load(AutoModelForSequenceClassification, source, num_labels=1).eval()
     return Scorer(_resized(model, tokenizer) if tokenizer else model)
@@ -269,10 +277,10 @@ def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = 
 
 
 def freeze(model: Model, accelerator: Accelerator) -> Model:
-    """The same model on the accelerator's device, without gradients.
+    """Moves a model to the accelerator's device and turns its gradients off, in place; returns it.
 
-    In bf16, the matrices of its layers are stored rounded: products round them anyway, so the results are the same, and
-    they take half the memory. Heads and embeddings, which are also read in fp32, stay in fp32.
+    In bf16 the matrices of its layers are stored in bf16. Autocast rounds them in any case, so the results are the
+    same, and they take half the memory. Heads and embeddings stay in fp32, because they are also used in fp32.
     """
     model.requires_grad_(False).to(accelerator.device)
     if accelerator.mixed_precision == "bf16":
@@ -286,5 +294,5 @@ def _round_matrices(model: PreTrainedModel) -> None:
         if type(module) in (nn.Linear, Conv1D):
             module.to(torch.bfloat16)
     for parameter in model.parameters():
-        # a copy releases the file that the weights were mapped from, which stays in memory while any part of it is used
+        # a copy, because a memory-mapped weight file stays in memory while any tensor still points into it
         parameter.data = parameter.data.clone()

@@ -5,7 +5,7 @@ Source: InstructGPT (arXiv 2203.02155), equation 2, which is PPO (arXiv 1707.063
     r(x, y) - kl_coef * log(pi(y | x) / pi_SFT(y | x)),    plus    ptx_coef * E[log pi(x)]  on pretraining text.
 
 Shapes: B responses, T tokens of the longest. `mask` (B, T) is True on the tokens of the response, its eos included, and
-False after. Where it is False, the other tensors are ignored.
+False on the padding after it. Values outside the mask are ignored.
 
 State and action: `values[:, t]` is the value of the prompt and the first t tokens, before token t is chosen;
 `rewards[:, t]` and `logprobs[:, t]` belong to the choice of token t.
@@ -18,17 +18,17 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` where `mask` is True: every token weighs the same, in long and short responses. Scalar."""
+    """The mean of `values` over the True entries of `mask`. Every token has the same weight. Scalar."""
     return values.where(mask, 0.0).sum() / mask.sum()
 
 
 def kl_penalised_rewards(
     scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
 ) -> Tensor:
-    """The reward of each token, (B, T): a KL penalty on every token, and the score on the last of the response.
+    """Per-token rewards (B, T): a KL penalty on every token, plus the score on the last token of the response.
 
-    `scores` (B,) are the reward model's scores of whole responses. The sum over a response is the reward of
-    InstructGPT's equation 2: the log-ratio of a response is the sum of the log-ratios of its tokens.
+    `scores` (B,) are the reward model's scores of whole responses. The rewards of a response add up to its reward in
+    InstructGPT's equation 2, because its log-ratio is the sum of the log-ratios of its tokens.
     """
     rewards = (-kl_coef * (logprobs - ref_logprobs)).where(mask, 0.0)
     last = mask.sum(dim=1, keepdim=True) - 1
@@ -36,7 +36,7 @@ def kl_penalised_rewards(
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimates and the returns the value model learns, both (B, T), zero after the end.
+    """Generalised advantage estimates, and returns, the targets of the value model; both (B, T), 0 after the response.
 
     delta_t = r_t + gamma V_{t+1} - V_t;  A_t = delta_t + gamma lam A_{t+1};  return_t = A_t + V_t, with V = 0 after the
     last token. Source: arXiv 1506.02438, equation 16.
@@ -46,18 +46,18 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        # after the end, delta and the values carried from there are 0
+        # after the response delta, the next value and the next advantage are 0
         advantages[:, t] = next_advantage = delta + gamma * lam * next_advantage
         next_value = values[:, t]
     return advantages, advantages + values
 
 
 def rloo(rewards: Tensor, mask: Tensor, num_generations: int) -> Tensor:
-    """Advantages without a value model, (B, T), zero after the end: the return of a response less the mean return of the
-    other responses to the same prompt, the same for all its tokens.
+    """REINFORCE leave-one-out advantages (B, T), 0 after the response. They need no value model.
 
-    The `num_generations` responses to a prompt, at least 2, are consecutive rows. The return of a response is the sum of
-    its rewards. Source: REINFORCE leave-one-out, arXiv 2402.14740, section 3.
+    Every token of a response has the same advantage: the return of the response minus the mean return of the other
+    responses to its prompt. A return is the sum of a response's rewards. The `num_generations` (at least 2) responses
+    to a prompt are consecutive rows. Source: arXiv 2402.14740, section 3.
     """
     returns = rewards.where(mask, 0.0).sum(dim=1).view(-1, num_generations)
     others = (returns.sum(dim=1, keepdim=True) - returns) / (num_generations - 1)
@@ -67,10 +67,10 @@ def rloo(rewards: Tensor, mask: Tensor, num_generations: int) -> Tensor:
 def whiten(
     values: Tensor, mask: Tensor, shift_mean: bool = True, total: Callable[[Tensor], Tensor] = lambda part: part
 ) -> Tensor:
-    """`values` (B, T) scaled to unit variance over the mask, and shifted to mean 0 unless `shift_mean` is False.
+    """`values` (B, T) scaled to unit variance over the mask, and shifted to mean 0 if `shift_mean`; 0 outside.
 
-    The variance is the population's (division by n). `total` sums a scalar over all processes, each of which holds a
-    part of the batch. Zero outside the mask.
+    The variance is the population variance (division by n). `total` sums a scalar over all processes, each of which
+    holds a part of the batch.
     """
     count = total(mask.sum())
     mean = total(values.where(mask, 0.0).sum()) / count
@@ -87,25 +87,27 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, cliprange_value: float) -> Tensor:
-    """Half the squared error, the larger of that of the values and that of the values clipped around the old ones.
+    """PPO's clipped value loss, as the mean over tokens. Scalar.
 
-    Mean over tokens, scalar. Source: the PPO of openai/baselines, as in Ziegler et al. (arXiv 1909.08593).
+    Half the larger of two squared errors: that of `values`, and that of `values` clipped to within `cliprange_value` of
+    `old_values`. Source: the PPO of openai/baselines, as in Ziegler et al. (arXiv 1909.08593).
     """
     clipped = torch.clamp(values, old_values - cliprange_value, old_values + cliprange_value)
     return 0.5 * masked_mean(torch.max((values - returns) ** 2, (clipped - returns) ** 2), mask)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: float) -> float:
-    """The coefficient after `episodes` responses with a mean KL of `kl` nats: higher if above the target, else lower.
+    """The new coefficient after `episodes` responses with mean KL `kl`, in nats per response.
 
-    Proportional control, the relative error clipped to 20 %. Source: arXiv 1909.08593, section 2.2.
+    It rises if `kl` is above `target` and falls if below: proportional control with the relative error clipped to 20 %.
+    Source: arXiv 1909.08593, section 2.2.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
 
 
 def approx_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """KL(old || new) in nats a token, estimated from tokens sampled by the old policy; never negative. Scalar.
+    """KL(old || new) in nats per token, estimated from tokens sampled by the old policy; never negative. Scalar.
 
     The estimator is (ratio - 1) - log ratio, unbiased and of low variance: http://joschu.net/blog/kl-approx.html (k3).
     """
@@ -122,7 +124,7 @@ def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, cliprang
 def explained_variance(
     values: Tensor, returns: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lambda part: part
 ) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over the mask: 1 is a perfect value model, 0 a constant one. Scalar.
+    """1 - Var(returns - values) / Var(returns) over the mask: 1 for perfect values, 0 for constant ones. Scalar.
 
     `total` sums a scalar over all processes.
     """
@@ -136,5 +138,5 @@ def explained_variance(
 
 
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    # masked before exp: an overflow outside the mask would make the gradient 0 * inf = NaN
+    # masked before exp, because an overflow outside the mask would give a gradient of 0 * inf = NaN
     return (logprobs - old_logprobs).where(mask, 0.0)

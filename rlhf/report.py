@@ -1,4 +1,4 @@
-"""Pictures and tables of a run."""
+"""Plots and tables of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ PANELS = {
 
 
 def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Draws the metrics of PPO step by step, one panel for each metric that the run has."""
+    """Plots PPO's metrics over steps into the image file `path`, one panel for each metric in PANELS that occurs."""
     shown = [name for name in PANELS if any(name in step for step in history)]
     columns = 3
     rows = -(-len(shown) // columns)
@@ -39,7 +39,7 @@ def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
-    """The metrics of the models as a Markdown table: one row a metric, one column a model."""
+    """A Markdown table of the metrics, with a row per metric and a column per model."""
     models = [name for name in metrics if name not in ("reward", "seconds")]
     names = dict.fromkeys(name for model in models for name in metrics[model] if not name.endswith(("_low", "_high")))
     rows = [["", *models]] + [[name, *(_cell(metrics[model], name) for model in models)] for name in names]

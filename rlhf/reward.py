@@ -2,8 +2,8 @@
 
     loss(theta) = -1 / C(K, 2) * E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]        InstructGPT (arXiv 2203.02155), equation 1
 
-All C(K, 2) pairs of a prompt are one batch element. The model reads each completion once, K forward passes instead of
-K (K - 1), and the prompt that they share once. Shapes: B prompts, K completions at most, L tokens.
+All C(K, 2) pairs of a prompt are one batch element. So the model computes K completions per prompt, not 2 C(K, 2), and
+computes the shared prompt once. Shapes: B prompts with at most K completions each; rows of L tokens.
 """
 
 from collections.abc import Sequence
@@ -42,9 +42,10 @@ def ranking_loss(scores: Tensor, ranks: Tensor) -> Tensor:
 
 
 def pair_accuracy(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """For each prompt, how many of its pairs the scores order as the ranks do (equal scores count half), and all pairs.
+    """For each prompt, the number of correctly ordered pairs and the number of pairs: two tensors (B,).
 
-    Two tensors (B,). The ratio of their sums is the accuracy; its confidence interval resamples prompts.
+    A pair with equal scores counts as half correct. The ratio of the two sums is the accuracy; keeping them per prompt
+    allows a bootstrap over prompts.
     """
     better = better_pairs(ranks)
     difference = scores[:, :, None] - scores[:, None, :]
@@ -54,7 +55,7 @@ def pair_accuracy(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class RankingCollator:
-    """Puts prompts with any number of completions into one batch.
+    """Collates prompts with different numbers of completions into one right-padded batch.
 
     >>> RankingCollator(pad_token_id=0)([{"sequences": [[5, 6], [5]], "ranks": [0, 1]},
     ...                                  {"sequences": [[7, 8], [7], [9]], "ranks": [0, 1, 1]}])
@@ -73,23 +74,23 @@ class RankingCollator:
 
 
 def pad_ranks(ranks: Sequence[Sequence[float]]) -> Tensor:
-    """Ranks of any number of completions a prompt as (B, K), padded with NaN."""
+    """The ranks of B prompts as a tensor (B, K), padded with NaN where a prompt has fewer than K completions."""
     rows = [torch.tensor(row, dtype=torch.float) for row in ranks]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
 
 def by_prompt(scores: Tensor, ranks: Tensor) -> Tensor:
-    """The scores of all completions, prompt after prompt, as (B, K), 0 where `ranks` (B, K) is NaN."""
+    """The flat scores of all completions, prompt after prompt, reshaped to (B, K); 0 where `ranks` (B, K) is NaN."""
     return torch.zeros_like(ranks).masked_scatter(~ranks.isnan(), scores)
 
 
 def score_completions(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, ranks: Tensor
 ) -> SequenceClassifierOutput:
-    """A classifier's output for all completions of `ranks` (B, K), one right-padded row each; prompts are read once.
+    """The classifier's output for right-padded rows, one for each completion in `ranks` (B, K), prompt after prompt.
 
-    A model that does not support packing, or that is wrapped (by DistributedDataParallel, say), reads each row whole, as
-    TRL does.
+    `logits` is (rows, 1). The prompt that the completions of a row share is computed once. A model that does not
+    support packing, or is wrapped (by DistributedDataParallel, for instance), computes every row whole, as in TRL.
     """
     plain = isinstance(model, PreTrainedModel) and isinstance(getattr(model, "score", None), nn.Linear)
     if not plain or not supports_packing(cast(PreTrainedModel, model)):
@@ -111,7 +112,7 @@ class RankingRewardTrainer(RewardTrainer):
         super().__init__(processing_class=processing_class, **kwargs)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        return dataset  # already token ids: the same that PPO gives to the reward model
+        return dataset  # already token ids, the same as in PPO: TRL must not tokenise them again
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = cast(Any, ["sequences", "ranks"])
@@ -119,7 +120,7 @@ class RankingRewardTrainer(RewardTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The ranking loss. Scalar."""
+        """The ranking loss, a scalar, with the model's output if `return_outputs`. Logs the pair accuracy."""
         ranks = inputs["ranks"]
         with self.accelerator.autocast():
             outputs = score_completions(model, inputs["input_ids"], inputs["attention_mask"], ranks)
@@ -133,7 +134,7 @@ class RankingRewardTrainer(RewardTrainer):
 
 
 def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:
-    """The score of each sequence of prompt and completion, read at its last token, on the CPU."""
+    """The score at the last token of each sequence (prompt and completion), as a tensor (B,) on the CPU."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = torch.empty(len(sequences))
     device = next(scorer.parameters()).device
@@ -147,10 +148,10 @@ def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int,
 
 
 def set_normalisation(scorer: Scorer, mean: float, std: float) -> None:
-    """Changes the scores of the model to (score - mean) / std, also when it is saved and loaded again.
+    """Makes the model return (score - mean) / std. Its configuration, which is saved, holds the two numbers.
 
-    InstructGPT shifts scores so that demonstrations have mean 0 (section 3.5). The division makes PPO's settings
-    independent of a reward model's scale.
+    InstructGPT shifts scores so that demonstrations have mean 0 (section 3.5). The division makes the options of PPO
+    independent of the scale of the reward model.
     """
     old_mean, old_std = getattr(scorer.config, "score_mean", 0.0), getattr(scorer.config, "score_std", 1.0)
     scorer.config.score_mean, scorer.config.score_std = old_mean + old_std * mean, old_std * std

@@ -1,10 +1,10 @@
 """Sampling responses, and scoring them with the reference, the value model and the reward.
 
-Sampling uses the full distribution: no top-k, no top-p, no minimum length. So the log-probabilities of
-`rlhf.engine.logprobs` are those of the distribution that was sampled from.
+Responses are sampled from the full distribution: no top-k, no top-p, no minimum length. Otherwise the log-probabilities
+of `rlhf.engine.logprobs` would not be those of the sampling distribution.
 
-Shapes: B responses, P prompt length (padded on the left), T response length (padded on the right), V vocabulary; N tokens
-without padding, row after row, S selected ones of these.
+Shapes: B responses; P prompt tokens, padded on the left; T response tokens, padded on the right; V vocabulary size; N
+tokens without padding, row after row; S selected ones of these.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,10 +37,10 @@ class Responses:
     attention_mask: Tensor  # (B, P + T) 1 on the tokens of prompt and response, 0 on padding at both ends
     mask: Tensor  # (B, T) bool, True on the tokens of the response, its eos included
     finished: Tensor  # (B,) bool, True if the response ends with eos, False if it was truncated
-    prompt_index: Tensor  # (B,) which prompt of the data set it answers
+    prompt_index: Tensor  # (B,) index of its prompt in the data set
     logprobs: Tensor  # (B, T) log-probability of each token when it was sampled, nats; 0 in greedy decoding
     entropies: Tensor  # (B, T) entropy of the distribution it was sampled from, nats; 0 in greedy decoding
-    values: Tensor  # (B, T) expected return before each token, by a value head on the policy; 0 without one
+    values: Tensor  # (B, T) expected return before each token, from a value head on the policy; 0 without one
 
     @property
     def tokens(self) -> Tensor:
@@ -49,7 +49,7 @@ class Responses:
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens a response, (B,)."""
+        """The number of tokens of each response, (B,)."""
         return self.mask.sum(dim=1)
 
     @property
@@ -63,16 +63,16 @@ class Responses:
 
     @property
     def token_index(self) -> Tensor:
-        """The packed indices (S,) of the response tokens, see `rlhf.engine.packed_index`."""
+        """The packed index (S,) of every response token, see `rlhf.engine.packed_index`."""
         prompt = self.mask.new_zeros(len(self.mask), self.input_ids.shape[1] - self.mask.shape[1])
         return packed_index(torch.cat([prompt, self.mask], dim=1), self.attention_mask)
 
     def select(self, rows: Tensor | slice) -> Self:
-        """A selection of the rows, as the same dataclass."""
+        """The selected rows, as an object of the same class."""
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def trimmed(self) -> Self:
-        """The same without the columns that are padding in every row."""
+        """The same responses without columns that are padding in every row."""
         length = self.mask.shape[1]
         prompt = self.input_ids.shape[1] - length
         left = prompt - int(self.attention_mask[:, :prompt].sum(dim=1).max())
@@ -88,15 +88,15 @@ class Responses:
 
 @dataclass
 class Rollout(Responses):
-    """Responses with what PPO needs to know of them before the update."""
+    """Responses with reference log-probabilities, values and scores: the input of an update."""
 
     ref_logprobs: Tensor  # (B, T) log-probability of each token under the reference, nats
-    values: Tensor  # (B, T) expected return before each token, by the value model; 0 without one
-    scores: Tensor  # (B,) the reward's score of the whole response
+    values: Tensor  # (B, T) expected return before each token, from the value model; 0 without one
+    scores: Tensor  # (B,) score of the whole response, from the reward model or reward function
 
     @property
     def kls(self) -> Tensor:
-        """The log-ratio of policy and reference of each response, (B,) nats: its mean estimates their KL."""
+        """The log-ratio log pi - log pi_ref of each response, (B,), in nats. Its mean estimates the KL."""
         return (self.logprobs - self.ref_logprobs).where(self.mask, 0.0).sum(dim=1)
 
 
@@ -118,11 +118,11 @@ def generate(
     """One response to each prompt (B, P), sampled token by token from softmax(logits / temperature).
 
     Temperature 0 is greedy decoding. A response ends with one of `stop_ids`, or is truncated after `response_length`
-    tokens. All random numbers are drawn at the start, so a row's response does not depend on the lengths of the others.
-    `value_head` is read before each token. Raises InputError for a model without a cache of keys and values.
+    tokens. All random numbers are drawn at the start, so a response does not depend on the lengths of the others.
+    `value_head` computes a value before each token. Raises InputError for a model without a cache of keys and values.
     """
     batch, device = len(input_ids), input_ids.device
-    # drawn on the CPU: a seed means the same on every device
+    # drawn on the CPU, so that a seed gives the same numbers on every device
     uniforms = torch.rand(response_length, batch, generator=generator, dtype=torch.float64, device="cpu").to(device)
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
@@ -133,7 +133,7 @@ def generate(
     with Decoder(model, input_ids, attention_mask) as decoder:
         for t in range(response_length):
             hidden, logits = decoder.forward()
-            rows = decoder.rows  # those that still grow, and a few finished ones, which get padding
+            rows = decoder.rows  # the unfinished rows, and a few finished ones, which get padding
             if value_head is not None:
                 values[rows, t] = value_head(hidden)
             if temperature:
@@ -144,10 +144,10 @@ def generate(
                 entropies[rows, t] = entropy(distribution, probabilities)
             else:
                 sampled = logits.argmax(dim=1)
-            growing = ~finished[rows]
-            tokens[rows, t] = torch.where(growing, sampled, pad_id)
-            mask[rows, t] = growing
-            finished[rows] |= growing & torch.isin(sampled, stop)
+            unfinished = ~finished[rows]
+            tokens[rows, t] = torch.where(unfinished, sampled, pad_id)
+            mask[rows, t] = unfinished
+            finished[rows] |= unfinished & torch.isin(sampled, stop)
             if finished.all():
                 break
             decoder.append(sampled)
@@ -170,7 +170,7 @@ def generate(
 def _sample(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """A token (B,) of each distribution (B, V), by inverting its cumulative distribution at `uniform` (B,)."""
     cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
-    # relative to the last sum, which rounding may leave a little off 1; a token of probability 0 is never sampled
+    # scaled by the last sum, which rounding may leave slightly off 1; a token of probability 0 is never sampled
     threshold = uniform[:, None] * cumulative[:, -1:]
     sampled = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
     return sampled.clamp(max=cumulative.shape[1] - 1)  # NaN probabilities would index past the vocabulary
@@ -197,10 +197,10 @@ def sample_completions(
     completions: list[Completion | None] | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[Completion]:
-    """A completion of each prompt (token ids), in order. Prompts of similar length are sampled in one batch.
+    """One completion of each prompt (token ids), in the order of `prompts`. Batches hold prompts of similar length.
 
-    `completions` is filled in place, for checkpoints; those that it holds, of an interrupted call with the same arguments,
-    are not sampled again. `progress` is called with the size of each batch.
+    `completions` is filled in place, so that `progress`, called after each batch with its size, can save it. To resume
+    an interrupted call, pass what was saved and the same other arguments: finished batches are not sampled again.
     """
     generator = torch.Generator().manual_seed(seed)
     result: list[Completion | None] = [None] * len(prompts) if completions is None else completions
@@ -208,7 +208,7 @@ def sample_completions(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         if all(result[i] for i in rows):
-            # advances the generator past the numbers that these were sampled with
+            # later batches must get the random numbers of an uninterrupted call
             torch.rand(response_length, len(rows), generator=generator, dtype=torch.float64)
         else:
             batch = _sample_batch(model, tokenizer, [prompts[i] for i in rows], response_length, temperature, generator)
@@ -254,9 +254,9 @@ def score_responses(
     temperature: float,
     chunk: int,
 ) -> Rollout:
-    """The responses with what PPO needs to know of them, computed `chunk` rows at a time to bound memory.
+    """Adds reference log-probabilities, values and scores to responses, `chunk` rows at a time to bound memory.
 
-    The policy's log-probabilities, and the values of a head on its trunk, are known from sampling.
+    The policy's log-probabilities and a `ValueHead`'s values are those that sampling computed.
     """
     values_known = value_model is None or isinstance(unwrap(value_model), ValueHead)
     parts = []
@@ -272,14 +272,14 @@ def score_responses(
         for column in zip(*parts, strict=True)
     ]
     ref_logprobs, values, scores = map(torch.cat, columns)
-    known = {field.name: getattr(responses, field.name) for field in fields(Responses)}
-    return Rollout(**{**known, "values": values}, ref_logprobs=ref_logprobs, scores=scores)
+    sampled = {field.name: getattr(responses, field.name) for field in fields(Responses)}
+    return Rollout(**{**sampled, "values": values}, ref_logprobs=ref_logprobs, scores=scores)
 
 
 def response_logprobs(
     policy: nn.Module, responses: Responses, temperature: float, value_head: nn.Module | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The log-probability (B, T), in nats, of each response token, and the value head's value before it (B, T)."""
+    """The log-probability (B, T), in nats, of each response token, and its value (B, T) if there is a `value_head`."""
     before = responses.token_index - 1
     states = selected_states(policy, responses.input_ids, responses.attention_mask, before, responses.prefix_row)
     logprobs = scatter_packed(next_token_logprobs(states, temperature), responses.mask)
@@ -289,7 +289,7 @@ def response_logprobs(
 
 
 def response_values(value_model: nn.Module, responses: Responses) -> Tensor:
-    """The value (B, T) that a `Scorer` gives to the state before each response token."""
+    """The value (B, T) before each response token, from a value model that is a `Scorer`."""
     before = responses.token_index - 1
     values = value_model(responses.input_ids, responses.attention_mask, before, responses.prefix_row)
     return scatter_packed(values, responses.mask)

@@ -4,14 +4,14 @@
     demonstrations  {"prompt", "completion"}                           SFT
     comparisons     {"prompt", "completions", "ranks"}                 reward model; rank 0 is best, equal ranks tie
                     {"prompt", "chosen", "rejected"}                   the same with K = 2
-                    ... "ended", a list: False for a completion that was truncated, and has no eos
+                    {..., "ended"}, optional                           False for a truncated completion: it gets no eos
     prompts         {"prompt"}                                         PPO, samples, evaluation
 
 The columns are TRL's where TRL has the format. A text is a string or a list of chat messages, `{"role", "content"}`,
 which the tokenizer's chat template renders. Further columns are kept.
 
-An error in a file stops the reader (`InputError`, with file and line). A row whose content is unusable, such as an empty
-prompt, is dropped, and a `Tally` counts it with the reason.
+A malformed file or row raises InputError with file and line. A row with unusable content, such as an empty prompt, is
+dropped, and a `Tally` counts it by reason.
 """
 
 import gzip
@@ -30,13 +30,13 @@ Text = str | list[dict[str, str]]  # a string, or chat messages
 
 @dataclass
 class Tally:
-    """How many rows were used, and why the others were dropped."""
+    """The number of rows used, and of rows dropped, by reason."""
 
     used: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
     def keep(self, usable: bool, reason: str) -> bool:
-        """Returns `usable`. If False, moves one row from the used ones to those dropped for this reason."""
+        """Returns `usable`. If it is False, counts one used row as dropped for this reason instead."""
         if not usable:
             self.used -= 1
             self.dropped[reason] += 1
@@ -47,6 +47,7 @@ class Tally:
         return f"{self.used:,} rows" + (f" ({self.dropped.total():,} dropped: {reasons})" if reasons else "")
 
     def as_dict(self) -> dict[str, Any]:
+        """The counts as they are stored in stage.json."""
         return {"used": self.used, "dropped": dict(self.dropped)}
 
 
@@ -54,7 +55,10 @@ class Tally:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(`file:line`, line) for every line that is not blank of a UTF-8 file, gzipped if its name ends in .gz."""
+    """(`file:line`, line) for every non-blank line of a UTF-8 file. A file named *.gz is decompressed.
+
+    Raises InputError for a missing or unreadable file, and for bytes that are not UTF-8.
+    """
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
@@ -72,15 +76,18 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    """(`file:line`, value) for every line of a JSON Lines file."""
+    """(`file:line`, value) for every non-blank line of a JSON Lines file.
+
+    Raises InputError for a line that is not JSON.
+    """
     for where, line in read_lines(path):
         try:
             yield where, json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); one JSON value a line"
+                f"{where}: not JSON ({error.msg} at column {error.colno}); each line must hold one JSON value"
             ) from error
-        except (RecursionError, ValueError) as error:  # unclosed brackets without end, a number of thousands of digits
+        except (RecursionError, ValueError) as error:  # brackets nested too deeply, or a number with too many digits
             raise InputError(f"{where}: not a usable row ({error})") from error
 
 
@@ -94,16 +101,19 @@ def read_rows(path: Path, kind: str, tally: Tally | None = None) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """JSON Lines. Lone surrogates are written as JSON escapes, values that JSON lacks as text."""
+    """Writes JSON Lines. Lone surrogates become JSON escapes; values that JSON can't represent become strings."""
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
-# --- checking: each function returns the row, and why it is dropped, or "" ---------------------------------------------
+# --- checking: each check returns the row, and the reason to drop it or "" -------------------------------------------
 
 
 def valid_rows(rows: Iterable[tuple[str, Any]], kind: str, tally: Tally) -> Iterator[Row]:
-    """The usable rows, in the form above (comparisons with completions and ranks); `tally` counts them."""
+    """The usable rows, comparisons as completions with ranks; `tally` counts used and dropped rows.
+
+    `rows` are pairs (place, row). Raises InputError, with the place, for a malformed row.
+    """
     for where, row in rows:
         if not isinstance(row, dict):
             raise InputError(f"{where}: a row is an object with columns, not {type(row).__name__}")
@@ -146,7 +156,7 @@ def _check_comparison(row: Row, where: str) -> tuple[Row, str]:
 
 
 def _check_ranking(row: Row, where: str) -> None:
-    """Raises InputError unless the columns of a ranking are there, of the right types, and of one length."""
+    """Raises InputError if a column of a ranking is missing, or has the wrong type or length."""
     _, completions, ranks = (_column(row, column, where) for column in ("prompt", "completions", "ranks"))
     if not isinstance(completions, list) or not isinstance(ranks, list):
         raise InputError(f'{where}: "completions" and "ranks" are lists, one entry for each completion')
@@ -160,7 +170,10 @@ def _check_ranking(row: Row, where: str) -> None:
 
 
 def _without_duplicates(row: Row, faults: list[str]) -> tuple[Row, str]:
-    """The ranking without faulty completions and, of equal ones, with the best; and why it is dropped, or ""."""
+    """The ranking without unusable completions and without duplicates, of which the best is kept.
+
+    The second result is the reason to drop the whole row, or "".
+    """
     completions, ranks = row["completions"], row["ranks"]
     kept: dict[str, int] = {}
     for i in sorted(range(len(ranks)), key=ranks.__getitem__):
@@ -170,9 +183,9 @@ def _without_duplicates(row: Row, faults: list[str]) -> tuple[Row, str]:
         return row, next(filter(None, faults), "completions all the same")
     if len({ranks[i] for i in kept.values()}) == 1:
         return row, "all completions tied"
-    # small whole numbers, which single precision tells apart
-    place = {rank: place for place, rank in enumerate(sorted(set(ranks)))}
-    row, order = {**row, "ranks": [place[rank] for rank in ranks]}, sorted(kept.values())
+    # ranks become 0, 1, 2, ..., because ranks that differ little or are large may be equal in fp32
+    dense = {rank: index for index, rank in enumerate(sorted(set(ranks)))}
+    row, order = {**row, "ranks": [dense[rank] for rank in ranks]}, sorted(kept.values())
     per_completion = [
         column
         for column, value in row.items()
@@ -196,7 +209,7 @@ def _column(row: Row, column: str, where: str) -> Any:
 
 
 def _fault_of(text: Any, column: str, where: str) -> str:
-    """Why a text is unusable, or "" if it is usable. Raises InputError if it is not a text."""
+    """The reason why a text is unusable, or "". Raises InputError if it is neither a string nor chat messages."""
     if text is None:
         return f"empty {column}"
     if isinstance(text, str):
@@ -229,5 +242,5 @@ def _is_message(message: Any) -> bool:
 
 
 def plain_text(text: Text) -> str:
-    """A text for people to read: chat messages as `role: content`, one a line."""
+    """A text as a readable string: chat messages become lines of `role: content`."""
     return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m['content']}" for m in text)

@@ -1,7 +1,7 @@
-"""The score of a response: from a reward model, or from any Python function of the text.
+"""Scores of responses, from a reward model or from a Python function of the text.
 
-A reward maps `Responses` to a score (B,) each. A reward model reads the sampled token ids. A reward function reads decoded
-text, so it may use a tokenizer of its own.
+A reward maps `Responses` to scores (B,). A reward model reads the sampled token ids, so it must share the policy's
+tokenizer. A reward function reads decoded text.
 """
 
 import inspect
@@ -18,12 +18,12 @@ from rlhf.models import Scorer
 from rlhf.rollout import Responses
 from rlhf.rows import Row
 
-# called with lists by keyword (prompts, completions, ...), returns scores; reward functions for TRL's GRPOTrainer fit
+# takes lists by keyword (prompts, completions, ...) and returns scores, like the reward functions of TRL's GRPOTrainer
 RewardFunction = Callable[..., Sequence[float | None]]
 
 
 def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
-    """The reward model's score (B,) of each response, read at its last token, the eos if it has one."""
+    """The reward model's score (B,) at the last token of each response, which is its eos unless it was truncated."""
     last = responses.attention_mask.sum(dim=1).cumsum(dim=0) - 1
     return reward_model(responses.input_ids, responses.attention_mask, last, responses.prefix_row)
 
@@ -31,7 +31,7 @@ def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
 def function_scores(
     function: RewardFunction, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], responses: Responses
 ) -> Tensor:
-    """The scores (B,) that a reward function gives to the responses; `rows` are those of all prompts."""
+    """A reward function's scores (B,) of the responses. `rows[i]` is the row of the prompt with `prompt_index` i."""
     ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
     completions = tokenizer.batch_decode(ids, skip_special_tokens=True)
     prompt_rows = [rows[i] for i in responses.prompt_index.tolist()]
@@ -46,11 +46,11 @@ def call_reward_function(
     finished: Sequence[bool],
     completion_ids: Sequence[list[int]] | None = None,
 ) -> list[float]:
-    """The scores of completions, from one call with lists by keyword. `rows` are those of their prompts.
+    """The scores of completions, from one call of the function. `rows` holds the row of each completion's prompt.
 
-    The function gets those of `prompts`, `completions`, `ended`, `completion_ids` and of the columns that all rows have
-    that it takes. None becomes NaN. Raises InputError if it requires anything else, raises an error, or does not return
-    one number for each completion.
+    The function may take, by name, `prompts`, `completions`, `ended`, `completion_ids` (if given) and any column that
+    all rows have; each is a list with one entry per completion. A score of None becomes NaN. Raises InputError if the
+    function requires any other argument, raises an error, or does not return one number for each completion.
     """
     columns: dict[str, list[Any]] = {c: [row[c] for row in rows] for c in rows[0] if all(c in row for row in rows)}
     columns |= {"prompts": [row["prompt"] for row in rows], "completions": list(completions), "ended": list(finished)}
@@ -72,7 +72,7 @@ def call_reward_function(
 
 
 def _accepted(function: RewardFunction, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The columns that the function takes. Raises InputError if it requires one that is not there."""
+    """The columns that the function takes as arguments. Raises InputError if it requires one that does not exist."""
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if missing := [p.name for p in named if p.name not in columns and p.default is p.empty]:
@@ -87,7 +87,7 @@ def _name_of(function: RewardFunction) -> str:
 
 
 def _origin(function: RewardFunction, error: Exception) -> str:
-    """`file:line` of the last line of the function's own file that an error passed, else of the last line of all."""
+    """`file:line` of the innermost frame of the error in the function's file, or of the innermost frame of all."""
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(inspect.unwrap(function), "__code__", None)
     frame = ([f for f in frames if code and f.filename == code.co_filename] or list(frames))[-1]

@@ -1,4 +1,4 @@
-"""The loss of pretraining and SFT, from the project's one definition of a log-probability."""
+"""The loss of pretraining and SFT, computed with `rlhf.engine.logprobs`."""
 
 from typing import Any, cast
 
@@ -9,15 +9,15 @@ from rlhf.engine import next_token_logprobs, packed_index, selected_states
 
 
 class PackedSFTTrainer(SFTTrainer):
-    """TRL's SFTTrainer without padding, with logits at learned tokens only, a bounded number at a time.
+    """TRL's SFTTrainer with a faster loss: rows are packed without padding, and logits are computed at labels only.
 
-    It skips the entropy and the accuracy that TRL computes at every step. If any other loss is configured, TRL computes it.
+    It omits the entropy and the accuracy that TRL logs at every step. TRL computes any other loss than the default.
     """
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean cross-entropy of the tokens with a label (not -100), the first of each row excepted. Scalar, nats."""
+        """The mean cross-entropy, in nats, of tokens whose label is not -100, without the first of each row. Scalar."""
         other = (
             self.label_smoother
             or self.compute_loss_func
@@ -34,6 +34,6 @@ class PackedSFTTrainer(SFTTrainer):
             logprobs = next_token_logprobs(states, 1.0)
         if num_items_in_batch is None:
             return -logprobs.mean()
-        # the count is over all processes; their gradients are averaged
+        # num_items_in_batch counts the tokens of all processes, and gradients are averaged over processes
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return -logprobs.sum() / num_items_in_batch * processes

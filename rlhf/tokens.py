@@ -1,4 +1,4 @@
-"""From rows to token ids: tokenizers, prompts and completions as they are sampled, datasets, batches."""
+"""Tokenizers; rows as token ids, datasets and padded batches."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -25,7 +25,7 @@ from rlhf.rows import Row, Tally, Text, plain_text
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
-# for tokenizers without a chat template: plain text, the form of Anthropic's HH-RLHF transcripts
+# for tokenizers without a chat template: plain text in the format of Anthropic's HH-RLHF transcripts
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ '\n\nAssistant: ' + message['content'] + eos_token }}"
@@ -53,9 +53,9 @@ def new_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerB
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub id, with eos, pad and chat template.
+    """The tokenizer of a model folder or hub id, with eos, pad and chat template, see `prepare_tokenizer`.
 
-    Raises InputError if there is none.
+    Raises InputError if no tokenizer can be loaded.
     """
     missing = f"no tokenizer at {source}: save the model's own there, with tokenizer.save_pretrained"
     try:
@@ -78,10 +78,10 @@ def _tokenizer_class(folder: Path) -> Any:
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Adds what the tokenizer lacks: an eos token, a pad token that is not eos, a chat template.
+    """Adds a missing eos token, pad token or chat template to the tokenizer, in place; returns it.
 
-    If pad were eos, the loss would mask the real eos with the padding, and the model would never learn to stop. Padding is
-    on the left, so that all responses of a batch start in one column.
+    Pad is never eos: the loss would mask the real eos along with the padding, and the model would not learn to stop.
+    Padding is on the left, so that all responses of a batch start in the same column.
     """
     if tokenizer.eos_token is None:
         # BERT vocabularies, which Chinese GPT-2 models use, end a text with [SEP]
@@ -96,7 +96,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 
 
 def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers map the same tokens to the same ids, special tokens aside."""
+    """Whether two tokenizers map the same tokens to the same ids, apart from special tokens."""
     special = {*one.all_special_tokens, *other.all_special_tokens}
     ids = [{token: i for token, i in t.get_vocab().items() if token not in special} for t in (one, other)]
     return ids[0] == ids[1]
@@ -106,7 +106,7 @@ def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text]) -> list[list[int]]:
-    """The token ids of each prompt, up to where the response begins."""
+    """The token ids of each prompt; a chat ends with the template's generation prompt."""
     texts = [prompt if isinstance(prompt, str) else render_chat(tokenizer, prompt, True) for prompt in prompts]
     return _with_beginning(tokenizer, texts, prompts)
 
@@ -118,12 +118,12 @@ def completion_ids(
     finished: Sequence[bool] | None = None,
     stop_ids: Sequence[int] = (),
 ) -> list[list[int]]:
-    """The token ids of each completion, to follow those of `prompt_ids`, up to its stop token.
+    """The token ids of each completion, which follow those of `prompt_ids`, stop token included.
 
     The stop token is the tokenizer's eos or one of `stop_ids`; a completion that is not `finished` has none. Prompt and
-    completion are tokenised together. If the result does not begin with the prompt's ids (a merge across the border, a
-    chat template that adds text before a reply), the completion is tokenised alone, so that training sees the states
-    that sampling visits. Raises InputError if a chat template omits the completion.
+    completion are tokenised together. If the result does not begin with the prompt's ids (BPE merges tokens across the
+    border, or the chat template adds text before a reply), the completion is tokenised alone. So training sees the same
+    prompt ids as sampling. Raises InputError if a chat template omits or changes the completion.
     """
     whole_texts, replies = [], []
     for prompt, completion in zip(prompts, completions, strict=True):
@@ -144,17 +144,17 @@ def completion_ids(
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[list[int]]:
-    """The token ids of each document, with eos at its end."""
+    """The token ids of each document, ending with one eos."""
     plain = [text if isinstance(text, str) else render_chat(tokenizer, text) for text in texts]
     eos = tokenizer.eos_token_id
     return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in _with_beginning(tokenizer, plain, texts)]
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], generation: bool = False) -> str:
-    """The text that the tokenizer's chat template, run in a sandbox, makes of chat messages.
+    """Chat messages as text, rendered by the tokenizer's chat template, which transformers runs in a sandbox.
 
-    With `generation` it ends where a reply begins. Raises InputError if the template fails, for instance because the
-    roles don't alternate.
+    With `generation` the text ends with the generation prompt. Raises InputError if the template fails, for instance
+    because the roles don't alternate.
     """
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
@@ -164,12 +164,15 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str
 
 
 def _rendered_reply(tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], whole: str, reply: str) -> str:
-    """What follows the prompt in a rendered chat, or the text from the reply on if the prompt is rendered differently."""
+    """The part of the rendered chat `whole` that follows the prompt.
+
+    If the template renders the prompt differently when a reply follows, the part that begins with the reply itself.
+    """
     up_to_reply = render_chat(tokenizer, prompt, generation=True)
     if whole.startswith(up_to_reply):
         return whole[len(up_to_reply) :]
     before = render_chat(tokenizer, prompt)
-    # the reply itself, or without its thoughts, which some templates omit
+    # some templates omit the thoughts of a reply
     for content in (reply.strip(), reply.rpartition("</think>")[2].strip()):
         start = whole.find(content, len(before)) if whole.startswith(before) else whole.rfind(content)
         if start >= 0:
@@ -178,7 +181,10 @@ def _rendered_reply(tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, s
 
 
 def _with_beginning(tokenizer: PreTrainedTokenizerBase, texts: list[str], sources: Sequence[Text]) -> list[list[int]]:
-    """The ids of texts; those whose source is a string, not messages, begin with the tokenizer's special tokens."""
+    """The ids of texts.
+
+    If the source is a string, they begin with the tokenizer's bos; a chat template adds its own.
+    """
     beginning = _beginning(tokenizer)
     rows = zip(_encode(tokenizer, texts), sources, strict=True)
     return [beginning + ids if isinstance(source, str) else ids for ids, source in rows]
@@ -186,7 +192,7 @@ def _with_beginning(tokenizer: PreTrainedTokenizerBase, texts: list[str], source
 
 @lru_cache(maxsize=8)
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special tokens that the tokenizer puts before a text: Llama's bos, BERT's [CLS], none for GPT-2."""
+    """The special tokens that the tokenizer puts before a text: bos for Llama, [CLS] for BERT, none for GPT-2."""
     plain, special = (tokenizer("a", add_special_tokens=flag).input_ids for flag in (False, True))
     start = next((i for i in range(len(special)) if special[i : i + len(plain)] == plain), 0)
     return special[:start]
@@ -197,7 +203,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
     parts = (texts[start : start + 1000] for start in range(0, len(texts), 1000))
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return [ids for part in parts for ids in tokenizer(part, add_special_tokens=False).input_ids]
-    # as transformers calls it, but without the offsets, which take half of the time
+    # the same ids as from transformers, without computing offsets, which takes half of the time
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -206,9 +212,10 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
 
 
 def _up_to_stop(ids: list[int], tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> list[int]:
-    """The ids up to the stop token that ends the last turn; eos is added if there is none.
+    """The ids up to the stop token that ends the last turn. If there is none, eos is appended.
 
-    A chat template may put more after it, for instance a line break and a second stop token, but no text.
+    A chat template may add tokens after it, such as a line break or a second stop token; they are removed. Text that
+    follows a stop token belongs to the reply.
     """
     stops = [i for i, token in enumerate(ids) if token in {tokenizer.eos_token_id, *stop_ids}]
     end = len(ids)
@@ -221,10 +228,10 @@ def _up_to_stop(ids: list[int], tokenizer: PreTrainedTokenizerBase, stop_ids: Se
 
 
 def text_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Documents, cut into pieces of at most `max_length` tokens, as `input_ids`, `labels` and `length`."""
+    """Documents split into pieces of at most `max_length` tokens; columns `input_ids`, `labels` and `length`."""
     documents = text_ids(tokenizer, [row["messages"] if "messages" in row else row["text"] for row in rows])
     pieces = [ids[i : i + max_length] for ids in documents for i in range(0, len(ids), max_length)]
-    # a piece of one token has nothing to predict
+    # a single token has no next token to predict
     pieces = [ids for ids in pieces if len(ids) > 1]
     return Dataset.from_dict({"input_ids": pieces, "labels": pieces, "length": list(map(len, pieces))})
 
@@ -232,7 +239,10 @@ def text_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length
 def demonstration_dataset(
     rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally, stop_ids: Sequence[int] = ()
 ) -> Dataset:
-    """Prompts with completions as `input_ids`, `labels` (-100, ignored by the loss, on the prompt) and `length`."""
+    """Prompts with completions; columns `input_ids`, `labels` (-100, ignored by the loss, on the prompt) and `length`.
+
+    Longer rows are dropped and counted in `tally`. Raises InputError if none is left.
+    """
     prompts = [row["prompt"] for row in rows]
     completions = completion_ids(tokenizer, prompts, [row["completion"] for row in rows], stop_ids=stop_ids)
     examples = []
@@ -246,7 +256,10 @@ def demonstration_dataset(
 def comparison_dataset(
     rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally, stop_ids: Sequence[int] = ()
 ) -> Dataset:
-    """Rankings as `sequences` (the prompt with each completion), `ranks`, `length` of the longest, and index `row`."""
+    """Rankings; columns `sequences` (K lists, prompt + completion), `ranks`, `length` of the longest, and `row`.
+
+    `row` is the index in `rows`. Longer rows are dropped and counted in `tally`. Raises InputError if none is left.
+    """
     completions = iter(
         completion_ids(
             tokenizer,
@@ -266,7 +279,10 @@ def comparison_dataset(
 
 
 def prompt_dataset(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, tally: Tally) -> Dataset:
-    """Prompts of at most `max_length` tokens as `input_ids`, and `row`, the index of each in `rows`."""
+    """Prompts; columns `input_ids` and `row`, the index in `rows`.
+
+    Prompts of more than `max_length` tokens are dropped and counted in `tally`. Raises InputError if none is left.
+    """
     examples = []
     for number, ids in enumerate(prompt_ids(tokenizer, [row["prompt"] for row in rows])):
         if tally.keep(len(ids) <= max_length, f"longer than {max_length} tokens"):
@@ -284,7 +300,7 @@ def _dataset(examples: list[dict[str, Any]], tally: Tally) -> Dataset:
 
 
 def pad(sequences: list[list[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
-    """Token ids (B, L) padded to the longest on the `side` "left" or "right", and their attention mask (B, L)."""
+    """Token ids (B, L), padded on `side` ("left" or "right") to the longest sequence, and the attention mask (B, L)."""
     rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
     input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id, padding_side=side)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)
@@ -292,21 +308,21 @@ def pad(sequences: list[list[int]], pad_id: int, side: str) -> tuple[Tensor, Ten
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[int]:
-    """The rows of `epochs` epochs in an order in which each batch has rows of similar length, batches in random order.
+    """Row indices for `epochs` epochs: batches of rows of similar length, in random order.
 
-    transformers' own grouping by length sorts each fifty batches from long to short. With documents of several kinds,
-    one kind then follows another, and a small model learns much worse.
+    transformers' grouping by length instead sorts every fifty batches from long to short. Documents of one kind then
+    follow each other, and a small model learns much worse.
     """
     rng = np.random.default_rng(seed)
     order: list[int] = []
     while len(order) < round(epochs * len(lengths)):
         shuffled = rng.permutation(len(lengths)).tolist()
-        # sorted within fifty batches, so that in every epoch a row meets other rows of its length
+        # sorted within fifty batches, so that a row is batched with other rows in every epoch
         chunk = 50 * batch_size
         groups = [sorted(shuffled[i : i + chunk], key=lengths.__getitem__) for i in range(0, len(shuffled), chunk)]
         batches = [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
         full = [batch for batch in batches if len(batch) == batch_size]
         rng.shuffle(full)
-        # short batches come last: in the middle they would shift the batches that follow
+        # incomplete batches come last; earlier they would shift the borders of all batches that follow
         order += [row for batch in full for row in batch] + [row for b in batches if len(b) < batch_size for row in b]
     return order[: round(epochs * len(lengths))]

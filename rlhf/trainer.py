@@ -1,8 +1,8 @@
 """PPO-ptx: the loop of InstructGPT's third stage, on Accelerate.
 
-Each step samples one response to each prompt of a batch, scores it with the reference, the value model and the reward,
-and makes a few epochs of updates, to each of which pretraining text adds its gradient. Every random number is a function
-of the seed, the step and the process.
+Each step samples responses to a batch of prompts, computes reference log-probabilities, values and scores, and updates
+the models for a few epochs. Every update adds the gradient of pretraining text. Every random number is a function of
+the seed, the step and the process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,12 +33,12 @@ class Experience(Rollout):
     """A rollout with its advantages and returns."""
 
     advantages: Tensor  # (B, T) whitened
-    returns: Tensor  # (B, T) the target of the value model; 0 without one
+    returns: Tensor  # (B, T) targets of the value model; 0 without one
 
 
 @dataclass
 class Step:
-    """The result of one step of training."""
+    """The metrics and the rollout of one PPO step."""
 
     number: int  # from 1
     metrics: dict[str, float]  # over all processes; means over tokens exclude padding
@@ -48,9 +48,10 @@ class Step:
 class PPOTrainer(TrainingState):
     """Trains `policy` and `value_model` in place; `value_model` is None if `advantage_estimator` is rloo.
 
-    `reference` is frozen, in place. `prompts` are token ids, and so are the pretraining documents of `text` (required
-    unless ptx_coef is 0). `reward` scores responses (B,). `gold` returns their true quality (B,), NaN where unknown: it is
-    logged, and not used for anything else.
+    `reference` is frozen, in place. `prompts` are lists of token ids, and so are the pretraining documents `text`,
+    which are required unless ptx_coef is 0. `reward` maps responses to scores (B,). `gold` maps them to their true
+    quality (B,), NaN where unknown, which is only logged. Raises InputError for options that contradict each other or
+    the number of processes.
     """
 
     def __init__(
@@ -69,9 +70,9 @@ class PPOTrainer(TrainingState):
     ):
         accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
         if config.ptx_coef and not text:
-            raise InputError("ptx_coef is above 0, but there is no pretraining text: name some, or set it to 0")
+            raise InputError("ptx_coef is above 0, but there is no pretraining text: pass `text`, or set ptx_coef to 0")
         config.check_split(accelerator.num_processes)
-        # dropout is off in all of them: a log-probability must not depend on the pass that computes it
+        # no dropout: two passes over the same tokens must give the same log-probabilities
         for model in (policy, reference, value_model):
             if model is not None:
                 model.eval()
@@ -79,7 +80,7 @@ class PPOTrainer(TrainingState):
         super().__init__(config, accelerator, policy, value_model)
         self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
         self.prompts, self.text, self.reward, self.gold = prompts, text, reward, gold
-        self.sanity_report = ""  # what was checked before the first step
+        self.sanity_report = ""  # the checks that passed before the first step
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -87,7 +88,7 @@ class PPOTrainer(TrainingState):
         """Runs the remaining steps and yields the result of each. Raises Diverged if its numbers diverge."""
         config = self.config
         for step in range(self.steps_done, config.steps):
-            # responses to a batch of prompts, scored by policy, reference, value model and reward
+            # responses to a batch of prompts, with log-probabilities, values and scores
             rollout = self.collect(step)
             check_rollout(step + 1, rollout)
             self.sanity_report = self.sanity_report or self.check_sanity(rollout)
@@ -106,7 +107,7 @@ class PPOTrainer(TrainingState):
                 advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
             advantages = ppo.whiten(advantages, rollout.mask, total=self.total)
 
-            # a few epochs over the batch, each optimizer step with pretraining text of its own
+            # a few epochs over the batch; every optimizer step also gets new pretraining text
             experience = Experience(**vars(rollout), advantages=advantages, returns=returns)
             meter = Meter(self.total)
             for update, rows in enumerate(self.minibatches(step)):
@@ -124,7 +125,7 @@ class PPOTrainer(TrainingState):
             yield Step(self.steps_done, metrics, rollout)
 
     def collect(self, step: int) -> Rollout:
-        """The rollout of this process's share of the step's prompts; responses to one prompt are consecutive rows."""
+        """The rollout on this process's share of the step's prompts. Responses to one prompt are consecutive rows."""
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         share = config.batch_size // processes
         start, repeats = step * config.batch_size + rank * share, config.num_generations
@@ -142,7 +143,7 @@ class PPOTrainer(TrainingState):
                 stop_ids=self.stop_ids,
                 pad_id=self.pad_id,
                 generator=torch.Generator().manual_seed(seed_of(config.seed, 2, step, rank)),
-                value_head=self.accelerator.unwrap_model(self.value_model) if self.one_trunk else None,
+                value_head=self.accelerator.unwrap_model(self.value_model) if self.shares_trunk else None,
             )
             responses.prompt_index = torch.tensor(prompt_index, device=device)
             return score_responses(
@@ -159,7 +160,7 @@ class PPOTrainer(TrainingState):
     def update(self, batch: Experience, text: list[list[int]], meter: Meter, train_policy: bool) -> None:
         """One optimizer step on a minibatch and on pretraining text.
 
-        Each loss is a mean over the tokens of the whole minibatch, on all processes; a micro-batch has the weight of its
+        Each loss is a mean over the tokens of the whole minibatch on all processes. A micro-batch is weighted by its
         share of these tokens, so the gradient does not depend on how the minibatch is split.
         """
         size = len(batch.mask)
@@ -178,23 +179,26 @@ class PPOTrainer(TrainingState):
     def add_gradients(
         self, part: Experience, documents: list[list[int]], tokens: Tensor, text_tokens: Tensor, losses: Meter
     ) -> None:
-        """Adds the gradients of a micro-batch; `tokens` and `text_tokens` are the counts of the whole minibatch."""
+        """Adds the gradients of a micro-batch.
+
+        `tokens` and `text_tokens` are the token counts of the whole minibatch.
+        """
         config, count = self.config, part.mask.sum()
         weight = count / tokens
         with self.accelerator.autocast():
-            value_head = self.value_model if self.one_trunk else None
+            value_head = self.value_model if self.shares_trunk else None
             logprobs, values = response_logprobs(self.policy, part, config.temperature, value_head)
         pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, part.mask, config.cliprange)
         loss = pg_loss * weight
 
-        # keep what pretraining taught (PPO-ptx): its own text, the same optimizer step
+        # PPO-ptx: pretraining text in the same optimizer step, against forgetting
         if documents:
             ptx_loss, ptx_count = self.text_loss(documents)
             loss = loss + config.ptx_coef * ptx_loss * ptx_count / text_tokens
             losses.add("ptx_loss", ptx_loss, ptx_count)
 
-        if not self.one_trunk:
-            # before the value model's pass, so that the activations of both are not in memory together
+        if not self.shares_trunk:
+            # before the value model's pass, so that both models' activations are not in memory at once
             self.backward(loss)
             loss = torch.zeros_like(pg_loss)
             if self.value_model is not None:
@@ -210,16 +214,16 @@ class PPOTrainer(TrainingState):
         losses.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, part.mask, config.cliprange), count)
 
     def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """The mean cross-entropy of the documents' tokens, the first of each excepted, and their count."""
+        """The mean cross-entropy, in nats, of all tokens but the first of each document, and their count; scalars."""
         input_ids, attention_mask = (t.to(self.accelerator.device) for t in pad(documents, self.pad_id, "right"))
         with self.accelerator.autocast():
             logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
         return -ppo.masked_mean(logprobs, mask), mask.sum()
 
     def optimizer_step(self, batch: Experience, losses: Meter, meter: Meter) -> None:
-        """Clips the gradients and steps; raises Diverged, or skips the step, if they are not finite."""
+        """Clips gradients and steps. If a gradient is not finite, raises Diverged, or skips with `skip_nonfinite`."""
         config = self.config
-        # on one device: the norm of a model without gradients is on the CPU
+        # moved to one device, because the norm of a model without gradients is on the CPU
         norms = torch.stack(
             [
                 self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm).to(batch.mask.device)
@@ -239,20 +243,20 @@ class PPOTrainer(TrainingState):
         if self.average is not None:
             self.average.update_parameters(self.accelerator.unwrap_model(self.policy))
 
-    # --- which rows and which text ------------------------------------------------------------------------------------
+    # --- batches ------------------------------------------------------------------------------------------------------
 
     def minibatches(self, step: int) -> Iterator[Tensor]:
-        """The rows of each optimizer step on this process: in every epoch the whole batch in another order."""
+        """The row indices of each optimizer step on this process. Every epoch uses the whole batch, in a new order."""
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         generator = torch.Generator().manual_seed(seed_of(config.seed, 3, step, rank))
-        # the responses to a prompt stay together, so that the models read the prompt once
+        # the responses to a prompt stay together, so that their shared prompt is computed once
         prompts = torch.arange(config.batch_size // processes).view(-1, config.num_generations)
         for _ in range(config.num_ppo_epochs):
             order = torch.randperm(len(prompts), generator=generator)
             yield from (prompts[chunk].flatten() for chunk in order.chunk(config.num_mini_batches))
 
     def pretraining_text(self, update: int) -> list[list[int]]:
-        """This process's documents for an optimizer step, numbered from 0 over the whole run."""
+        """This process's pretraining documents for optimizer step `update`, counted from 0 over the whole run."""
         config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         if not config.ptx_coef:
             return []
@@ -263,7 +267,7 @@ class PPOTrainer(TrainingState):
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def synchronised(self, last: bool) -> ExitStack:
-        """Processes exchange gradients at the last micro-batch only."""
+        """A context in which processes exchange gradients only if this is the `last` micro-batch."""
         stack = ExitStack()
         if not last:
             for model in self.trained_models():
@@ -271,17 +275,17 @@ class PPOTrainer(TrainingState):
         return stack
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a loss. Accelerate averages gradients over processes; these losses need the sum."""
+        """Adds the gradient of a loss. These losses need the sum over processes, and Accelerate takes the average."""
         self.accelerator.backward(loss * self.accelerator.num_processes)
 
     def total(self, part: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
+        """The sum of a tensor over all processes, on each of them."""
         return self.accelerator.reduce(part, "sum")
 
     # --- measurements -------------------------------------------------------------------------------------------------
 
     def metrics(self, batch: Experience, rewards: Tensor, meter: Meter) -> dict[str, float]:
-        """All metrics of a step: those of its updates, in the meter, and those of its rollout."""
+        """All metrics of a step by name: those of its updates, which `meter` holds, and those of its rollout."""
         add_rollout_metrics(meter, batch, rewards, None if self.gold is None else self.gold(batch))
         responses = torch.tensor(len(batch.mask), device=batch.mask.device)
         if self.value_model is not None:
@@ -292,14 +296,17 @@ class PPOTrainer(TrainingState):
         return meter.means()
 
     def check_sanity(self, rollout: Rollout) -> str:
-        """See `rlhf.run.sanity`. A reward function may depend on more than the response, a reward model may not."""
-        by_model = getattr(self.reward, "func", None) is reward_model_scores
+        """The report of `rlhf.run.sanity.sanity_check` on the first micro-batch. Raises InputError if a check fails.
+
+        The scores of a reward function are not checked, because they may depend on more than the response.
+        """
+        is_model = getattr(self.reward, "func", None) is reward_model_scores
         with self.accelerator.autocast():
             return sanity_check(
                 rollout.select(slice(0, self.config.micro_batch_size)).trimmed(),
                 policy=self.accelerator.unwrap_model(self.policy),
                 reference=self.reference,
-                reward=self.reward if by_model else None,
+                reward=self.reward if is_model else None,
                 temperature=self.config.temperature,
                 precision=self.accelerator.mixed_precision,
             )

@@ -1,4 +1,4 @@
-"""`make` runs this: `python -m stages ppo` makes PPO and every stage before it that is missing or out of date."""
+"""The program behind `make`: `python -m stages ppo` runs PPO and, before it, stages that are missing or out of date."""
 
 from stages.common.pipeline import main
 

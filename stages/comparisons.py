@@ -1,6 +1,6 @@
 """Comparisons: K completions of each prompt, sampled from the SFT model and ranked by a labeller.
 
-If the recipe names comparisons made by people, they are used instead, and nothing is sampled.
+If the recipe names files of comparisons, these are used instead, and nothing is sampled.
 
     make comparisons
 """
@@ -33,16 +33,17 @@ SAMPLED = "sampled.jsonl"
 
 
 def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
-    human = [stage.input(f"{INPUT}data/{file}.jsonl") for file in ("comparisons", "comparisons_test")]
-    if human[0].is_file():
-        for path, file in zip(human, ("train.jsonl", "test.jsonl"), strict=True):
+    """Writes train.jsonl and test.jsonl; returns their numbers of rows for the record."""
+    ready_made = [stage.input(f"{INPUT}data/{file}.jsonl") for file in ("comparisons", "comparisons_test")]
+    if ready_made[0].is_file():
+        for path, file in zip(ready_made, ("train.jsonl", "test.jsonl"), strict=True):
             shutil.copy(path, stage.partial / file)
-        say("comparisons made by people: nothing to sample")
+        say("comparisons from the recipe's files: nothing to sample")
         return {}
     if options.labeller is None:
-        raise InputError("no labeller: name a function that scores completions, or comparisons made by people")
+        raise InputError("no labeller: name a function that scores completions, or files of comparisons under data")
     if options.completions + options.swapped < 2:
-        raise InputError("a comparison needs at least two completions: raise completions")
+        raise InputError("a comparison needs at least two completions: raise completions or swapped")
 
     label = load_function(options.labeller)
     source = stage.model(options.model, "sft")
@@ -67,11 +68,11 @@ def _prompts(
     count: int,
     options: ComparisonsOptions,
 ) -> tuple[list[Row], list[list[int]]]:
-    """The first `count` prompts of a file that leave room for a response, as rows and as token ids."""
+    """The first `count` prompts of a file as rows and token ids, without those that leave no room for a response."""
     rows = read_rows(stage.rows(None, f"{file}.jsonl"), "prompts")[:count]
     tally = Tally(used=len(rows))
     dataset = prompt_dataset(rows, tokenizer, max_prompt_length(policy, options.response_length), tally)
-    say(f"{file}: {tally}, {options.completions} completions each, {options.swapped} of another prompt")
+    say(f"{file}: {tally}; {options.completions} completions each, plus {options.swapped} taken from other prompts")
     return [rows[i] for i in dataset["row"]], dataset["input_ids"]
 
 
@@ -82,7 +83,7 @@ def sample(
     options: ComparisonsOptions,
     stage: Stage,
 ) -> dict[str, list[list[Completion]]]:
-    """For each part the K completions of each prompt, with checkpoints."""
+    """The K completions of each prompt, for each part (train, test). Saves checkpoints and resumes from them."""
     k = options.completions
     completions: dict[str, list[Completion | None]] = {part: [None] * (k * len(ids)) for part, ids in prompts.items()}
     saver, bar = Saver(stage, options), ProgressBar(sum(map(len, completions.values())))
@@ -133,18 +134,18 @@ def compare(
     options: ComparisonsOptions,
     rng: random.Random,
 ) -> list[Row]:
-    """A ranking for each prompt: of its own completions, and of some that answer another prompt."""
+    """A ranking for each prompt, of its completions and of `swapped` completions of other prompts."""
     compared = []
-    for number, (row, own) in enumerate(zip(rows, sampled, strict=True)):
+    for number, (row, answers) in enumerate(zip(rows, sampled, strict=True)):
         others = [i for i in range(len(rows)) if i != number]
         swapped = [rng.choice(sampled[i]) for i in rng.sample(others, min(options.swapped, len(others)))]
-        completions = own + swapped
+        completions = answers + swapped
         texts, finished = [c.text for c in completions], [c.finished for c in completions]
         quality = call_reward_function(label, [row] * len(completions), texts, finished)
         if not all(map(math.isfinite, quality)):
             raise InputError(f"{options.labeller} returns no number for an answer to {plain_text(row['prompt'])!r}")
         ranks = rank(texts, quality, options.noise, options.tie_margin, rng)
-        is_swapped = [False] * len(own) + [True] * len(swapped)
+        is_swapped = [False] * len(answers) + [True] * len(swapped)
         columns = {"completions": texts, "ranks": ranks, "ended": finished, "quality": quality, "swapped": is_swapped}
         compared.append({**row, **columns})
     return compared

@@ -1,4 +1,4 @@
-"""Rows for all other stages: from the embedded world, or from files and hub data sets. A part is held out for the test.
+"""Rows for all other stages, from the embedded world or from files and hub data sets, split into training and test.
 
 make data
 """
@@ -19,22 +19,23 @@ from stages.common.options import DataOptions
 from stages.common.stage import Stage, main
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
-FEW = 5  # from fewer prompts none is held out, unless test_share is large enough for one
+FEW = 5  # with at least this many prompts, at least one is held out for the test
 
 
 def work(options: DataOptions, stage: Stage) -> dict[str, Any]:
-    summary, found = {}, {}
+    """Writes a JSON Lines file for each kind of row; returns the row counts for the record."""
+    summary, loaded = {}, {}
     for kind in KINDS:
         if sources := getattr(options, kind):
             for source in sources:
                 stage.input(str(path_of(source, options.folder)))
             tally = Tally()
-            found[kind] = list(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
-            if not found[kind]:
+            loaded[kind] = list(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
+            if not loaded[kind]:
                 raise InputError(f"no usable {kind} in {', '.join(sources)}: {tally}")
             say(f"{kind:<15} {tally}")
             summary[kind] = tally.as_dict()
-    rows = (world_rows(options) if options.world else {}) | split(found, options)
+    rows = (world_rows(options) if options.world else {}) | split(loaded, options)
     if "prompts" not in rows:
         rows["prompts"], rows["prompts_test"] = (_prompts_of(rows, part) for part in ("", "_test"))
     for name, part in rows.items():
@@ -45,7 +46,7 @@ def work(options: DataOptions, stage: Stage) -> dict[str, Any]:
 
 
 def world_rows(options: DataOptions) -> dict[str, list[Row]]:
-    """The rows of the embedded world; no test document is one of those for training."""
+    """The rows of the embedded world, by file name. No test document occurs in the training text."""
     seed, tests = options.seed, options.test_rows
     text = list(world.text(options.world_documents, seed))
     known = {row["text"] for row in text}
@@ -60,9 +61,10 @@ def world_rows(options: DataOptions) -> dict[str, list[Row]]:
 
 
 def split(rows: dict[str, list[Row]], options: DataOptions) -> dict[str, list[Row]]:
-    """The rows of each kind for training, and as <kind>_test those for the test.
+    """The rows of each kind, split into <kind> for training and <kind>_test.
 
-    A share of each kind's prompts, or texts, is held out: rows with a held-out prompt are in no kind's training.
+    A share of each kind's prompts, or texts, is held out. A row of any kind with a held-out prompt is a test row.
+    Raises InputError if no training row of a kind is left.
     """
     keys = {kind: [_key(row) for row in kind_rows] for kind, kind_rows in rows.items()}
     order = sorted(set().union(*keys.values()))
@@ -81,13 +83,13 @@ def split(rows: dict[str, list[Row]], options: DataOptions) -> dict[str, list[Ro
     for kind in rows:
         if not parts[kind]:
             raise InputError(
-                f"all prompts of the {kind} are held out for the test: set test_share: 0, or name more rows"
+                f"all prompts of the {kind} are held out for the test: set test_share: 0, or provide more rows"
             )
     return parts
 
 
 def _key(row: Row) -> str:
-    """Equal for rows with the same prompt, or the same text."""
+    """A key that is equal for rows with the same prompt or text."""
     return json.dumps([(column, row[column]) for column in ("prompt", "text", "messages") if column in row][:1])
 
 
@@ -98,18 +100,18 @@ def _raw_rows(sources: list[str], kind: str, options: DataOptions, tally: Tally)
 
 
 def _prompts_of(rows: dict[str, list[Row]], part: str) -> list[Row]:
-    """The distinct prompts of demonstrations and comparisons, with their further columns."""
-    found: dict[str, Row] = {}
+    """The distinct prompts of demonstrations and comparisons, with the columns that describe the prompt."""
+    prompts: dict[str, Row] = {}
     for row in (row for kind in ("demonstrations", "comparisons") for row in rows.get(kind + part, [])):
         ranks = row.get("ranks", [])
         # a list as long as the ranking describes its completions, not the prompt
-        further = {
+        extra = {
             column: value
             for column, value in row.items()
             if column not in ANSWERS and not (ranks and isinstance(value, list) and len(value) == len(ranks))
         }
-        found.setdefault(json.dumps(row["prompt"]), {**further, "prompt": row["prompt"]})
-    return list(found.values())
+        prompts.setdefault(json.dumps(row["prompt"]), {**extra, "prompt": row["prompt"]})
+    return list(prompts.values())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Evaluation: metrics of every model of a run on held-out prompts and text, with 95 % intervals.
+"""Evaluation: metrics of the models of a run on held-out prompts and text, most of them with 95 % intervals.
 
 make evaluate
 """
@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rlhf import report
-from rlhf.evaluate import best_of_n_kl, known, perplexity, ratio_estimate, sequence_logprobs, win_rate
+from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate, without_nan
 from rlhf.models import Scorer, context_length, device, load_scorer
 from rlhf.reward import score_sequences
 from rlhf.rollout import Completion
@@ -28,7 +28,7 @@ Metrics = dict[str, float]
 
 @dataclass
 class Answers:
-    """A model's answers to the held-out prompts, sampled or greedy."""
+    """A model's sampled or greedy answers to the held-out prompts, with their gold scores if known."""
 
     model: Answerer
     prompts: list[list[int]]
@@ -37,10 +37,12 @@ class Answers:
 
     @property
     def sequences(self) -> list[list[int]]:
+        """The token ids of each prompt with its completion."""
         return [prompt + completion.ids for prompt, completion in zip(self.prompts, self.completions, strict=True)]
 
 
 def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
+    """Writes metrics.json and report.md, and prints the table; returns the metrics for the record."""
     rows = read_rows(stage.rows(None, "prompts_test.jsonl"), "prompts")[: options.count]
     answerers = load_answerers(options.models, stage)
     rows = answerable(rows, answerers, options.response_length)
@@ -57,42 +59,43 @@ def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
 
 
 def measure(answerers: list[Answerer], rows: list[Row], options: EvaluateOptions, stage: Stage) -> dict[str, Metrics]:
-    """The metrics of each model; those after the SFT model are compared with it."""
+    """The metrics of each model by name. Models listed after `sft`, but for `pretrain`, are also compared with it."""
     reward = load_reward(stage)
     metrics: dict[str, Metrics] = {}
     reference: list[Answers] = []
     for model in answerers:
         scorer = reward[0] if reward and same_vocabulary(model.tokenizer, reward[1]) else None
         if reward and scorer is None:
-            say(f"{model.name} has another tokenizer than the reward model, which can't score its answers")
+            say(f"no scores for {model.name}: its tokenizer differs from that of the reward model")
         sampled, greedy = (answer(model, rows, temperature, options) for temperature in (options.temperature, 0.0))
-        metrics[model.name] = {**quality(sampled, greedy, scorer, options), **knowledge(model, stage)}
+        metrics[model.name] = {**answer_metrics(sampled, greedy, scorer, options), **pretraining_metrics(model, stage)}
         if model.name == "sft":
             reference = [sampled, greedy]
             if options.best_of and scorer:
                 metrics["best_of_n"] = best_of_n(model, rows, scorer, options)
         elif model.name != "pretrain" and reference:
-            metrics[model.name] |= compared([sampled, greedy], reference, options)
+            metrics[model.name] |= compare_with_sft([sampled, greedy], reference, options)
     return metrics
 
 
 def load_reward(stage: Stage) -> tuple[Scorer, PreTrainedTokenizerBase] | None:
-    """The run's reward model and its tokenizer; None if it has none."""
+    """The run's reward model and its tokenizer; None if the run has no reward model."""
     folder = stage.input(f"{INPUT}reward")
     return (load_scorer(folder).to(device()), load_tokenizer(folder)) if folder.is_dir() else None
 
 
 def answer(model: Answerer, rows: list[Row], temperature: float, options: EvaluateOptions) -> Answers:
+    """One answer of a model to each row's prompt, with gold scores."""
     completions = model.answer(rows, options.response_length, temperature, options.seed)
     prompts = prompt_ids(model.tokenizer, [row["prompt"] for row in rows])
     return Answers(model, prompts, completions, gold_of(options.gold, rows, completions))
 
 
-def quality(sampled: Answers, greedy: Answers, scorer: Scorer | None, options: EvaluateOptions) -> Metrics:
-    """Gold and score, if known, and the length of the answers and the share that ends with eos."""
+def answer_metrics(sampled: Answers, greedy: Answers, scorer: Scorer | None, options: EvaluateOptions) -> Metrics:
+    """Gold and reward score if known, the mean length of the sampled answers, and the share that ends with eos."""
     metrics: Metrics = {}
     golds = {"": sampled.gold, "_greedy": greedy.gold}
-    known_golds = {suffix: known(gold) for suffix, gold in golds.items() if gold is not None}
+    known_golds = {suffix: without_nan(gold) for suffix, gold in golds.items() if gold is not None}
     for suffix, gold in known_golds.items():
         metrics |= ratio_estimate(gold.tolist()).named(f"gold{suffix}")
     for suffix, gold in known_golds.items():
@@ -106,8 +109,8 @@ def quality(sampled: Answers, greedy: Answers, scorer: Scorer | None, options: E
     return metrics
 
 
-def knowledge(model: Answerer, stage: Stage) -> Metrics:
-    """What the model remembers of pretraining: perplexity of held-out text, and the share of probes it completes."""
+def pretraining_metrics(model: Answerer, stage: Stage) -> Metrics:
+    """What pretraining taught: perplexity of held-out text, and the share of probes completed correctly, by kind."""
     metrics: Metrics = {}
     if (file := stage.input(f"{INPUT}data/text_test.jsonl")).is_file():
         documents = text_dataset(read_rows(file, "text"), model.tokenizer, context_length(model.policy))["input_ids"]
@@ -120,22 +123,22 @@ def knowledge(model: Answerer, stage: Stage) -> Metrics:
 
 
 def recall(model: Answerer, probes: list[Row]) -> float:
-    """The share of probes that the model, decoding greedily, completes correctly."""
+    """The share of probes that the model completes correctly in greedy decoding."""
     prompts, completions = ([row[column] for row in probes] for column in ("prompt", "completion"))
     expected = completion_ids(model.tokenizer, prompts, completions, [False] * len(probes))
     answers = model.answer(probes, max(map(len, expected)), temperature=0.0, seed=0)
     return float(np.mean([a.ids[: len(ids)] == ids for a, ids in zip(answers, expected, strict=True)]))
 
 
-def compared(answers: list[Answers], reference: list[Answers], options: EvaluateOptions) -> Metrics:
-    """The KL to the SFT model, in nats a response, and the win rates against it."""
+def compare_with_sft(answers: list[Answers], reference: list[Answers], options: EvaluateOptions) -> Metrics:
+    """The KL to the SFT model, in nats per response, and the win rates against it, sampled and greedy."""
     metrics: Metrics = {}
     sampled = answers[0]
     for name, ours, theirs in zip(("win_rate", "win_rate_greedy"), answers, reference, strict=True):
         if ours.gold and theirs.gold and (wins := win_rate(ours.gold, theirs.gold)):
             metrics |= wins.named(name)
     if not same_vocabulary(sampled.model.tokenizer, reference[0].model.tokenizer):
-        return metrics  # one can't read the token ids of the other
+        return metrics  # a KL needs the same token ids in both models
     pad_id, starts = sampled.model.tokenizer.pad_token_id, [len(ids) for ids in sampled.prompts]
     logprobs, ref_logprobs = (
         sequence_logprobs(policy, sampled.sequences, starts, pad_id, options.temperature)
@@ -145,7 +148,7 @@ def compared(answers: list[Answers], reference: list[Answers], options: Evaluate
 
 
 def best_of_n(model: Answerer, rows: list[Row], scorer: Scorer, options: EvaluateOptions) -> Metrics:
-    """Of n answers the one with the highest score: what the reward model achieves without training the policy."""
+    """Metrics of best-of-n: the answer of n with the highest score, a baseline that does not train the policy."""
     repeated = [row for row in rows for _ in range(options.best_of)]
     answers = answer(model, repeated, options.temperature, options)
     scores = score_sequences(scorer, answers.sequences, model.tokenizer.pad_token_id).view(-1, options.best_of)
@@ -155,7 +158,7 @@ def best_of_n(model: Answerer, rows: list[Row], scorer: Scorer, options: Evaluat
         "kl": best_of_n_kl(options.best_of),
         "score": float(scores.amax(dim=1).mean()),
     }
-    if answers.gold is not None and len(gold := known(np.array(answers.gold)[best].tolist())):
+    if answers.gold is not None and len(gold := without_nan(np.array(answers.gold)[best].tolist())):
         metrics |= ratio_estimate(gold.tolist()).named("gold")
     return metrics
 

@@ -1,4 +1,4 @@
-"""PPO-ptx: the SFT model learns to raise the reward model's score, with a KL penalty and a mix of pretraining text.
+"""PPO-ptx: the SFT model is trained to raise the reward, with a KL penalty and a mix of pretraining text.
 
 make ppo
 make ppo ARGS="--kl_coef 0.1"
@@ -41,6 +41,7 @@ from stages.common.stage import Stage, main
 
 
 def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
+    """Writes the policy, the value model, log.jsonl and ppo.png; returns the last metrics for the record."""
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
     policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
@@ -54,7 +55,8 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     text: Sequence[list[int]] = []
     if options.ptx_coef:
         text = pretraining_text(stage.rows(options.text, "text.jsonl"), options, tokenizer, context_length(policy))
-    say(f"{tally} as prompts, {len(text):,} pieces of pretraining text; {options.steps} steps of {options.batch_size}")
+    schedule = f"{options.steps} steps of {options.batch_size} responses"
+    say(f"prompts: {tally}; {len(text):,} pieces of pretraining text; {schedule}")
 
     accelerator = make_accelerator(options, stage)
     trainer = PPOTrainer(
@@ -81,7 +83,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
 
 
 def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:
-    """Accelerate with the options' precision and tracker."""
+    """An Accelerator with the device, precision and tracker of the options."""
     return Accelerator(
         cpu=device().type == "cpu",
         mixed_precision="bf16" if options.bf16 else "no",
@@ -91,13 +93,13 @@ def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, reward_source: str) -> None:
-    """Raises InputError if the reward model's tokenizer differs from the policy's, whose ids it reads."""
+    """Raises InputError if the reward model has another tokenizer than the policy, whose token ids it must read."""
     try:
         reward_tokenizer = load_tokenizer(reward_source)
     except InputError:
-        return  # a folder with only the model
+        return  # the folder holds no tokenizer
     if not same_vocabulary(tokenizer, reward_tokenizer):
-        raise InputError(f"{reward_source} has another tokenizer than the policy, whose token ids it would read")
+        raise InputError(f"{reward_source} has another tokenizer than the policy, so it can't read its token ids")
 
 
 def make_value_model(
@@ -107,8 +109,11 @@ def make_value_model(
     source: str | Path,
     reward_source: str | Path | None,
 ) -> nn.Module | None:
-    """The value model, if the advantage estimator has one: a head on the policy, or a copy of the reward model or, without
-    one, of the policy, which scores 0 at first."""
+    """The value model, or None if the advantage estimator needs none.
+
+    With `share_trunk` it is a value head on the policy; otherwise a copy of the reward model, or, without one, the
+    policy's trunk with a head whose values are 0 at first.
+    """
     if not config.has_value_model:
         return None
     if config.share_trunk:
@@ -119,7 +124,7 @@ def make_value_model(
 def read_prompts(
     options: PPOOptions, stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Row], list[list[int]], Tally]:
-    """The prompts that leave room for a response: rows, token ids, and what was dropped."""
+    """The prompts that leave room for a response, as rows and as token ids, and the tally of dropped ones."""
     tally = Tally()
     rows = read_rows(stage.rows(options.prompts, "prompts.jsonl"), "prompts", tally)
     dataset = prompt_dataset(rows, tokenizer, max_prompt_length(policy, options.response_length), tally)
@@ -129,10 +134,10 @@ def read_prompts(
 def pretraining_text(
     path: Path, config: PPOConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Sequence[list[int]]:
-    """The token ids of as many documents as the mix will need; the others are not tokenised."""
+    """The token ids of as many random documents as the mix needs; the others are not tokenised."""
     documents = read_rows(path, "text")
     needed = config.steps * config.updates_per_step * config.ptx_batch_size
-    # stream 5: the trainer uses 1 to 4
+    # random stream 5, because the trainer uses 1 to 4
     order = shuffled(len(documents), 0, min(needed, len(documents)), (config.seed, 5))
     return text_dataset([documents[i] for i in order], tokenizer, max_length)["input_ids"]
 
@@ -144,7 +149,7 @@ def make_reward(
     rows: list[Row],
     reward_source: str | None,
 ) -> Callable[[Responses], Tensor]:
-    """The reward: the user's function, or the reward model."""
+    """The reward, a function from responses to scores (B,): the user's reward function or the frozen reward model."""
     if options.reward_function:
         return partial(function_scores, load_function(options.reward_function), tokenizer, rows)
     assert reward_source is not None

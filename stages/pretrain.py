@@ -1,4 +1,4 @@
-"""Pretraining: a GPT-2 and its tokenizer from scratch on plain text; or a causal language model that is loaded as it is.
+"""Pretraining: trains a tokenizer and a GPT-2 from scratch on plain text, or loads an existing causal language model.
 
 make pretrain
 """
@@ -18,6 +18,7 @@ from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_
 
 
 def work(options: PretrainOptions, stage: Stage) -> dict[str, Any]:
+    """Writes the model and the tokenizer; returns the summary for the record."""
     if options.model:
         source = stage.model(options.model, "pretrain")
         tokenizer = load_tokenizer(source)

@@ -26,6 +26,7 @@ Item = TypeVar("Item")
 
 
 def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
+    """Writes the reward model and the tokenizer; returns row counts, test accuracies and the log for the record."""
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
     set_seed(options.seed)
@@ -36,7 +37,7 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     rows = read_rows(stage.rows(options.comparisons, "train.jsonl", "comparisons"), "comparisons", tally)
     dataset = comparison_dataset(rows, tokenizer, longest, tally, stops)
     test_file, test_rows, test = stage.rows(options.comparisons_test, "test.jsonl", "comparisons"), [], None
-    if any(read_lines(test_file)):  # from few rankings none is held out
+    if any(read_lines(test_file)):  # the file is empty if the data has too few rankings to hold some out
         test_rows = read_rows(test_file, "comparisons", test_tally)
         test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
     completions = sum(map(len, dataset["ranks"]))
@@ -64,7 +65,7 @@ def normalise(
     options: RewardOptions,
     stage: Stage,
 ) -> None:
-    """Sets the mean and, if configured, the deviation by which scores are normalised; they are saved with the model."""
+    """Normalises the model's scores: mean 0 over the configured rows and, if configured, unit standard deviation."""
     rng = random.Random(options.seed)
     sequences = _subset([ids for row in comparisons["sequences"] for ids in row], rng)
     scores = score_sequences(scorer, sequences, tokenizer.pad_token_id)
@@ -80,14 +81,14 @@ def normalise(
 
 
 def _subset(items: list[Item], rng: random.Random) -> list[Item]:
-    """All items, or as many as a mean needs: its standard error is 1/64 of the standard deviation then."""
+    """All items, or NORMALISED_ON random ones, whose mean has a standard error of 1/64 of the standard deviation."""
     return items if len(items) <= NORMALISED_ON else rng.sample(items, NORMALISED_ON)
 
 
 def report_accuracy(
     scorer: Scorer, tokenizer: PreTrainedTokenizerBase, test: Dataset, rows: list[Row]
 ) -> dict[str, float]:
-    """Prints and returns the accuracies on held-out rankings."""
+    """Prints the accuracies on held-out rankings, and returns them as metrics with their intervals."""
     metrics: dict[str, float] = {}
     for name, accuracy in test_accuracies(scorer, tokenizer, test, rows).items():
         say(f"{name.replace('_', ' ')} {accuracy}")
@@ -98,9 +99,11 @@ def report_accuracy(
 def test_accuracies(
     scorer: Scorer, tokenizer: PreTrainedTokenizerBase, test: Dataset, rows: list[Row]
 ) -> dict[str, Estimate]:
-    """The share of pairs ordered as the labeller orders them and, if true quality is known, as that does.
+    """Accuracies on held-out rankings: the share of pairs that the scores order correctly.
 
-    `accuracy_own` leaves out completions of other prompts; `length_accuracy` is that of the longer completion.
+    If true quality is known, `accuracy` is measured against it and `label_accuracy` against the ranks; otherwise
+    `accuracy` is measured against the ranks. `accuracy_own` leaves out completions of other prompts. `length_accuracy`
+    is the accuracy of preferring the longer completion.
     """
     sequences = [ids for row in test["sequences"] for ids in row]
     ranks = pad_ranks(test["ranks"])

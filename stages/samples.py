@@ -1,4 +1,4 @@
-"""Samples: the same prompts answered by the pretrained, the SFT and the PPO model, side by side.
+"""Samples: answers of the pretrained, the SFT and the PPO model to the same prompts, side by side.
 
 make samples PROMPT="What is 2 + 3?"
 make samples ARGS="--temperature 0 --count 12"
@@ -22,9 +22,10 @@ Cell = tuple[str, Completion, float | None]  # a model's name, its completion, a
 
 
 def work(options: SamplesOptions, stage: Stage) -> dict[str, Any]:
+    """Prints the answers and writes samples.md; returns the number of prompts and the models for the record."""
     rows = choose_prompts(options, stage)
     if not rows:
-        say("no prompts are held out of so few: give some with PROMPT=, or --prompt")
+        say("no held-out prompts, because the data has too few rows: give prompts with PROMPT= or --prompt")
         return {}
     answerers = load_answerers(options.models, stage)
     rows = answerable(rows, answerers, options.response_length)
@@ -44,7 +45,7 @@ def work(options: SamplesOptions, stage: Stage) -> dict[str, Any]:
 
 
 def choose_prompts(options: SamplesOptions, stage: Stage) -> list[Row]:
-    """The rows to answer: from the command line, from a file, or held-out prompts, of which there may be none."""
+    """The rows to answer: from --prompt, from a file, or the held-out prompts, of which there may be none."""
     if options.prompt:
         rows = [("--prompt", {"prompt": from_template(text, options.template)}) for text in options.prompt]
         return list(valid_rows(rows, "prompts", Tally()))
@@ -54,19 +55,19 @@ def choose_prompts(options: SamplesOptions, stage: Stage) -> list[Row]:
     tasks: dict[str, list[Row]] = {}
     for row in read_rows(file, "prompts"):
         tasks.setdefault(row.get("task", ""), []).append(row)
-    # one of each task in turn
+    # alternates between the tasks
     return [row for turn in zip_longest(*tasks.values()) for row in turn if row is not None][: options.count]
 
 
 def from_template(text: str, template: str | None) -> Text:
-    """The prompt that a template makes of a text."""
+    """The prompt for a text: a chat message, the template with the text in place of {}, or the text itself."""
     if template == "chat":
         return [{"role": "user", "content": text}]
     return template.replace("{}", text) if template else text
 
 
 def as_lines(prompt: Text, cells: list[Cell]) -> list[str]:
-    """Lines for the screen: the prompt, and each answer after its model's name."""
+    """Lines for the screen: the prompt, then each model's name and answer, wrapped to the terminal."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = ["", *plain_text(prompt).split("\n")]
     for name, completion, gold in cells:
@@ -77,7 +78,7 @@ def as_lines(prompt: Text, cells: list[Cell]) -> list[str]:
 
 
 def as_markdown(table: list[tuple[Text, list[Cell]]], names: list[str], options: SamplesOptions) -> str:
-    """The same as a Markdown table."""
+    """The prompts and answers as a Markdown table with a column per model."""
     heading = [f"# Samples, temperature {options.temperature:g}", "", f"| prompt | {' | '.join(names)} |"]
     lines = [*heading, "|---" * (len(names) + 1) + "|"]
     for prompt, cells in table:
@@ -89,6 +90,7 @@ def as_markdown(table: list[tuple[Text, list[Cell]]], names: list[str], options:
 
 
 def is_known(gold: float | None) -> bool:
+    """Whether a gold score is known: neither None nor NaN."""
     return gold is not None and not math.isnan(gold)
 
 

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning: the pretrained model learns to answer like the demonstrations, and to stop.
+"""Supervised fine-tuning (SFT): trains the pretrained model on demonstrations.
 
-The loss is on the completion and its eos, not on the prompt.
+The loss covers the completion and its eos, but not the prompt.
 
     make sft
 """
@@ -20,6 +20,7 @@ from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_
 
 
 def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
+    """Writes the model and the tokenizer; returns row counts and the log for the record."""
     source = stage.model(options.model, "pretrain")
     tokenizer = load_tokenizer(source)
     policy = load_policy(source, tokenizer)

@@ -9,12 +9,15 @@ from rlhf.config import PPOConfig
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"batch_size": 6, "num_mini_batches": 4}, "batch_size 6 can't be split into 4 minibatches"),
+        (
+            {"batch_size": 6, "num_mini_batches": 4},
+            "batch_size 6 can't be split .*must be a multiple of 4 minibatches",
+        ),
         ({"total_episodes": 4}, "less than one batch"),
         ({"temperature": 0.0}, "must be above 0"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs is 0"),
         ({"num_generations": 0}, "num_generations is 0"),
-        ({"num_generations": 3}, "minibatches of one size of 3 responses to each prompt"),
+        ({"num_generations": 3}, "multiple of 2 minibatches x 3 responses to each prompt"),
         ({"advantage_estimator": "grpo"}, "advantage_estimator is 'grpo'; it must be gae or rloo"),
         ({"advantage_estimator": "rloo"}, "num_generations must be at least 2"),
         ({"advantage_estimator": "rloo", "num_generations": 2, "share_trunk": True}, "uses no values"),

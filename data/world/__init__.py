@@ -40,7 +40,7 @@ def demonstrations(count: int, seed: int) -> Iterator[dict[str, str]]:
 
 
 def prompts(count: int, seed: int, test: bool = False) -> Iterator[dict[str, str]]:
-    """Yields requests without answers: {"prompt", "task"}. With `test`, all are held out; otherwise none is."""
+    """Yields requests without answers: {"prompt", "task"}; held-out requests if `test`, else only others."""
     rng = _rng("prompts", seed, test)
     for _ in range(count):
         request = draw_request(rng, held_out=test)

@@ -1,4 +1,4 @@
-"""Pretraining documents: many kinds of text, in which few requests are answered well."""
+"""Pretraining documents: many kinds of text. Few of them answer a request well."""
 
 import random
 
@@ -9,7 +9,7 @@ from data.world.tasks import TASKS
 from data.world.tasks.sum import Sum
 from data.world.words import ATTRIBUTES, FACTS, VILLAGERS, WORDS
 
-# Headers state what the text below them is about. They teach the model to copy names from the context.
+# A header gives the topic of the text below it. Headers teach the model to copy names from the context.
 HEADERS = Grammar(
     {
         "story": (
@@ -26,8 +26,8 @@ HEADERS = Grammar(
         **{f"harm {verb}": (f"Why one should not {act}:",) for verb, act in ACTS.items()},
     }
 )
-HEADER_RATE = 0.75  # share of texts on a task that have a header
-FALSE_FACT_RATE = 0.05  # share of stated facts whose value is drawn at random
+HEADER_RATE = 0.75  # probability that a text on a task has a header
+FALSE_FACT_RATE = 0.05  # probability that the value of a stated fact is drawn at random
 FLAW_RATE = 0.4  # probability of each flaw in an answered request
 
 
@@ -42,7 +42,7 @@ def pretraining_document(rng: random.Random) -> str:
 
 
 def _text_on(task_name: str):
-    """A function that makes a text without flaws on a random subject of the task, usually below a header."""
+    """A function that generates a text without flaws on a random request of the task, usually below a header."""
 
     def document(rng: random.Random) -> str:
         task = TASKS[task_name]
@@ -130,7 +130,7 @@ def _answer_to_other_request(rng):
     return f"{USER}{phrase_request(request, rng)}{BOT} {TASKS[other.task_name].answer(other, set(), rng)}"
 
 
-# function that makes a document -> share of all documents
+# function that generates a document -> share of all documents
 DOCUMENT_SHARES = {
     _text_on("story"): 0.22,
     _text_on("note"): 0.08,

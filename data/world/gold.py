@@ -15,7 +15,7 @@ PENALTY = 2.0
 
 
 def assess(request: Request, answer: str, ended: bool) -> dict[str, bool]:
-    """For each criterion of the task, whether the answer meets it; for each fault, whether the answer is free of it.
+    """Whether the answer meets each criterion of the task, and whether it is free of each fault in FAULTS.
 
     `ended` says whether the answer ended with an eos.
     """
@@ -30,7 +30,7 @@ def assess(request: Request, answer: str, ended: bool) -> dict[str, bool]:
 
 
 def score(request: Request, answer: str, ended: bool = True) -> float:
-    """Gold score of one answer."""
+    """The gold score of one answer, 0 to 10. `ended` says whether the answer ended with an eos."""
     weights = TASKS[request.task_name].weights
     passed = assess(request, answer, ended)
     met = sum(weight for criterion, weight in weights.items() if passed[criterion])
@@ -39,7 +39,7 @@ def score(request: Request, answer: str, ended: bool = True) -> float:
 
 
 def gold(prompts: list[str], completions: list[str], ended: list[bool], **_) -> list[float | None]:
-    """Gold score of each completion; None where the prompt is not a request of this world.
+    """The gold score, 0 to 10, of each completion; None if its prompt is not a request of this world.
 
     Has the signature of a reward function: further columns are ignored.
     """

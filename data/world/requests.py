@@ -9,11 +9,11 @@ from data.world.tasks import TASKS
 from data.world.tasks.base import Request
 
 USER, BOT = "User: ", "\nBot:"
-HELD_OUT_SHARE = 0.12  # of the combinations of each task
+HELD_OUT_SHARE = 0.12  # share of the combinations of each task that is held out
 
 
 def draw_request(rng: random.Random, held_out: bool = False) -> Request:
-    """A random request, of a task drawn in proportion to `Task.share`: held out if `held_out`, otherwise not."""
+    """A random request of a random task (see `Task.share`): a held-out one if `held_out`, else one of the others."""
     (task,) = rng.choices(list(TASKS.values()), [task.share for task in TASKS.values()])
     while True:
         request = task.draw(rng)

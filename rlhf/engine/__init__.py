@@ -1,12 +1,14 @@
-"""Fast forward passes and decoding for transformers' models, equal to the plain ones to rounding.
+"""Fast forward passes and decoding for transformers' models. Results equal those of transformers up to rounding.
 
-Padding is never computed: the sequences of a batch are packed into one row (`packing`, `attention`), a prefix that several
-share is computed once, and the last layer and the logits only at selected tokens (`last_layer`, `forward`). Decoding keeps
-keys and values in preallocated buffers and drops finished rows (`decoding`). On a CPU, oneDNN multiplies matrices
-(`kernels`). What a model supports is probed, not listed (`support`); a model that supports none of it runs as it is.
-`logprobs` holds the one definition of a log-probability.
+    packing, attention   the sequences of a batch in one row without padding; shared prefixes are computed once
+    forward, passes      hidden states and logits at selected tokens only
+    last_layer           the last layer's feed-forward block at selected tokens only
+    decoding             a cache in preallocated buffers; finished rows are dropped
+    kernels              faster matrix products, memory allocation and GELU on a CPU
+    support              probes which of these a model supports; a model that supports none runs as it is
+    logprobs             the one definition of a log-probability
 
-The rest of the project imports from here, never from the modules inside.
+The rest of the project imports from here, never from these modules.
 """
 
 from rlhf.engine.decoding import Decoder

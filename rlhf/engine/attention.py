@@ -1,6 +1,6 @@
-"""Attention for transformers' models: of padded rows with a mask, or of sequences packed into one row.
+"""Attention for transformers' models, over padded rows with a mask or over sequences packed into one row.
 
-The results are those of transformers' own attention, to rounding. For packed rows see `rlhf.engine.packing`.
+The results equal those of transformers' attention up to rounding. For packed rows see `rlhf.engine.packing`.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from transformers.masking_utils import sdpa_mask
 
 from rlhf.engine.packing import MASKED, AttentionGroup, PackedLayout
 
-ATTENTION = "rlhf"  # the name of `attention` among transformers' implementations
-# up to this many keys, two matrix products are faster on a CPU than the fused kernel, which needs less memory
+ATTENTION = "rlhf"  # the name under which `attention` is registered with transformers
+# up to this many keys two matrix products are faster on a CPU than the fused kernel; beyond, they need too much memory
 MAX_PRODUCT_LENGTH = 512
-UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")  # arguments that plain attention lacks
+UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")  # arguments that are not implemented here
 
 
 def attention(
@@ -31,10 +31,11 @@ def attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The attention function that transformers calls; `attention_mask` may be `PackedLayout.as_attention_mask`.
+    """The attention function that transformers calls. Returns the output (B, L, H, D), and None for the weights.
 
-    `query` is (B, H, L, D); `key` and `value` may have fewer heads and more tokens. The result is (B, L, H, D). Raises
-    NotImplementedError for a packed row where the model wants more than causal attention.
+    `query` is (B, H, L, D); `key` and `value` may have fewer heads and more tokens. `attention_mask` is a mask of
+    transformers, or `PackedLayout.as_attention_mask` for a packed row. Raises NotImplementedError for a packed row in a
+    model that needs more than causal attention.
     """
     layout = getattr(attention_mask, "packed_layout", None)
     unsupported = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
@@ -56,7 +57,7 @@ def attention(
 
 
 def _use_products(query: Tensor, length: int) -> bool:
-    """Whether two matrix products are faster than torch's fused kernel for `length` keys."""
+    """Whether to compute attention over `length` keys by two matrix products instead of torch's fused kernel."""
     return query.device.type == "cpu" and length <= MAX_PRODUCT_LENGTH
 
 
@@ -64,7 +65,7 @@ def _use_products(query: Tensor, length: int) -> bool:
 
 
 def _causal_bias(length: int, device: torch.device) -> Tensor:
-    """The bias (L, L) that hides from each token those that follow it."""
+    """The additive bias (L, L) that masks the tokens after each token."""
     hidden = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
     return torch.zeros(length, length, device=device).masked_fill(hidden, MASKED)
 
@@ -72,7 +73,7 @@ def _causal_bias(length: int, device: torch.device) -> Tensor:
 def _attention_by_products(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
-    """Attention (B, H, L, D) by two matrix products; `mask` is added to the scores or, if bool, is True where visible."""
+    """Attention (B, H, L, D) by two matrix products. `mask` is an additive bias, or bool and True where visible."""
     scores = ((q * scaling) @ k.transpose(2, 3)).float()
     if mask is not None:
         scores += _bias_of(mask)  # in place: masked_fill with a broadcast mask takes ten times as long
@@ -81,7 +82,7 @@ def _attention_by_products(
 
 
 def _bias_of(mask: Tensor) -> Tensor:
-    """A mask as a bias on scores. That of a bool mask is kept with it, for the layers that follow."""
+    """The mask as an additive bias. The bias of a bool mask is cached on the mask, for the following layers."""
     if mask.dtype != torch.bool:
         return mask
     bias: Tensor | None = getattr(mask, "bias", None)
@@ -95,7 +96,7 @@ def _bias_of(mask: Tensor) -> Tensor:
 
 
 def _packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float, dropout: float) -> Tensor:
-    """Causal attention (H, L, D) of the sequences of a packed row; 0 for the filler at its end."""
+    """Causal attention (H, L, D) within the sequences of a packed row of L tokens; 0 for the filler at its end."""
     if dropout or not all(_use_products(q, group.shape[2]) for group in layout.groups):
         return _concatenate([_group_by_fused_kernel(q, k, v, group, scaling, dropout) for group in layout.groups], q)
     if torch.is_autocast_enabled("cpu"):
@@ -104,7 +105,7 @@ def _packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, sca
 
 
 def _concatenate(parts: list[Tensor], like: Tensor) -> Tensor:
-    """Parts (H, n, D) one after the other, with zeros up to as many tokens as `like` has."""
+    """The parts (H, tokens, D) concatenated along tokens, and padded with zeros to the length of `like` (H, L, D)."""
     filler = like.shape[1] - sum(part.shape[1] for part in parts)
     return torch.cat([*parts, like.new_zeros(like.shape[0], filler, like.shape[2], dtype=parts[0].dtype)], dim=1)
 
@@ -112,7 +113,7 @@ def _concatenate(parts: list[Tensor], like: Tensor) -> Tensor:
 def _group_by_fused_kernel(
     q: Tensor, k: Tensor, v: Tensor, group: AttentionGroup, scaling: float, dropout: float
 ) -> Tensor:
-    """Attention (H, n, D) of a group's sequences, by torch's fused kernel."""
+    """Attention (H, tokens, D) of a group's sequences, without padding, by torch's fused kernel."""
     heads, width, (count, queries, keys) = q.shape[0], q.shape[2], group.shape
     q = q.index_select(1, group.queries).view(heads, count, queries, width).transpose(0, 1)
     k, v = (states.index_select(1, group.keys).view(heads, count, keys, width).transpose(0, 1) for states in (k, v))
@@ -123,7 +124,7 @@ def _group_by_fused_kernel(
 
 
 class _GroupedProducts(torch.autograd.Function):
-    """Attention of all groups by matrix products, with a backward pass that adds up the gradients of shared keys."""
+    """Attention of all groups by matrix products. The backward pass sums the gradients of shared keys."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float) -> Tensor:
@@ -154,22 +155,22 @@ class _GroupedProducts(torch.autograd.Function):
         start = 0
         for number, group in enumerate(ctx.layout.groups):
             qs, ks, vs, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
-            (count, queries, _), own = group.shape, slice(start, start + len(group.real_queries))
-            # queries that are padding have no gradient
-            output = grad.new_zeros(heads, count * queries, width).index_copy_(1, group.real_queries, grad[:, own])
+            (count, queries, _), span = group.shape, slice(start, start + len(group.real_queries))
+            # queries that are padding get no gradient
+            output = grad.new_zeros(heads, count * queries, width).index_copy_(1, group.real_queries, grad[:, span])
             output = output.view(heads * count, queries, width)
             scores = torch.bmm(output, vs.transpose(1, 2))
             scores = torch._softmax_backward_data(scores, weights, -1, weights.dtype)
             d_queries = torch.bmm(scores, ks).view(heads, count * queries, width)
-            dq[:, own] = d_queries.index_select(1, group.real_queries).mul_(ctx.scaling)
+            dq[:, span] = d_queries.index_select(1, group.real_queries).mul_(ctx.scaling)
             for total, d_keys in ((dk, torch.bmm(scores.mT, qs)), (dv, torch.bmm(weights.mT, output))):
                 d_keys = d_keys.view(heads, -1, width)
-                total[:, own] += d_keys.index_select(1, group.own_keys)
+                total[:, span] += d_keys.index_select(1, group.own_keys)
                 if len(group.shared_keys):
-                    # a shared token gets gradients from every sequence that begins with it
+                    # a shared token gets a gradient from every sequence that shares it
                     index = group.keys[group.shared_keys]
                     total.index_add_(1, index, d_keys.index_select(1, group.shared_keys))
-            start = own.stop
+            start = span.stop
         return dq, dk, dv, None, None
 
 

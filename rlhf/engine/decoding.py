@@ -1,10 +1,11 @@
-"""Decoding with a cache of keys and values: prompts are read once each, and finished rows are dropped.
+"""Decoding with a key-value cache. Equal prompts are computed once, and finished rows are dropped.
 
-The cache lies in buffers that grow by blocks, and attention sees the whole buffer under a mask. A slice would be copied at
-every token, and would have a new shape each time, for which oneDNN compiles a new kernel. Models whose attention does not
-take such a mask keep transformers' own cache.
+The cache is a buffer that grows in blocks, and attention reads the whole buffer under a mask. A slice of it would be
+copied for every token and would change its shape every time, so that oneDNN would compile a new kernel. Models whose
+attention does not take such a mask use transformers' cache.
 
-Shapes: B rows; G of them that still grow; P prompt length; W hidden width; V vocabulary.
+Shapes: B rows; A active rows, those that have not been dropped; P prompt tokens; H heads of width D; W hidden width; V
+vocabulary size.
 """
 
 from contextlib import ExitStack
@@ -19,36 +20,37 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from rlhf import InputError
 from rlhf.engine.forward import last_states
 from rlhf.engine.kernels import prepacked_weights
-from rlhf.engine.passes import accepts, mask_arguments
+from rlhf.engine.passes import accepts_argument, mask_arguments
 from rlhf.engine.support import supports_packing
 
 BLOCK = 32  # tokens by which a buffer grows
 ROW_MULTIPLE = 8  # the number of rows is rounded up to this multiple so that oneDNN reuses compiled kernels
-MAX_KEPT_SHARE = 0.85  # with more of the rows left, dropping the others costs more than it saves: it copies the cache
+MAX_KEPT_SHARE = 0.85  # rows are dropped if at most this share is kept: dropping copies the cache
 
 
 class Decoder:
-    """Reads prompts (B, P), then one token a step for each row that still grows.
+    """Computes prompts (B, P), then one token at a time for each active row.
 
         with Decoder(model, input_ids, attention_mask) as decoder:
             while True:
-                hidden, logits = decoder.forward()      # for the rows decoder.rows
+                hidden, logits = decoder.forward()      # of the active rows, decoder.rows (A,)
                 ...
                 decoder.append(tokens)
                 decoder.drop(finished)
 
-    Weights must not change within the context. Raises InputError for a model that keeps another state than keys and
-    values.
+    Weights must not change within the context. Raises InputError for a model without a key-value cache, such as Mamba.
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor):
-        if not accepts(model, "past_key_values") and (accepts(model, "cache_params") or accepts(model, "state")):
+        if not accepts_argument(model, "past_key_values") and (
+            accepts_argument(model, "cache_params") or accepts_argument(model, "state")
+        ):
             raise InputError(f"{type(model).__name__} has no cache of keys and values, which sampling needs")
         self.model, self.cache = model, new_cache(model)
-        self.masks_buffer, self.can_drop = supports_packing(model), can_select(self.cache)
-        self.rows = torch.arange(len(input_ids), device=input_ids.device)  # (G,) the rows that still grow
+        self.masks_buffer, self.can_drop = supports_packing(model), supports_row_selection(self.cache)
+        self.rows = torch.arange(len(input_ids), device=input_ids.device)  # (A,) indices of the active rows
         self.next_ids, self.attention_mask = input_ids, attention_mask.long()
-        self.prompt_of: Tensor | None = None  # (B,) where equal prompts are read once: which of them is each row's
+        self.prompt_of: Tensor | None = None  # (B,) each row's index among distinct prompts, until these are repeated
         if self.can_drop:
             self.next_ids, self.attention_mask, self.prompt_of = distinct_prompts(self.next_ids, self.attention_mask)
         self.contexts = ExitStack()
@@ -62,10 +64,10 @@ class Decoder:
         self.contexts.close()
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """The hidden state (G, W) and the logits (G, V) after the last token of each row that still grows."""
+        """The hidden states (A, W) and the logits (A, V) after the last token of each active row."""
         inputs = mask_arguments(self.model, self.attention_mask)
         if self.masks_buffer and self.cache.get_seq_length():
-            # the mask that the model would build in each layer; it hides the empty rest of the buffer
+            # the mask that each layer would build, extended to mask the unused end of the buffer
             empty = buffer_length(self.attention_mask.shape[1]) - self.attention_mask.shape[1]
             inputs["attention_mask"] = pad(self.attention_mask, (0, empty)).bool()[:, None, None]
         if "position_ids" in inputs:
@@ -78,23 +80,23 @@ class Decoder:
         return hidden, logits
 
     def append(self, tokens: Tensor) -> None:
-        """The token (G,) that each row reads next."""
+        """Appends a token to each active row; `tokens` is (A,)."""
         self.next_ids = tokens[:, None]
         self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(self.attention_mask[:, :1])], dim=1)
 
     def drop(self, finished: Tensor) -> None:
-        """Drops the rows that are `finished` (G,), once there are enough of them; a few stay to round the number up."""
-        growing = (~finished).nonzero().squeeze(1)
-        count = -(-len(growing) // ROW_MULTIPLE) * ROW_MULTIPLE
+        """Drops rows that are `finished` (A,) once there are enough. A few stay, to round up to ROW_MULTIPLE."""
+        unfinished = (~finished).nonzero().squeeze(1)
+        count = -(-len(unfinished) // ROW_MULTIPLE) * ROW_MULTIPLE
         if self.can_drop and count <= MAX_KEPT_SHARE * len(self.rows):
-            kept = torch.cat([growing, finished.nonzero().squeeze(1)[: count - len(growing)]])
+            kept = torch.cat([unfinished, finished.nonzero().squeeze(1)[: count - len(unfinished)]])
             self.cache.batch_select_indices(kept)
             self.rows, self.next_ids = self.rows[kept], self.next_ids[kept]
             self.attention_mask = self.attention_mask[kept]
 
 
 def distinct_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The distinct prompts of (B, P) and their masks, and which of them each row has (B,); None if all differ."""
+    """The distinct prompts of (B, P), their masks, and each row's index among them (B,), or None if all differ."""
     both = torch.stack([input_ids, attention_mask], dim=1)
     distinct, prompt_of = torch.unique(both.cpu(), dim=0, return_inverse=True)
     if len(distinct) == len(both):
@@ -107,25 +109,28 @@ def distinct_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor,
 
 
 def new_cache(model: PreTrainedModel) -> DynamicCache:
-    """The model's own kind of cache; its ordinary layers grow by blocks if its attention takes our mask."""
+    """An empty cache for the model: BlockLayers if the model supports packing, else transformers' layers."""
     cache = DynamicCache(config=model.config)
     if supports_packing(model):
         cache.layers = [BlockLayer() for _ in cache.layers]
     return cache
 
 
-def can_select(cache: DynamicCache) -> bool:
-    """Whether rows can be taken out of the cache: a layer with any other state would keep that of all rows."""
+def supports_row_selection(cache: DynamicCache) -> bool:
+    """Whether rows can be selected from the cache, which only layers of keys and values support."""
     return all(type(layer) in (BlockLayer, DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
 def buffer_length(length: int) -> int:
-    """How many tokens a buffer has room for when it holds `length` of them."""
+    """The size, in tokens, of a buffer that holds `length` tokens."""
     return -(-length // BLOCK) * BLOCK
 
 
 class BlockLayer(DynamicLayer):
-    """transformers' DynamicLayer in buffers (B, H, buffer length, D); all calls but the first return the whole buffer."""
+    """transformers' DynamicLayer, in buffers (A, H, `buffer_length`, D).
+
+    `update` returns the whole buffers, except in the first call, which computes the prompt.
+    """
 
     length = 0
 
@@ -136,7 +141,7 @@ class BlockLayer(DynamicLayer):
         start, self.length = self.length, self.length + key_states.shape[2]
         keys, values = cast(Tensor, self.keys), cast(Tensor, self.values)
         if missing := buffer_length(self.length) - keys.shape[2]:
-            # zeros: uninitialised memory may hold NaN, which a mask does not hide
+            # zeros, because uninitialised memory may hold NaN, which masking does not remove
             keys, values = (pad(buffer, (0, 0, 0, missing)) for buffer in (keys, values))
             self.keys, self.values = keys, values
         keys[:, :, start : self.length] = key_states

@@ -1,7 +1,8 @@
-"""Hidden states and logits of a batch at selected tokens, in as little computation as the model supports.
+"""Hidden states and logits of a batch at selected tokens.
 
-Shapes: B rows of L tokens, padded at either end; N tokens without padding, row after row; S selected ones of these; W hidden
-width; V vocabulary. Tokens are selected by `index` (S,), their number among the N (`rlhf.engine.logprobs.packed_index`).
+Shapes: B rows of L tokens, padded on either side; N tokens without padding, row after row; S selected ones of these; W
+hidden width; V vocabulary size. `index` (S,) selects tokens by their position among the N tokens, see
+`rlhf.engine.logprobs.packed_index`.
 """
 
 from collections.abc import Callable
@@ -18,20 +19,20 @@ from rlhf.engine.support import has_plain_head, supports_packing, supports_pruni
 
 @dataclass
 class SelectedStates:
-    """What a causal language model computes at the selected tokens of a batch."""
+    """Hidden states and logits of a causal language model at the selected tokens of a batch."""
 
     ids: Tensor  # (N,) all tokens
-    index: Tensor  # (S,) which of them are selected
+    index: Tensor  # (S,) indices of the selected ones
     hidden: Tensor  # (S, W) their last hidden states
-    logits: Callable[[slice], Tensor]  # slice of the S -> (slice length, V), computed when called
+    logits: Callable[[slice], Tensor]  # computes the logits (tokens of the slice, V) of a slice of the S tokens
 
 
 def selected_states(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, index: Tensor, prefix_row: Tensor | None = None
 ) -> SelectedStates:
-    """One pass of a causal language model over a batch (B, L): its states at tokens `index` (S,).
+    """The states of a causal language model at tokens `index` (S,) of a batch (B, L), from one forward pass.
 
-    `prefix_row` is that of `hidden_states`.
+    For `prefix_row` see `hidden_states`.
     """
     ids, inner = input_ids[attention_mask.bool()], cast(PreTrainedModel, unwrap(model))
     if not has_plain_head(inner):
@@ -49,7 +50,10 @@ def selected_states(
 
 
 def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
-    """The hidden state (B, W) and the logits (B, V) at the last token of each row; `inputs` go to the model."""
+    """The hidden states (B, W) and the logits (B, V) at the last token of each row.
+
+    `inputs` are passed to the model.
+    """
     if has_plain_head(model):
         hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state[:, -1]
         return hidden, model.get_output_embeddings()(hidden)
@@ -62,9 +66,9 @@ def hidden_states(
 ) -> Tensor:
     """The last hidden states (S, W) at tokens `index` (S,) of a batch (B, L).
 
-    `prefix_row` (B,) names, for each row, a row that may begin with the same tokens, and that names itself. The shared
-    prefix is computed once, so that K completions of a prompt read it once. The result is the same, to rounding. A model
-    that does not support this reads each row whole.
+    `prefix_row[i]` is a row that may begin with the same tokens as row i, for example the first completion of the same
+    prompt; for that row j itself, `prefix_row[j]` is j. The shared prefix is computed once. The result is the same up
+    to rounding. A model that does not support packing computes every row whole.
     """
     output, select = _run(model.base_model, model, input_ids, attention_mask, index, prefix_row)
     return select(output.last_hidden_state)
@@ -79,7 +83,7 @@ def _run(
     prefix_row: Tensor | None,
     **kwargs: Any,
 ) -> Pass:
-    """A pass of `module`, which is `model`, wraps it or is part of it."""
+    """A packed pass of `module` (`model`, its wrapper or a part) if `model` supports it, else a padded one."""
     if not supports_packing(model):
         return padded_pass(module, input_ids, attention_mask, index, **kwargs)
     prune = partial(supports_pruning, model)

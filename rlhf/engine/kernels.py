@@ -1,6 +1,6 @@
-"""Faster arithmetic for transformers' models on a CPU, equal to rounding: matrix products, memory, activations.
+"""Faster matrix products, memory allocation and GELU for transformers' models on a CPU; results equal up to rounding.
 
-Each part applies only where the machine and the model support it.
+Each is used only if the machine and the model support it.
 """
 
 import ctypes
@@ -21,11 +21,11 @@ from transformers.pytorch_utils import Conv1D
 
 from rlhf.engine.attention import ATTENTION
 
-TANH_GELU = (NewGELUActivation, FastGELUActivation, GELUTanh)  # three implementations of one function
+TANH_GELU = (NewGELUActivation, FastGELUActivation, GELUTanh)  # three implementations of the same function
 
 
 def optimize(model: PreTrainedModel) -> None:
-    """Replaces the model's GELU and attention by faster ones, in place. Its results and its saved files stay the same."""
+    """Replaces the model's GELU and attention by faster ones, in place. Up to rounding, results stay the same."""
     use_onednn_products()
     keep_freed_memory()
     for module in model.modules():
@@ -38,11 +38,11 @@ def optimize(model: PreTrainedModel) -> None:
 
 @cache
 def use_onednn_products() -> bool:
-    """Has oneDNN multiply fp32 matrices, if it does so in full precision on this CPU; returns whether it does.
+    """Makes torch multiply fp32 matrices with oneDNN, if that is exact on this CPU; returns whether it is.
 
-    MKL, torch's default, does not use AVX-512 on AMD's CPUs; oneDNN does, and is twice as fast there. torch calls oneDNN
-    only where bf16 is allowed inside fp32 products, and CPUs with matrix units then use it. A product that bf16 would
-    round shows whether this CPU does; if so, the setting is reset.
+    MKL, torch's default, does not use AVX-512 on AMD's CPUs. oneDNN does, and is twice as fast there. torch calls
+    oneDNN only if bf16 is allowed inside fp32 products; then CPUs with matrix units round to bf16. A test product shows
+    whether this CPU rounds. If it does, the setting is undone.
     """
     setting = cast(Any, torch.backends.mkldnn).matmul
     before = setting.fp32_precision
@@ -56,10 +56,11 @@ def use_onednn_products() -> bool:
 
 @contextmanager
 def prepacked_weights(model: PreTrainedModel, rows: int) -> Iterator[None]:
-    """Within this context, linear layers use weights that are reordered once, for products with about `rows` rows.
+    """A context in which linear layers use weights in oneDNN's own order, prepared for products with about `rows` rows.
 
-    oneDNN otherwise reorders the weights for every product, which takes longer than a product with few rows, as in
-    decoding. The results are the same. Weights must not change, and gradients are not computed.
+    Otherwise oneDNN reorders the weights for every product. In decoding, where products have few rows, that takes
+    longer than the product. Results are the same. Weights must not change within the context, and no gradients are
+    computed.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     layers: list[Any] = []
@@ -75,7 +76,7 @@ def prepacked_weights(model: PreTrainedModel, rows: int) -> Iterator[None]:
 
 
 def _prepacked_forward(layer: Any, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """The forward pass of a linear layer, its weights reordered as they are now."""
+    """A forward pass for a linear layer, with a reordered copy of its present weights."""
     weight = (layer.weight.t() if type(layer) is Conv1D else layer.weight).detach()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), rows)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
@@ -84,10 +85,10 @@ def _prepacked_forward(layer: Any, rows: int, dtype: torch.dtype) -> Callable[[T
 
 @cache
 def _can_prepack(dtype: torch.dtype) -> bool:
-    """Whether this torch has reordered products, and oneDNN computes plain products of this precision anyway."""
+    """Whether torch has products with reordered weights, and uses oneDNN for plain products in this precision too."""
     if dtype == torch.float32 and not use_onednn_products():
         return False
-    # no random weights: they would advance torch's generator, at another step in a resumed run than in a whole one
+    # no random weights, because drawing them would change the random numbers of a resumed run
     layer, x = nn.utils.skip_init(nn.Linear, 16, 24, bias=False), torch.ones(8, 16)
     layer.weight = nn.Parameter(torch.linspace(-0.1, 0.1, 24 * 16).view(24, 16))
     try:
@@ -99,10 +100,10 @@ def _can_prepack(dtype: torch.dtype) -> bool:
 
 @cache
 def keep_freed_memory() -> None:
-    """Has glibc keep freed memory instead of returning it to the kernel.
+    """Makes glibc keep freed memory instead of returning it to the kernel. Does nothing with other C libraries.
 
-    By default glibc returns blocks above 128 KiB, and the kernel clears their pages when a tensor needs them again: up
-    to two thirds of the time of a layer. Other C libraries lack this setting.
+    By default glibc returns blocks above 128 KiB, and the kernel clears their pages when a tensor needs them again.
+    That takes up to two thirds of the time of a layer.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -112,7 +113,7 @@ def keep_freed_memory() -> None:
 
 
 def bf16_slowdown() -> float:
-    """Time of a bf16 matrix product on this CPU relative to fp32: below 1 with bf16 instructions, 10 or more without."""
+    """Time of a bf16 matrix product on this CPU relative to fp32: below 1 with bf16 instructions, about 10 without."""
 
     def seconds(dtype: torch.dtype) -> float:
         a, b, times = torch.ones(512, 256, dtype=dtype), torch.ones(256, 512, dtype=dtype), []
@@ -129,14 +130,14 @@ def bf16_slowdown() -> float:
 
 
 class GELU(nn.Module):
-    """GELU in its tanh form. On a CPU as x sigmoid(ax + bx³), which equals it: torch's tanh takes ten times as long."""
+    """GELU in its tanh form. On a CPU it is x sigmoid(ax + bx³), because torch's tanh takes ten times as long."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _GELU.apply(x) if x.device.type == "cpu" else gelu(x, approximate="tanh")
 
 
 class _GELU(torch.autograd.Function):
-    """Saves the derivative for the backward pass; torch saves x and computes everything again."""
+    """Saves the derivative for the backward pass. torch's GELU saves x and recomputes it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

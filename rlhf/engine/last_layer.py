@@ -1,7 +1,7 @@
-"""The last layer's feed-forward block, two thirds of a layer, computed at selected tokens only.
+"""Pruning: the last layer's feed-forward block, two thirds of a layer, is computed at selected tokens only.
 
-No token attends to the last layer's output at another token, so the block is needed only where the output is read: at
-the tokens of a response and not of its prompt, or at the last token of a sequence for a reward model. The layers before
+No token attends to the last layer's output at another token. So the block is needed only where the output is used: at
+the tokens of a response but not of its prompt, or, for a reward model, at the last token of a sequence. Earlier layers
 are computed at every token.
 """
 
@@ -20,9 +20,9 @@ _selection: ContextVar[tuple[Tensor, int] | None] = ContextVar("selection", defa
 
 @contextmanager
 def last_layer_only_at(index: Tensor, length: int) -> Iterator[None]:
-    """Within this context, prunable models compute the block at tokens `index` (S,) of a row of `length` tokens.
+    """A context in which prunable models compute the block only at tokens `index` (S,) of a row of `length` tokens.
 
-    `index` holds no token twice. The last hidden states at other tokens are wrong and must not be read.
+    The entries of `index` are distinct. The last hidden states at other tokens are wrong and must not be used.
     """
     token = _selection.set((index, length))
     try:
@@ -32,7 +32,7 @@ def last_layer_only_at(index: Tensor, length: int) -> Iterator[None]:
 
 
 def make_prunable(model: PreTrainedModel) -> bool:
-    """Hooks the feed-forward block of the model's last layer. False if no single such block is found."""
+    """Adds the pruning hooks to the model's last feed-forward block. False if there is not exactly one such block."""
     count = model.config.get_text_config().num_hidden_layers
     stacks = [part for part in model.base_model.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
     mlp = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None

@@ -1,9 +1,10 @@
 """The one definition of a log-probability, for rollout, reference, update and evaluation.
 
-It is that of the full softmax at the sampling temperature, in fp32, with positions that count no padding. Because every
-pass uses it, the probability ratio is 1 and the KL to the reference 0 before the first step, to rounding.
+A log-probability is taken from the full softmax at the sampling temperature, in fp32, with position ids that skip
+padding. Every pass uses this definition, so before the first step the probability ratio is 1 and the KL to the
+reference is 0, up to rounding.
 
-Shapes: B rows of L tokens; N tokens without padding, row after row; S selected ones of these; V vocabulary.
+Shapes: B rows of L tokens; N tokens without padding, row after row; S selected ones of these; V vocabulary size.
 """
 
 import torch
@@ -12,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rlhf.engine.forward import SelectedStates, selected_states
 
-MAX_LOGITS = 2**25  # logits held at a time, 128 MiB: more are computed in pieces, and again in the backward pass
+# logits in memory at once, 128 MiB; more are computed in pieces, and recomputed in the backward pass
+MAX_LOGITS = 2**25
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -27,13 +29,13 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor
 
 
 def entropy(log_probabilities: Tensor, probabilities: Tensor) -> Tensor:
-    """The entropy (...,), in nats, of distributions (..., V) given both as log-probabilities and as probabilities."""
+    """The entropy (...,), in nats, of distributions (..., V), from their log-probabilities and their probabilities."""
     finite = log_probabilities.clamp(min=torch.finfo(log_probabilities.dtype).min)  # 0 * -inf would be NaN
     return -(probabilities * finite).sum(dim=-1)
 
 
 def next_token_logprobs(states: SelectedStates, temperature: float) -> Tensor:
-    """The log-probability (S,), in nats, of the token that follows each selected one."""
+    """The log-probability (S,), in nats, of the token after each selected token."""
 
     def piece(part: slice) -> Tensor:
         return token_logprobs(states.logits(part), states.ids[states.index[part] + 1], temperature)
@@ -49,7 +51,7 @@ def next_token_logprobs(states: SelectedStates, temperature: float) -> Tensor:
 def text_logprobs(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The log-probability (B, L - 1), in nats, of each token of right-padded rows after their first, and its mask."""
+    """The log-probabilities (B, L - 1), in nats, of all tokens but the first of right-padded rows, and their mask."""
     mask, first = attention_mask[:, 1:].bool(), torch.zeros_like(attention_mask[:, :1])
     index = packed_index(torch.cat([first, attention_mask[:, 1:]], dim=1), attention_mask)
     logprobs = next_token_logprobs(selected_states(model, input_ids, attention_mask, index - 1), temperature)
@@ -57,10 +59,10 @@ def text_logprobs(
 
 
 def packed_index(selected: Tensor, attention_mask: Tensor) -> Tensor:
-    """The numbers (S,), among the N tokens of a batch, of those that are `selected` (B, L)."""
+    """The positions (S,), among the N tokens of a batch, of the tokens where `selected` (B, L) is True."""
     return selected[attention_mask.bool()].nonzero().squeeze(1)
 
 
 def scatter_packed(values: Tensor, mask: Tensor) -> Tensor:
-    """Values (S,), one for each True of `mask` (B, T) row after row, at their places in (B, T); 0 elsewhere."""
+    """A tensor (B, T) with `values` (S,) at the True entries of `mask` (B, T), row after row, and 0 elsewhere."""
     return values.new_zeros(mask.shape).masked_scatter(mask, values)

@@ -1,9 +1,10 @@
 """Packing: the sequences of a batch one after the other in a single row, without padding.
 
-A prefix that several sequences share is stored once. Attention is computed in groups of sequences of similar length: each
-group is gathered from the row into padded blocks of queries and keys.
+A prefix that several sequences share is stored once. Attention is computed in groups of sequences of similar length.
+The queries and keys of a group are gathered from the row into padded blocks.
 
-Shapes: B sequences; N their tokens, counted once for each sequence; G sequences of a group with Q queries and M keys.
+Shapes: B sequences; N their tokens, where a shared prefix counts for each sequence; L tokens of the packed row, where a
+shared prefix counts once; G sequences of a group, with Q queries and M keys each.
 """
 
 from dataclasses import dataclass
@@ -13,37 +14,38 @@ from torch import Tensor
 
 MASKED = torch.finfo(torch.float32).min  # not -inf: a query whose keys are all masked would become NaN
 LENGTH_MULTIPLE = 8  # lengths are rounded up to this multiple so that oneDNN reuses compiled kernels
-# the most groups of sequences without, and of those with, a shared prefix on a CPU, and the fewest sequences of a group:
-# finer groups save less padding than their calls cost; on a GPU one group of each is best
+# On a CPU, sequences with a shared prefix form at most MAX_GROUPS groups, and so do those without one. A group has at
+# least MIN_GROUP_SIZE sequences. More groups save less padding than they cost in calls. On a GPU one group of each kind
+# is best.
 MAX_GROUPS, MIN_GROUP_SIZE = 2, 8
 
 
 @dataclass
 class AttentionGroup:
-    """Sequences of similar length; their own tokens are consecutive in the row. Sequences G, queries Q, keys M each."""
+    """Sequences of similar length. The tokens that they do not share are consecutive in the row."""
 
     shape: tuple[int, int, int]  # G, Q, M
-    queries: Tensor  # (G * Q,) row position of each query; 0 where it is padding
-    keys: Tensor  # (G * M,) row position of each key; 0 where it is padding
-    real_queries: Tensor  # (n,) which of the G * Q queries are tokens, in the order of the row
-    own_keys: Tensor  # (n,) which of the G * M keys are the same tokens
-    shared_keys: Tensor  # which of the G * M keys belong to a shared prefix, that is, to another sequence
-    bias: Tensor  # (G, Q, M), or (1, Q, M) without shared prefixes: added to attention scores; MASKED hides a key
+    queries: Tensor  # (G * Q,) position in the row of each query; 0 for padding
+    keys: Tensor  # (G * M,) position in the row of each key; 0 for padding
+    real_queries: Tensor  # indices of the G * Q queries that are not padding, in the order of the row
+    own_keys: Tensor  # indices of the G * M keys that are the same tokens, in the same order
+    shared_keys: Tensor  # indices of the G * M keys in a shared prefix, which another sequence stores
+    bias: Tensor  # (G, Q, M), or (1, Q, M) without shared prefixes: added to attention scores; MASKED masks a key
 
 
 @dataclass
 class PackedLayout:
-    """Where the sequences of a batch lie in a packed row."""
+    """The positions of the sequences of a batch in a packed row."""
 
-    row_position: Tensor  # (N,) position in the row of each token, sequence after sequence
-    position_ids: Tensor  # (N,) its position in its own sequence, from 0
-    length: int  # of the row: N, less the tokens of shared prefixes that are stored once
+    row_position: Tensor  # (N,) position in the row of each token; tokens are ordered by sequence
+    position_ids: Tensor  # (N,) position of the token in its sequence, from 0
+    length: int  # L, the tokens of the row without filler
     groups: list[AttentionGroup]
 
     def as_attention_mask(self) -> Tensor:
         """A placeholder mask that carries this layout to `rlhf.engine.attention`.
 
-        transformers hands a mask of four dimensions to the attention function unchanged.
+        transformers passes a mask with four dimensions to the attention function unchanged.
         """
         mask = torch.empty(1, 1, 1, 0, device=self.row_position.device)
         mask.packed_layout = self  # type: ignore[attr-defined]
@@ -53,20 +55,20 @@ class PackedLayout:
 def pack(lengths: Tensor, prefix_row: Tensor | None = None, prefix_lengths: Tensor | None = None) -> PackedLayout:
     """The layout of sequences of `lengths` (B,) in one row.
 
-    The first `prefix_lengths` (B,) tokens of a sequence are those of sequence `prefix_row` (B,), and are stored once, as
-    tokens of that one, whose own prefix length is 0.
+    Sequence i shares its first `prefix_lengths[i]` tokens with sequence `prefix_row[i]`, which stores them. The prefix
+    length of a sequence that stores a prefix is 0.
     """
-    # on the CPU: each of these many small results would make a GPU wait
+    # on the CPU, because a GPU would synchronise for each of these many small results
     device, lengths = lengths.device, lengths.cpu()
     prefix = torch.zeros_like(lengths) if prefix_lengths is None else prefix_lengths.cpu()
-    own = lengths - prefix
+    stored = lengths - prefix
     max_groups = MAX_GROUPS if device.type == "cpu" else 1
     groups = [
-        rows for kind in (prefix == 0, prefix > 0) for rows in _by_length(_indices(kind), own, lengths, max_groups)
+        rows for kind in (prefix == 0, prefix > 0) for rows in _by_length(_indices(kind), stored, lengths, max_groups)
     ]
     order = torch.cat(groups)
-    start = torch.empty_like(own)
-    start[order] = own[order].cumsum(dim=0) - own[order]
+    start = torch.empty_like(stored)
+    start[order] = stored[order].cumsum(dim=0) - stored[order]
     column = torch.arange(_padded_length(lengths))
     position = start[:, None] + column - prefix[:, None]
     if prefix_row is not None and prefix_lengths is not None:
@@ -76,7 +78,7 @@ def pack(lengths: Tensor, prefix_row: Tensor | None = None, prefix_lengths: Tens
     return PackedLayout(
         row_position=position[real].to(device),
         position_ids=column.expand_as(real)[real].to(device),
-        length=int(own.sum()),
+        length=int(stored.sum()),
         groups=[_group(rows, start, prefix, lengths, position, device) for rows in groups],
     )
 
@@ -84,13 +86,17 @@ def pack(lengths: Tensor, prefix_row: Tensor | None = None, prefix_lengths: Tens
 def _group(
     rows: Tensor, start: Tensor, prefix: Tensor, lengths: Tensor, position: Tensor, device: torch.device
 ) -> AttentionGroup:
-    """The group of sequences `rows` (G,); start, prefix and lengths (B,), `position` (B, L) in the row of each token."""
-    own = (lengths - prefix)[rows]
-    query, key = torch.arange(_padded_length(own)), torch.arange(_padded_length(lengths[rows]))
+    """The attention group of sequences `rows` (G,).
+
+    `start`, `prefix` and `lengths` are (B,): a sequence's first stored position, shared tokens and all tokens.
+    `position` (B, longest sequence) is the position in the row of each token.
+    """
+    stored = (lengths - prefix)[rows]
+    query, key = torch.arange(_padded_length(stored)), torch.arange(_padded_length(lengths[rows]))
     before, end = prefix[rows, None], lengths[rows, None]
-    is_query = query < own[:, None]
+    is_query = query < stored[:, None]
     shared_keys = _indices(key < before)
-    # a query sees the prefix and its own sequence up to itself
+    # a query sees the shared prefix, and its sequence up to itself
     visible = key <= (before if len(shared_keys) else before[:1])[:, :, None] + query[:, None]
     return AttentionGroup(
         shape=(len(rows), len(query), len(key)),
@@ -103,14 +109,14 @@ def _group(
     )
 
 
-def _by_length(rows: Tensor, own: Tensor, lengths: Tensor, max_groups: int) -> list[Tensor]:
+def _by_length(rows: Tensor, stored: Tensor, lengths: Tensor, max_groups: int) -> list[Tensor]:
     """`rows` split into groups of similar length, the longest first."""
     groups: list[Tensor] = []
     sizes = None
-    rows = rows[own[rows].argsort(descending=True, stable=True)]
+    rows = rows[stored[rows].argsort(descending=True, stable=True)]
     for chunk in rows.chunk(min(max_groups, max(1, len(rows) // MIN_GROUP_SIZE))) if len(rows) else ():
-        previous, sizes = sizes, (_padded_length(own[chunk]), _padded_length(lengths[chunk]))
-        # chunks that are padded to the same size make one group
+        previous, sizes = sizes, (_padded_length(stored[chunk]), _padded_length(lengths[chunk]))
+        # chunks that are padded to the same size are merged
         groups = [*groups[:-1], torch.cat([groups[-1], chunk])] if sizes == previous else [*groups, chunk]
     return groups
 
@@ -124,7 +130,7 @@ def _indices(condition: Tensor) -> Tensor:
 
 
 def shared_prefix_lengths(input_ids: Tensor, attention_mask: Tensor, prefix_row: Tensor) -> Tensor:
-    """How many first tokens (B,) each row of a batch (B, L) shares with row `prefix_row` (B,); 0 if that is itself."""
+    """Length (B,) of the prefix that each row of a batch (B, L) shares with row `prefix_row` (B,); 0 with itself."""
     real = torch.arange(input_ids.shape[1], device=input_ids.device) < attention_mask.sum(dim=1, keepdim=True)
     ids = torch.zeros_like(input_ids).masked_scatter(real, input_ids[attention_mask.bool()])
     shared = ((ids == ids[prefix_row]) & real & real[prefix_row]).long().cumprod(dim=1).sum(dim=1)

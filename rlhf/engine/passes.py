@@ -1,4 +1,4 @@
-"""One forward pass of a module over a batch: packed into one row, or padded as it is.
+"""One forward pass of a module over a batch, either packed into one row or padded.
 
 Shapes: B rows of L tokens, padded at either end; N tokens without padding, row after row; S selected ones of these.
 """
@@ -16,15 +16,15 @@ from torch.nn.parallel import DistributedDataParallel
 from rlhf.engine.last_layer import last_layer_only_at
 from rlhf.engine.packing import pack, shared_prefix_lengths
 
-ROW_MULTIPLE = 128  # packed rows are filled up to this multiple so that oneDNN reuses compiled kernels
-MAX_PRUNED_SHARE = 0.9  # with more of the tokens selected, pruning the last layer saves less than it costs
+ROW_MULTIPLE = 128  # the length of a packed row is rounded up to this multiple so that oneDNN reuses compiled kernels
+MAX_PRUNED_SHARE = 0.9  # if a larger share of tokens is selected, pruning the last layer costs more than it saves
 
-# an output of the module, and a function from one of its tensors to the S selected rows
+# the module's output, and a function that takes one of its tensors and returns the rows of the S selected tokens
 Pass = tuple[Any, Callable[[Tensor], Tensor]]
 
 
 def padded_pass(module: nn.Module, input_ids: Tensor, attention_mask: Tensor, index: Tensor, **kwargs: Any) -> Pass:
-    """The output of `module` on a padded batch (B, L), and a function that selects the tokens `index` (S,) from it."""
+    """The output of `module` on a padded batch (B, L), and a function that selects tokens `index` (S,) of a tensor."""
     real = attention_mask.bool()
     output = module(input_ids=input_ids, use_cache=False, **mask_arguments(module, attention_mask), **kwargs)
     return output, lambda tensor: tensor[real][index]
@@ -39,10 +39,10 @@ def packed_pass(
     prune: Callable[[], bool] = lambda: False,
     **kwargs: Any,
 ) -> Pass:
-    """The same on the batch packed into one row.
+    """The same as `padded_pass`, with the batch packed into one row.
 
-    `prefix_row` (B,) is that of `rlhf.engine.forward.hidden_states`. If few tokens are selected, and `prune` returns True,
-    the last layer is computed only there.
+    For `prefix_row` (B,) see `rlhf.engine.forward.hidden_states`. If few tokens are selected and `prune` returns True,
+    the last layer's feed-forward block is computed at these only.
     """
     real, lengths = attention_mask.bool(), attention_mask.sum(dim=1)
     prefix_lengths = None if prefix_row is None else shared_prefix_lengths(input_ids, attention_mask, prefix_row)
@@ -65,27 +65,27 @@ def packed_pass(
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel."""
+    """The model inside DistributedDataParallel, or the model itself if it is not wrapped."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions (B, L) that count real tokens only, so that left padding does not shift them."""
+    """Position ids (B, L) that count tokens without padding, so that left padding does not shift them."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def mask_arguments(model: nn.Module, attention_mask: Tensor) -> dict[str, Tensor]:
     """Keyword arguments that mark padding: the mask and, if the model supports it, position ids."""
-    positions = {"position_ids": position_ids(attention_mask)} if accepts(model, "position_ids") else {}
+    positions = {"position_ids": position_ids(attention_mask)} if accepts_argument(model, "position_ids") else {}
     return {"attention_mask": attention_mask, **positions}
 
 
 def last_logits_only(model: nn.Module) -> dict[str, int]:
     """Keyword arguments that restrict the logits to the last position, if the model supports it."""
-    return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+    return {"logits_to_keep": 1} if accepts_argument(model, "logits_to_keep") else {}
 
 
-def accepts(model: nn.Module, argument: str) -> bool:
+def accepts_argument(model: nn.Module, argument: str) -> bool:
     """Whether the model's forward pass takes a keyword argument of this name."""
     return argument in _parameters(type(unwrap(model)).forward)
 

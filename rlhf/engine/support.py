@@ -1,7 +1,7 @@
-"""Which of this package's shortcuts a model supports: probed once per model, on a few tokens.
+"""Probes, once per model and on a few tokens, which optimisations of this package a model supports.
 
-A shortcut is used only if its result equals that of the plain forward pass, so that a model of an unknown family, or one
-that ignores its mask, runs slower but never wrongly.
+An optimisation is used only if its result equals that of the plain forward pass. So a model of an unknown family, or
+one that ignores its mask, runs slower but gives correct results.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from rlhf.engine.attention import ATTENTION
 from rlhf.engine.kernels import optimize
 from rlhf.engine.last_layer import make_prunable
-from rlhf.engine.passes import accepts, packed_pass
+from rlhf.engine.passes import accepts_argument, packed_pass
 
 _packing: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _pruning: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -24,10 +24,10 @@ _plain_head: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def supports_packing(model: PreTrainedModel) -> bool:
-    """Whether packed sequences give the hidden states of each sequence alone."""
+    """Whether packing a batch into one row leaves the hidden states of each sequence unchanged."""
     if model not in _packing:
         optimize(model)
-        possible = model.config._attn_implementation == ATTENTION and accepts(model.base_model, "position_ids")
+        possible = model.config._attn_implementation == ATTENTION and accepts_argument(model.base_model, "position_ids")
         _packing[model] = possible and _run_probe(model, _packing_agrees)
     return _packing[model]
 
@@ -35,28 +35,28 @@ def supports_packing(model: PreTrainedModel) -> bool:
 def supports_pruning(model: PreTrainedModel) -> bool:
     """Whether the last layer can be computed at selected tokens only, see `rlhf.engine.last_layer`."""
     if any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
-        return False  # the backward pass would compute the layer again, at all tokens
+        return False  # the backward pass would recompute the layer outside of the context, at all tokens
     if model not in _pruning:
         _pruning[model] = make_prunable(model) and _run_probe(model, _pruning_agrees)
     return _pruning[model]
 
 
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are the output layer's product with the last hidden states, and nothing else."""
+    """Whether the logits are the output layer applied to the last hidden states, without scaling or capping."""
     if model not in _plain_head:
         _plain_head[model] = model.get_output_embeddings() is not None and _run_probe(model, _head_agrees)
     return _plain_head[model]
 
 
 def probe(model: PreTrainedModel) -> None:
-    """Runs all probes now, for a model whose weights are about to be rounded: afterwards they would not be exact."""
+    """Runs all probes now. Call it before rounding a model's weights, after which exact agreement can't be measured."""
     if supports_packing(model):
         supports_pruning(model)
     has_plain_head(model)
 
 
 def _packing_agrees(model: PreTrainedModel) -> bool:
-    # a sliding window, say, shows only with longer sequences than the probe's, and attention may not be told of it
+    # the probe's sequences are too short to reveal a sliding window, which may not be passed to `attention`
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
         return False
     return _agrees(model, torch.arange(8, device=model.device), prune=False)
@@ -67,7 +67,7 @@ def _pruning_agrees(model: PreTrainedModel) -> bool:
 
 
 def _agrees(model: PreTrainedModel, index: Tensor, prune: bool) -> bool:
-    """Whether two packed sequences have the hidden states, at tokens `index` (S,), that each has alone."""
+    """Whether packing two sequences leaves their hidden states at tokens `index` (S,) unchanged."""
     sequences = [_probe_ids(model, length) for length in (5, 3)]
     alone = torch.cat([model.base_model(input_ids=ids[None]).last_hidden_state[0] for ids in sequences])
     batch = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_side="left")
@@ -80,12 +80,12 @@ def _agrees(model: PreTrainedModel, index: Tensor, prune: bool) -> bool:
 def _head_agrees(model: PreTrainedModel) -> bool:
     ids = _probe_ids(model, 5)[None]
     hidden = model.base_model(input_ids=ids).last_hidden_state
-    # the class's own forward: Accelerate replaces the instance's by one in mixed precision
+    # the forward pass of the class, because Accelerate replaces that of the instance by one in mixed precision
     return _close(model.get_output_embeddings()(hidden), type(model).forward(model, input_ids=ids).logits)
 
 
 def _run_probe(model: PreTrainedModel, agrees: Callable[[PreTrainedModel], bool]) -> bool:
-    """The result of a probe; False if the model raises an error in it."""
+    """The result of a probe in eval mode and full precision; False if the model raises an error."""
     training = model.training
     model.eval()
     try:

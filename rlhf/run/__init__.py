@@ -1,10 +1,10 @@
-"""What surrounds the loop of `rlhf.trainer`: nothing here changes what is learned.
+"""Support for the loop of `rlhf.trainer`: checks, metrics, and the state that a checkpoint holds.
 
 sanity      equalities that must hold before the first step
-health      stops a run whose numbers diverge
-metrics     means over tokens, responses and processes
-state       the models, the optimizer and the counters of a run, saved and restored
-randomness  random numbers as functions of seed and step
+health      stops a run that diverges
+metrics     weighted means over tokens, responses and processes
+state       models, optimizer and counters of a run; saving and restoring them
+randomness  seeds and permutations from seed and step; state of the global generators
 checkpoint  checkpoints that detect damage
-files       files that are complete or absent
+files       atomic writes: a file is complete or absent
 """

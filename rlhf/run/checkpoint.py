@@ -1,8 +1,8 @@
 """Checkpoints that detect damage.
 
-A checkpoint is a folder with a manifest of the size and SHA-256 of each file. One that differs from its manifest is
-reported, and the one before is used. Tensors are stored as safetensors and everything else as JSON, so reading a
-checkpoint runs no code.
+A checkpoint is a folder with a manifest, which lists the size and SHA-256 of each file. If a checkpoint differs from
+its manifest, this is reported and the checkpoint before it is used. Tensors are stored as safetensors and everything
+else as JSON, so reading a checkpoint runs no code.
 """
 
 import json
@@ -23,15 +23,15 @@ MANIFEST = "manifest.json"
 
 
 class Checkpoints:
-    """The checkpoints of a run in one folder, `step-0000012` and so on; the newest `keep` are kept."""
+    """The checkpoints of a run, `step-0000012` and so on, in one folder. Only the newest `keep` are kept."""
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Makes the checkpoint of `step` from a folder that `write` fills.
+        """Saves the checkpoint of `step` and returns its path. `write` fills a temporary folder.
 
-        Raises InputError if it can't be written; older checkpoints are kept then.
+        Raises InputError if writing fails; older checkpoints are kept.
         """
         path = self.folder / f"step-{step:07d}"
         partial = self.folder / f".{path.name}.partial"
@@ -45,19 +45,19 @@ class Checkpoints:
         # torch raises RuntimeError for a file that can't be written
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            kept = f"the last complete one is {self.steps()[-1]}" if self.steps() else "there is no older one"
-            raise InputError(f"can't write the checkpoint {path} ({first_line(error)}); {kept}") from error
+            fallback = f"the last complete one is {self.steps()[-1]}" if self.steps() else "there is no older one"
+            raise InputError(f"can't write the checkpoint {path} ({first_line(error)}); {fallback}") from error
         return path
 
     def sweep(self) -> None:
-        """Removes the oldest checkpoints, and remains of those being written or removed when a process was killed."""
+        """Removes the oldest checkpoints, and partial ones that a killed process left behind."""
         for old in self.steps()[: -self.keep]:
-            old.rename(old.with_name(f".{old.name}.old"))  # a half-removed one must not look like a checkpoint
+            old.rename(old.with_name(f".{old.name}.old"))  # a partly removed folder must not look like a checkpoint
         for remains in self.folder.glob(".step-*"):
             shutil.rmtree(remains)
 
     def steps(self) -> list[Path]:
-        """The checkpoints, from the oldest to the newest."""
+        """The paths of the checkpoints, oldest first."""
         return sorted(self.folder.glob("step-" + 7 * "[0-9]"))
 
     def newest(self, warn: Callable[[str], None] = warnings.warn) -> Path | None:
@@ -77,7 +77,7 @@ def step_of(path: Path) -> int:
 
 
 def damage_of(folder: Path) -> str:
-    """How a checkpoint is damaged, or "" if every file agrees with its manifest."""
+    """A description of the damage to a checkpoint, or "" if every file agrees with the manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return next((damage for name, entry in manifest.items() if (damage := _file_damage(folder / name, entry))), "")
@@ -98,11 +98,11 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
 
 
-# --- nested states ----------------------------------------------------------------------------------------------------
+# --- nested state -----------------------------------------------------------------------------------------------------
 
 
 def save_state(path: Path, state: Any) -> None:
-    """Writes nested dicts and lists of tensors and plain values as `path`.safetensors and `path`.json."""
+    """Writes nested dicts and lists of tensors and JSON values as `path`.safetensors and `path`.json."""
     tensors: dict[str, Tensor] = {}
     plain = _without_tensors(state, "", tensors)
     save_file(_separate(tensors), f"{path}.safetensors")
@@ -110,13 +110,13 @@ def save_state(path: Path, state: Any) -> None:
 
 
 def load_state(path: Path) -> Any:
-    """A state that `save_state` wrote, its tensors on the CPU."""
+    """The state that `save_state` wrote, with its tensors on the CPU."""
     tensors = load_file(f"{path}.safetensors")
     return _with_tensors(json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8")), tensors)
 
 
 def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU; those that share memory with another are copied, because safetensors refuses them."""
+    """The tensors on the CPU. A tensor that shares memory with another is copied, because safetensors refuses it."""
     result, seen = {}, set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent: written under another name, flushed to disk, then renamed."""
+"""Atomic writes (a file or folder is written under another name, flushed to disk, then renamed), JSON and SHA-256."""
 
 import hashlib
 import json
@@ -11,7 +11,10 @@ from rlhf import InputError
 
 
 def replace(partial: Path, path: Path, previous: Path | None = None) -> None:
-    """Flushes a file or folder to disk and renames it to `path`. A folder that is there moves to `previous`, or is removed."""
+    """Flushes a file or folder to disk and renames it to `path`.
+
+    An existing folder at `path` is renamed to `previous`, or removed if `previous` is None.
+    """
     for file in [partial, *partial.rglob("*")] if partial.is_dir() else [partial]:
         _flush(file)
     old = previous or path.with_name(f".{path.name}.old")
@@ -33,19 +36,22 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file."""
+    """Writes a UTF-8 text file atomically."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     replace(partial, path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON value. Raises ValueError for NaN and infinity, which JSON lacks."""
+    """Writes a JSON file atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file. Raises InputError if it holds anything else."""
+    """The object in a JSON file; empty if the file does not exist.
+
+    Raises InputError if the file holds anything else.
+    """
     if not path.is_file():
         return {}
     try:
@@ -58,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """The value as it is read back from a JSON file."""
+    """The value after a round trip through JSON: tuples become lists, and keys strings."""
     return json.loads(json.dumps(value))
 
 

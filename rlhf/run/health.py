@@ -1,4 +1,4 @@
-"""Stops a PPO run whose numbers diverge, before it overwrites a good model."""
+"""Stops a PPO run that diverges, before it overwrites a good model."""
 
 import math
 
@@ -10,21 +10,21 @@ from rlhf.rollout import Rollout
 
 
 class Diverged(InputError):
-    """Numbers that diverged in a step. `rollout` is the batch they come from."""
+    """The run diverged in `step`. `rollout` is the batch of that step."""
 
-    def __init__(self, step: int, what: str, cause: str, rollout: Rollout):
-        super().__init__(f"stopped in step {step}: {what}. Usual cause: {cause}")
+    def __init__(self, step: int, problem: str, cause: str, rollout: Rollout):
+        super().__init__(f"stopped in step {step}: {problem}. Usual cause: {cause}")
         self.step, self.rollout = step, rollout
 
 
 def check_rollout(step: int, rollout: Rollout) -> None:
-    """Raises Diverged if a score or a log-probability is not finite."""
+    """Raises Diverged if a score, a log-probability or a value is not finite."""
     if count := _not_finite(rollout.scores):
-        cause = "a reward function that returns None or divides by 0, or a reward model trained at too high a rate"
+        cause = "a reward function that returns None or divides by 0, or a reward model that diverged in training"
         raise Diverged(step, f"{count} of {len(rollout.scores)} scores are not finite", cause, rollout)
     for name in ("logprobs", "ref_logprobs", "values"):
         if count := _not_finite(getattr(rollout, name)[rollout.mask]):
-            cause = "learning_rate or value_learning_rate too high in the steps before, or a damaged model"
+            cause = "learning_rate or value_learning_rate too high, or a damaged model"
             raise Diverged(step, f"{count} of the {name} are not finite", cause, rollout)
 
 
@@ -32,7 +32,7 @@ def check_update(step: int, norms: Tensor, batch: Rollout) -> None:
     """Raises Diverged if a gradient norm is not finite."""
     if _not_finite(norms):
         numbers = " and ".join(f"{norm:.3g}" for norm in norms.tolist())
-        cause = "learning_rate too high, or a reward without bounds; --skip_nonfinite skips such updates"
+        cause = "learning_rate too high, or unbounded rewards; --skip_nonfinite skips such updates"
         raise Diverged(step, f"the norms of the gradients of policy and value model are {numbers}", cause, batch)
 
 
@@ -40,12 +40,12 @@ def check_metrics(step: int, metrics: dict[str, float], config: PPOConfig, rollo
     """Raises Diverged if the KL to the reference is too high, or the entropy too low."""
     if metrics["kl"] > (math.inf if config.max_kl is None else config.max_kl):
         cause = "kl_coef too low or learning_rate too high: the reward model was never trained on such responses"
-        what = f"the KL to the reference is {metrics['kl']:.1f} nats a response (max_kl {config.max_kl:g})"
-        raise Diverged(step, what, cause, rollout)
+        problem = f"the KL to the reference is {metrics['kl']:.1f} nats per response (max_kl {config.max_kl:g})"
+        raise Diverged(step, problem, cause, rollout)
     if metrics["entropy"] < (config.min_entropy or 0.0):
         cause = "learning_rate too high or kl_coef too low: the policy gives the same response to every prompt"
-        what = f"the entropy is {metrics['entropy']:.2g} nats a token (min_entropy {config.min_entropy:g})"
-        raise Diverged(step, what, cause, rollout)
+        problem = f"the entropy is {metrics['entropy']:.2g} nats per token (min_entropy {config.min_entropy:g})"
+        raise Diverged(step, problem, cause, rollout)
 
 
 def _not_finite(numbers: Tensor) -> int:

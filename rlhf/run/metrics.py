@@ -1,4 +1,4 @@
-"""Metrics as weighted means over tokens, responses and processes: padding and uneven batches do not bias them."""
+"""Metrics as weighted means over tokens, responses and processes, unbiased by padding and uneven batches."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from rlhf.rollout import Rollout
 
 
 class Meter:
-    """Weighted means of quantities that are measured in parts, over all processes."""
+    """Accumulates weighted means of named quantities over micro-batches and processes."""
 
     def __init__(self, total: Callable[[Tensor], Tensor]):
         """`total` sums a tensor over all processes."""
@@ -18,23 +18,26 @@ class Meter:
         self.parts: dict[str, list[Tensor]] = {}
 
     def add(self, name: str, mean: Tensor, weight: Tensor) -> None:
-        """Adds a part: its mean, and its weight, the number of tokens or responses that the mean is over."""
+        """Adds one part of a quantity: its mean, and its weight, the number of tokens or responses that it averages."""
         part = torch.stack([mean.detach().double() * weight, weight.double()])
         self.parts.setdefault(name, []).append(part)
 
     def extend(self, other: "Meter") -> None:
-        """Adds all parts of another meter."""
+        """Adds all parts of another meter to this one."""
         for name, parts in other.parts.items():
             self.parts.setdefault(name, []).extend(parts)
 
     def means(self) -> dict[str, float]:
-        """The mean of each quantity whose total weight is not 0."""
+        """The mean of each quantity over all processes; quantities with a total weight of 0 are left out."""
         sums = {name: self.total(torch.stack(parts).sum(dim=0)) for name, parts in self.parts.items()}
         return {name: float(value / weight) for name, (value, weight) in sums.items() if weight > 0}
 
 
 def add_rollout_metrics(meter: Meter, rollout: Rollout, rewards: Tensor, gold: Tensor | None) -> None:
-    """Adds what a step's rollout shows. `rewards` is (B, T); `gold` (B,) is NaN where true quality is unknown."""
+    """Adds the metrics of a rollout to `meter`.
+
+    `rewards` is (B, T); `gold` (B,) is NaN where true quality is unknown.
+    """
     responses = torch.tensor(len(rollout.mask), device=rollout.mask.device)
     meter.add("score", rollout.scores.mean(), responses)
     if gold is not None:

@@ -1,4 +1,4 @@
-"""Random numbers: as functions of seed and step where the project draws them, and the state of the global generators."""
+"""Seeds and permutations as functions of the run's seed and the step, and the state of the global generators."""
 
 import random
 from functools import lru_cache
@@ -9,12 +9,12 @@ import torch
 
 
 def seed_of(*parts: int) -> int:
-    """A seed of 63 bits that depends on all parts, for instance the run's seed, a stream and a step."""
+    """A 63-bit seed that depends on all parts, for instance on the run's seed, a stream number and a step."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def shuffled(size: int, start: int, count: int, seed: tuple[int, ...]) -> list[int]:
-    """`count` indices below `size`, from position `start` of an endless sequence of permutations, one an epoch."""
+    """`count` indices from position `start` of an endless sequence: one permutation of range(size) after another."""
     return [int(_permutation(size, (*seed, i // size))[i % size]) for i in range(start, start + count)]
 
 
@@ -24,7 +24,7 @@ def _permutation(size: int, seed: tuple[int, ...]) -> np.ndarray:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of the global generators of this process: Python's, numpy's and torch's."""
+    """The state of this process's global generators (Python, numpy, torch, CUDA), as tensors and JSON values."""
     kind, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     numpy = [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest]
@@ -32,7 +32,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restores a state that `random_state` returned."""
+    """Sets the global generators to a state from `random_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = state["numpy"]

@@ -1,7 +1,7 @@
-"""Equalities that must hold before the first step of PPO, measured on its first rollout with its own models.
+"""Checks, on the first rollout of PPO and with its models, of equalities that must hold before the first step.
 
-Typical mistakes (dropout that is on, visible padding, a forgotten temperature, a score at the wrong token) do not keep the
-score from rising. Each of them breaks one of these equalities.
+The score can rise in spite of typical bugs: dropout left on, padding that is attended to, a missing temperature, a
+score at the wrong token. Each of these bugs breaks one of the equalities.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,14 +15,14 @@ from rlhf.engine import token_logprobs
 from rlhf.ppo import masked_mean
 from rlhf.rollout import Responses, Rollout, response_logprobs
 
-# what counts as rounding, by Accelerate's mixed precision: nats a token, and units of the score
+# largest differences attributed to rounding, by mixed precision, in nats per token and in units of the score
 TOLERANCE = {"no": 1e-5, "bf16": 0.05, "fp16": 0.01}
 SCORE_TOLERANCE = {"no": 1e-4, "bf16": 0.1, "fp16": 0.02}
 
 
 @dataclass(frozen=True)
 class Equality:
-    """A measured equality: its name, the message if it fails, the difference, and the usual cause."""
+    """A measured equality: its name, the message if it fails, the difference, the tolerance, and the usual cause."""
 
     name: str
     failure: str
@@ -41,9 +41,9 @@ def sanity_check(
     temperature: float,
     precision: str = "no",
 ) -> str:
-    """A line that lists the equalities that hold. `reward` is None if a score may depend on more than the response.
+    """A line that lists the checks. `reward` is None if scores may depend on more than the response.
 
-    Raises InputError with what differs, by how much, and the usual cause.
+    Raises InputError if a check fails, with the difference, the tolerance and the usual cause.
     """
     checks = [
         _ratio_is_one(rollout, policy, temperature, TOLERANCE[precision]),
@@ -51,7 +51,7 @@ def sanity_check(
         *_padding_is_invisible(rollout, policy, reward, temperature, precision),
     ]
     for check in checks:
-        if not check.difference <= check.allowed:  # NaN is not
+        if not check.difference <= check.allowed:  # also raises for NaN
             raise InputError(
                 f"before the first step, {check.failure} by {check.difference:.1e} (allowed: {check.allowed:.0e}). "
                 f"Usual cause: {check.cause}"
@@ -73,7 +73,7 @@ def _ratio_is_one(rollout: Rollout, policy: nn.Module, temperature: float, allow
 
 
 def _kl_is_zero(rollout: Rollout, policy: nn.Module, reference: nn.Module, allowed: float) -> Iterator[Equality]:
-    """Measured if policy and reference have the same weights."""
+    """Yields the check only if policy and reference have the same weights."""
     if _same_weights(policy, reference):
         yield Equality(
             "KL to the reference = 0",
@@ -111,7 +111,7 @@ def _padding_is_invisible(
 
 
 def _plain_logprobs(policy: nn.Module, alone: Responses, temperature: float) -> Tensor:
-    """Log-probabilities (1, T) of one response by transformers' own forward pass: no padding, all logits."""
+    """Log-probabilities (1, T) of one response from transformers' plain forward pass, without padding."""
     ids, length = alone.input_ids[alone.attention_mask.bool()][None], int(alone.lengths)
     logits = policy(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     return token_logprobs(logits[:, -length - 1 : -1], ids[:, -length:], temperature)
@@ -122,6 +122,6 @@ def _mean_difference(one: Tensor, other: Tensor, mask: Tensor) -> float:
 
 
 def _same_weights(policy: nn.Module, reference: nn.Module) -> bool:
-    """Whether the weights are the same, in the precision in which the reference keeps them."""
+    """Whether the weights are equal after rounding the policy's to the precision of the reference's."""
     pairs = zip(policy.parameters(), reference.parameters(), strict=True)
     return all(a.shape == b.shape and torch.equal(a.to(b.dtype), b) for a, b in pairs)

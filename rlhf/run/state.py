@@ -1,4 +1,4 @@
-"""The state of a PPO run: what an update changes, and what a checkpoint holds."""
+"""The state of a PPO run: everything that updates change, saved to and restored from checkpoints."""
 
 from pathlib import Path
 from typing import cast
@@ -24,7 +24,7 @@ class TrainingState:
     ):
         self.accelerator = accelerator
         self.kl_coef, self.steps_done = config.kl_coef, 0
-        self.one_trunk = isinstance(value_model, ValueHead)  # the value model is a head on the policy
+        self.shares_trunk = isinstance(value_model, ValueHead)  # the value model is a head on the policy
         groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
         if value_model is not None:
             rate = config.value_learning_rate or config.learning_rate
@@ -41,21 +41,21 @@ class TrainingState:
         )
         self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
         self.value_model = None if value_model is None else accelerator.prepare(value_model)
-        self.average = None  # of the policy's weights
+        self.average = None  # moving average of the policy's weights
         if config.ema_decay is not None:
             self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
 
     def trained_models(self) -> list[nn.Module]:
-        """The models that have gradients."""
+        """The policy and, if there is one, the value model."""
         return [model for model in (self.policy, self.value_model) if model is not None]
 
     def models(self) -> dict[str, nn.Module]:
-        """The models whose weights change."""
+        """All models whose weights change, by name: policy, value model and moving average, as far as they exist."""
         models = {"policy": self.policy, "value_model": self.value_model, "average": self.average}
         return {name: model for name, model in models.items() if model is not None}
 
     def save_state(self, folder: Path) -> None:
-        """Writes everything that the rest of the run depends on. To be called by every process."""
+        """Writes the whole training state. Every process must call it; the main process writes."""
         models = {name: self.accelerator.unwrap_model(model).state_dict() for name, model in self.models().items()}
         state = {
             "steps_done": self.steps_done,
@@ -69,7 +69,7 @@ class TrainingState:
             save_state(folder / "state", state)
 
     def load_state(self, folder: Path) -> None:
-        """Restores what `save_state` wrote: training continues to the same bits."""
+        """Restores what `save_state` wrote, so that training continues bit for bit."""
         state = load_state(folder / "state")
         self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
         for name, model in self.models().items():
@@ -79,10 +79,10 @@ class TrainingState:
         set_random_state(state["random"][self.accelerator.process_index])
 
     def save_models(self, folder: Path) -> None:
-        """Writes the policy (its average, if there is one) and, in `value_model`, the value model if there is one."""
+        """Writes the policy, or its moving average if there is one, and the value model, if any, in `value_model/`."""
         policy = self.accelerator.unwrap_model(self.policy)
         saved = policy if self.average is None else cast(PreTrainedModel, self.average.module)
         saved.save_pretrained(folder)
         if self.value_model is not None:
-            trunk = {"policy": policy} if self.one_trunk else {}
+            trunk = {"policy": policy} if self.shares_trunk else {}
             self.accelerator.unwrap_model(self.value_model).save_pretrained(folder / "value_model", **trunk)

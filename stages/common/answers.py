@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf import InputError
-from rlhf.evaluate import known
+from rlhf.evaluate import without_nan
 from rlhf.models import load_policy, max_prompt_length, on_device
 from rlhf.rollout import Completion, sample_completions
 from rlhf.rows import Row, Tally
@@ -21,7 +21,7 @@ from stages.common.stage import Stage
 
 @dataclass
 class Answerer:
-    """A model that answers, with the name it is shown under."""
+    """A model that answers prompts, with its tokenizer and its name in the output."""
 
     name: str
     source: str
@@ -29,7 +29,7 @@ class Answerer:
     tokenizer: PreTrainedTokenizerBase
 
     def answer(self, rows: list[Row], response_length: int, temperature: float, seed: int) -> list[Completion]:
-        """One completion of each row's prompt. Raises InputError if a prompt does not fit into the context."""
+        """One completion of each row's prompt. Raises InputError if a prompt leaves no room for a response."""
         tally = Tally(used=len(rows))
         prompts = prompt_dataset(rows, self.tokenizer, max_prompt_length(self.policy, response_length), tally)
         if tally.dropped:
@@ -45,7 +45,7 @@ class Answerer:
 
 
 def answerable(rows: list[Row], answerers: list[Answerer], response_length: int) -> list[Row]:
-    """The rows whose prompts leave every model room for a response; prints how many do not."""
+    """The rows whose prompts leave room for a response in every model's context; prints how many are dropped."""
     for model in answerers:
         longest, tally = max_prompt_length(model.policy, response_length), Tally(used=len(rows))
         rows = [rows[i] for i in prompt_dataset(rows, model.tokenizer, longest, tally)["row"]]
@@ -57,9 +57,9 @@ def answerable(rows: list[Row], answerers: list[Answerer], response_length: int)
 
 
 def load_answerers(names: list[str], stage: Stage) -> list[Answerer]:
-    """The named models: finished stages of the run, folders, or hub ids. Stages that have not finished are left out.
+    """The named models: stages of the run, folders or hub ids. Stages that have not finished are left out.
 
-    Raises InputError if a folder holds no model, or if none of the named stages has finished.
+    Raises InputError if a folder or hub id holds no model, or if no model is left.
     """
     answerers = []
     for name in names:
@@ -71,14 +71,14 @@ def load_answerers(names: list[str], stage: Stage) -> list[Answerer]:
         policy = on_device(load_policy(source, tokenizer))
         answerers.append(Answerer(Path(name).name, source, policy, tokenizer))
     if not answerers:
-        raise InputError(f"none of {', '.join(names)} is in {stage.run.folder}: run `make sft` or `make ppo` first")
+        raise InputError(f"{stage.run.folder} has none of {', '.join(names)}: run `make sft` or `make ppo` first")
     return answerers
 
 
 def gold_of(function: str | None, rows: list[Row], completions: list[Completion]) -> list[float] | None:
-    """The true quality of completions by the named function, NaN if unknown; None if it is unknown for all."""
+    """The true quality of completions from the named gold function, NaN if unknown; None if all are unknown."""
     if function is None:
         return None
     texts, finished = [c.text for c in completions], [c.finished for c in completions]
     gold = call_reward_function(load_function(function), rows, texts, finished)
-    return gold if len(known(gold)) else None
+    return gold if len(without_nan(gold)) else None

@@ -1,4 +1,4 @@
-"""A hash of the code that a stage's result depends on: the stage, and what it imports of this project or of the user's."""
+"""A hash of the code that a stage's result depends on: the stage, and its imports from the project or from the user."""
 
 import ast
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from rlhf import InputError
 
 ROOT = Path(__file__).parent.parent.parent
-# code that reads options, prints, saves or decides what to run: an edit there changes no result
+# modules that read options, print, save or decide what to run: an edit of these changes no result
 IRRELEVANT = {
     *(f"stages.common.{name}" for name in (
         "code", "console", "interruption", "options", "parsing", "pipeline", "recipe", "requirements", "resume", "run", "stage",
@@ -20,15 +20,15 @@ _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionD
 
 
 def own_places() -> list[Path]:
-    """The folders in which modules are the project's or the user's own: no installed libraries."""
+    """The folders with modules of the project or the user: the root and PYTHONPATH, without installed libraries."""
     entries = map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     return [ROOT, *(place for place in entries if not {"site-packages", "dist-packages"} & set(place.parts))]
 
 
 def code_hash(stage: str, functions: list[str]) -> str:
-    """A hash of the stage's code and of that of `functions`, named module:function, without comments and docstrings.
+    """A hash of the code of a stage and of `functions` ("module:function"), ignoring comments and docstrings.
 
-    Raises InputError for a file that is not Python.
+    Raises InputError for a file that is not valid Python.
     """
     named = [function.partition(":")[0] for function in functions]
     digest = hashlib.sha256()
@@ -38,7 +38,7 @@ def code_hash(stage: str, functions: list[str]) -> str:
 
 
 def imported(modules: list[str], places: list[Path]) -> Iterator[tuple[str, str]]:
-    """(module, its syntax tree) for modules in one of the places, and for everything that they import from there."""
+    """(module name, dump of its syntax tree) for the modules and, recursively, for their imports found in `places`."""
     waiting, seen = list(modules), set(IRRELEVANT)
     while waiting:
         module = waiting.pop()

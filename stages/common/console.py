@@ -1,4 +1,4 @@
-"""What a stage prints: lines with a label, durations, one progress bar."""
+"""Output of the stages: lines with a label, durations, progress bars."""
 
 import sys
 import time
@@ -9,12 +9,12 @@ INDENT = " " * 13
 
 
 def say(text: str, label: str = "") -> None:
-    """Prints a line, with a label in a column of its own."""
+    """Prints a line, with the label in the first column."""
     print(f"{label:<13}{text}".rstrip(), flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them: `46 s`, `6 min 4 s`, `2 h 5 min`."""
+    """Seconds as text: `46 s`, `6 min 4 s`, `2 h 5 min`."""
     minutes, rest = divmod(round(seconds), 60)
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -22,9 +22,9 @@ def duration(seconds: float) -> str:
 
 
 class ProgressBar:
-    """Counts steps up to `total`, of which some may be `done` before, and shows a few numbers beside them.
+    """A progress bar for `total` steps, `done` of them before, with a few numbers beside it.
 
-    If output goes to a file, a line every 20 seconds instead.
+    If the output is not a terminal, it prints a line every 20 seconds instead.
     """
 
     def __init__(self, total: int, done: int = 0):
@@ -35,7 +35,7 @@ class ProgressBar:
         self.bar = tqdm(total=total, initial=done, bar_format=layout, file=sys.stdout, disable=not is_terminal)
 
     def update(self, steps: int = 1, **numbers: float) -> None:
-        """Advances by `steps`."""
+        """Advances by `steps`, and shows `numbers` by name."""
         self.done += steps
         text = "  ".join(f"{name} {number:.3g}" for name, number in numbers.items())
         if not self.bar.disable:

@@ -1,4 +1,4 @@
-"""Signals that ask a stage to stop, and the lock that keeps a second process from its result."""
+"""Handling of SIGINT and SIGTERM, and the lock that keeps a second process away from a result."""
 
 import fcntl
 import os
@@ -20,15 +20,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """SIGINT and SIGTERM. In a loop that looks at `requested`, the first one lets the loop save; otherwise they stop at once."""
+    """SIGINT and SIGTERM.
+
+    Inside a training loop (`in_loop`), the first signal sets `requested`, so that the loop saves and stops. A second
+    signal, or one outside a loop, stops the stage at once.
+    """
 
     def __init__(self) -> None:
-        self.requested: int | None = None  # this signal asked the loop to stop
-        self.raised: int | None = None  # this signal stopped the stage at once
+        self.requested: int | None = None  # the signal that asked the loop to stop
+        self.raised: int | None = None  # the signal that stopped the stage at once
         self.in_loop = False
 
     def listen(self) -> None:
-        """Handles the signals from now on."""
+        """Installs the signal handlers and resets the state."""
         self.requested, self.raised, self.in_loop = None, None, False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
@@ -38,7 +42,7 @@ class Interruption:
             self.raised = number
             raise Interrupted(number, STOPPED)
         self.requested = number
-        # not print: the signal may have interrupted one
+        # os.write, because the signal may have interrupted a print
         os.write(2, b"\ninterrupted: saving after this step; a second signal stops at once\n")
 
 
@@ -46,7 +50,7 @@ interruption = Interruption()
 
 
 def lock(folder: Path) -> int:
-    """Locks a folder until this process ends, however it ends.
+    """Locks a folder and returns the descriptor that holds the lock. The kernel releases it when the process ends.
 
     Raises InputError if another process holds the lock.
     """

@@ -1,6 +1,6 @@
-"""The options of every stage: dataclass fields, set by a recipe and then by the command line (see `parsing`).
+"""The options of every stage, as dataclass fields. A recipe sets them, then the command line (see `parsing`).
 
-They are here and not in the stages so that `make` can read them without loading torch.
+They are not in the stages' own modules, so that `make` can read them without importing torch.
 """
 
 from dataclasses import dataclass
@@ -10,22 +10,24 @@ from typing import Literal
 from rlhf import InputError
 from rlhf.config import PPOConfig, option
 
-CHAIN = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")  # each stage before those that read its result
-NORMALISED_ON = 4096  # sequences that the reward model's scores are normalised on, at most
+# every stage comes after the stages whose results it reads
+CHAIN = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
+NORMALISED_ON = 4096  # maximum number of sequences over which the reward model's scores are normalised
 
 
 @dataclass
 class StageOptions:
-    """Options of every stage."""
+    """Options that every stage has."""
 
     recipe: str = option("tiny", "a name in stages/recipes, or the path of a YAML file")
-    run: str | None = option(None, "folder in which the stages meet; by default runs/<recipe>")
-    base: str | None = option(None, "folder of another run: finished stages that this run lacks are read from there")
+    run: str | None = option(None, "folder of the stages' results; by default runs/<recipe>")
+    base: str | None = option(None, "folder of another run, from which finished stages that this run lacks are read")
     output: str | None = option(None, "folder for this stage's result; by default <run>/<stage>")
-    seed: int = option(0, "decides every random number of the stage")
+    seed: int = option(0, "seed of all random numbers of the stage")
 
     @property
     def run_folder(self) -> Path:
+        """The folder of the stages' results."""
         return Path(self.run or f"runs/{Path(self.recipe).stem}")
 
 
@@ -33,12 +35,12 @@ class StageOptions:
 class SavingOptions(StageOptions):
     """Options of a stage that saves checkpoints and resumes from them."""
 
-    save_steps: int | None = option(None, "steps between checkpoints; none leaves it to save_minutes")
+    save_steps: int | None = option(None, "steps between checkpoints; none: only save_minutes decides")
     save_minutes: float | None = option(
         0.5,
-        "minutes between checkpoints, more if saving would take over a twentieth of the time; none leaves it to save_steps",
+        "minutes between checkpoints, more if saving takes over a twentieth of the time; none: only save_steps decides",
     )
-    save_total_limit: int = option(2, "newest checkpoints to keep; they stay beside the finished model")
+    save_total_limit: int = option(2, "number of newest checkpoints to keep; the finished result keeps them too")
 
     def __post_init__(self) -> None:
         for name in ("save_steps", "save_minutes", "save_total_limit"):
@@ -52,14 +54,16 @@ class TrainingOptions(SavingOptions):
     """Options of pretraining, SFT and the reward model; `trainer` passes any other argument to TRL's trainer."""
 
     epochs: float = option(1.0, "epochs over the rows")
-    batch_size: int = option(16, "rows a step and process; for the reward model, prompts with all their completions")
+    batch_size: int = option(16, "rows per step and process; for the reward model, prompts with all their completions")
     learning_rate: float = option(1e-3, "peak learning rate of AdamW")
-    lr_scheduler_type: str = option("cosine", "its schedule: cosine, linear, constant, or another of transformers'")
-    warmup_steps: int = option(50, "steps over which it rises from 0")
+    lr_scheduler_type: str = option(
+        "cosine", "schedule of the learning rate: cosine, linear, constant, or any other that transformers has"
+    )
+    warmup_steps: int = option(50, "steps over which the learning rate rises from 0 to its peak")
     weight_decay: float = option(0.01, "decoupled weight decay")
     adam_beta2: float = option(0.95, "AdamW's beta 2 (InstructGPT: 0.95); beta 1 is 0.9")
     max_length: int | None = option(
-        None, "longest row in tokens, by default the model's context; longer rows are dropped and counted"
+        None, "maximum tokens of a row, by default the model's context; longer rows are dropped and counted"
     )
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that transformers supports")
@@ -68,18 +72,20 @@ class TrainingOptions(SavingOptions):
     )
 
     def longest(self, context: int) -> int:
-        """The longest row in tokens that is used: max_length, and at most the model's context."""
+        """The maximum number of tokens of a row: max_length, but at most the model's context."""
         return min(self.max_length or context, context)
 
 
 @dataclass
 class DataOptions(StageOptions):
-    world: bool = option(False, "make text, demonstrations and prompts of the embedded world")
-    world_documents: int = option(50_000, "pretraining documents of the world")
-    world_demonstrations: int = option(6_000, "demonstrations of the world")
-    world_prompts: int = option(6_000, "prompts of the world")
+    world: bool = option(False, "generate text, demonstrations and prompts of the embedded world")
+    world_documents: int = option(50_000, "number of pretraining documents of the world")
+    world_demonstrations: int = option(6_000, "number of demonstrations of the world")
+    world_prompts: int = option(6_000, "number of prompts of the world")
 
-    folder: str | None = option(None, "folder of the files below; by default the current one")
+    folder: str | None = option(
+        None, "folder of the files that text, demonstrations, comparisons and prompts name; by default the current one"
+    )
     text: list[str] = option([], "files or hub data sets of plain text, for pretraining")
     demonstrations: list[str] = option([], "files or hub data sets of prompts with completions, for SFT")
     comparisons: list[str] = option(
@@ -88,37 +94,42 @@ class DataOptions(StageOptions):
     prompts: list[str] = option(
         [], "files or hub data sets of prompts, for PPO; by default the prompts of demonstrations and comparisons"
     )
-    sample_by: str = option("paragraph", "what one document of a .txt file is: line, paragraph or document")
-    limit: int | None = option(None, "rows to use of each file or data set, at most")
+    sample_by: str = option(
+        "paragraph", "unit of a .txt file that becomes one document: line, paragraph or document (the whole file)"
+    )
+    limit: int | None = option(None, "maximum number of rows to use of each file or data set")
 
     test_share: float = option(
-        0.1, "share of the prompts of files that is held out for the test; rows with these prompts are in no training"
+        0.1,
+        "share of the prompts, or texts, of the files that is held out for the test; rows with these prompts are not trained on",
     )
-    test_rows: int = option(400, "prompts, or texts, held out for the test, at most")
+    test_rows: int = option(400, "maximum number of prompts, or texts, held out for the test")
 
 
 @dataclass
 class PretrainOptions(TrainingOptions):
     model: str | None = option(None, "load this model (a folder or a hub id) instead of training one")
-    text: str | None = option(None, "JSON Lines file of {text}; by default that of `make data`")
+    text: str | None = option(None, "JSON Lines file of {text}; by default the one from `make data`")
     tokenizer: str | None = option(
         None, "tokenizer of the new model (a folder or a hub id), by default one trained on the text"
     )
-    vocab_size: int = option(2048, "tokens of the new tokenizer, at most")
+    vocab_size: int = option(2048, "maximum vocabulary size of the new tokenizer")
     layers: int = option(3, "transformer blocks of the new model")
-    width: int = option(128, "its hidden size")
-    heads: int = option(8, "its attention heads")
-    context: int = option(128, "its context in tokens; longer documents are cut into pieces")
+    width: int = option(128, "hidden size of the new model")
+    heads: int = option(8, "attention heads of the new model")
+    context: int = option(128, "context length of the new model, in tokens; longer documents are split into pieces")
     initializer_range: float = option(
-        0.1, "standard deviation of its initial weights (GPT-2: 0.02, too small for narrow models)"
+        0.1, "standard deviation of the initial weights (GPT-2: 0.02, too small for narrow models)"
     )
-    packing: bool = option(False, "fill rows with several documents, for many short ones in a long context")
+    packing: bool = option(False, "fill each row with several documents; useful for short documents in a long context")
 
 
 @dataclass
 class SFTOptions(TrainingOptions):
     model: str | None = option(None, "model to start from; by default the result of `make pretrain`")
-    demonstrations: str | None = option(None, "JSON Lines file of {prompt, completion}; by default that of `make data`")
+    demonstrations: str | None = option(
+        None, "JSON Lines file of {prompt, completion}; by default the one from `make data`"
+    )
 
 
 @dataclass
@@ -128,31 +139,34 @@ class ComparisonsOptions(SavingOptions):
         None, "a Python function, module:function, that returns the quality of completions as numbers"
     )
     noise: float = option(
-        1.5, "the labeller prefers the better of two with probability sigmoid(difference / noise); 0 for no noise"
+        1.5,
+        "the labeller prefers the better of two completions with probability sigmoid(difference / noise); 0: no noise",
     )
-    tie_margin: float = option(0.0, "largest difference in perceived quality that is a tie")
-    count: int = option(1800, "prompts whose completions are compared for training")
-    test_count: int = option(300, "prompts whose completions are compared for the test of the reward model")
-    completions: int = option(4, "K: completions sampled for each prompt (InstructGPT: 4 to 9)")
+    tie_margin: float = option(0.0, "completions tie if their perceived qualities differ by at most this")
+    count: int = option(1800, "number of training prompts whose completions are compared")
+    test_count: int = option(300, "number of held-out prompts whose completions are compared, to test the reward model")
+    completions: int = option(4, "K, the completions sampled for each prompt (InstructGPT: 4 to 9)")
     swapped: int = option(
         1,
-        "completions of other prompts added to each ranking, so that the reward model learns to reject off-topic ones",
+        "completions of other prompts added to each ranking, so that the reward model learns to reject off-topic answers",
     )
     temperature: float = option(1.0, "sampling temperature")
     response_length: int = option(64, "tokens after which a completion is truncated")
-    batch_size: int = option(256, "completions sampled at a time")
+    batch_size: int = option(256, "completions sampled in one batch")
 
 
 @dataclass
 class RewardOptions(TrainingOptions):
     model: str | None = option(None, "model to start from; by default the result of `make sft`")
     comparisons: str | None = option(
-        None, "JSON Lines file of rankings or pairs; by default that of `make comparisons`"
+        None, "JSON Lines file of rankings or pairs; by default the one from `make comparisons`"
     )
-    comparisons_test: str | None = option(None, "the same for the test; by default that of `make comparisons`")
+    comparisons_test: str | None = option(
+        None, "JSON Lines file of held-out rankings or pairs; by default the one from `make comparisons`"
+    )
     normalise_on: Literal["demonstrations", "comparisons", "nothing"] = option(
         "demonstrations",
-        f"scores are shifted to mean 0 over these, {NORMALISED_ON} at most (InstructGPT: demonstrations)",
+        f"rows over which scores are shifted to mean 0, at most {NORMALISED_ON} (InstructGPT: demonstrations)",
     )
     unit_deviation: bool = option(True, "scale scores to a standard deviation of 1 over the comparisons")
 
@@ -161,18 +175,18 @@ class RewardOptions(TrainingOptions):
 class PPOOptions(PPOConfig, SavingOptions):
     model: str | None = option(None, "policy to start from, and reference; by default the result of `make sft`")
     reward_model: str | None = option(
-        None, "reward model, and start of the value model; by default the result of `make reward`"
+        None, "reward model, from which the value model starts too; by default the result of `make reward`"
     )
     reward_function: str | None = option(
         None,
-        "a Python function, module:function, that returns the scores; the value model then starts from the policy, or from a reward_model if one is given",
+        "a Python function, module:function, that returns the scores instead of a reward model; the value model then starts from the policy, or from reward_model if that is set",
     )
-    prompts: str | None = option(None, "JSON Lines file of {prompt}; by default that of `make data`")
-    text: str | None = option(None, "JSON Lines file of {text} for the pretraining mix; by default that of `make data`")
-    gold: str | None = option(
-        None, "a Python function, module:function, that returns true quality; it is logged, and not trained on"
+    prompts: str | None = option(None, "JSON Lines file of {prompt}; by default the one from `make data`")
+    text: str | None = option(
+        None, "JSON Lines file of {text} for the pretraining mix; by default the one from `make data`"
     )
-    show_samples: int = option(10, "steps between completions that are shown; 0 for none")
+    gold: str | None = option(None, "a Python function, module:function, that returns true quality; it is only logged")
+    show_samples: int = option(10, "steps between printed sample completions; 0: print none")
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that Accelerate supports")
 
     def __post_init__(self) -> None:
@@ -184,30 +198,34 @@ class PPOOptions(PPOConfig, SavingOptions):
 class SamplesOptions(StageOptions):
     prompt: list[str] = option([], "prompts to answer")
     prompts: str | None = option(
-        None, "JSON Lines file of {prompt} to answer; by default, without --prompt, the held-out ones of `make data`"
+        None, "JSON Lines file of {prompt} to answer; by default, without --prompt, the held-out prompts of `make data`"
     )
     template: str | None = option(
-        None, 'text around each --prompt, with {} in its place; "chat" makes it a user\'s message'
+        None, 'text around each --prompt, which replaces {}; "chat" makes it a chat message of the user'
     )
-    models: list[str] = option(["pretrain", "sft", "ppo"], "models that answer: stages of the run, folders or hub ids")
-    count: int = option(6, "prompts to take from a file, of different tasks if it names them")
-    temperature: float = option(1.0, "sampling temperature; 0 takes the most likely token each time")
+    models: list[str] = option(["pretrain", "sft", "ppo"], "models to compare: stages of the run, folders or hub ids")
+    count: int = option(6, "number of prompts to take from a file, alternating between tasks if it has a column `task`")
+    temperature: float = option(1.0, "sampling temperature; 0: greedy decoding")
     response_length: int = option(64, "tokens after which a completion is truncated")
-    gold: str | None = option(None, "a Python function, module:function, that returns true quality; it is shown")
+    gold: str | None = option(
+        None, "a Python function, module:function, that returns true quality, printed beside each answer"
+    )
 
 
 @dataclass
 class EvaluateOptions(StageOptions):
     models: list[str] = option(
         ["pretrain", "sft", "ppo"],
-        "models to evaluate: stages of the run, or folders of further policies, which are compared with sft as ppo is",
+        "models to evaluate: stages of the run, folders or hub ids; those listed after sft are compared with it",
     )
-    count: int = option(400, "held-out prompts, at most")
+    count: int = option(400, "maximum number of held-out prompts")
     temperature: float = option(1.0, "sampling temperature; greedy decoding is evaluated as well")
     response_length: int = option(64, "tokens after which a completion is truncated")
-    best_of: int = option(0, "n of best-of-n: the SFT model's completion with the highest score of n; 0 for none")
+    best_of: int = option(
+        0, "n of best-of-n: of n completions of the SFT model, the one with the highest score; 0: not evaluated"
+    )
     gold: str | None = option(None, "a Python function, module:function, that returns true quality")
-    perfect: float = option(10.0, "gold of a perfect answer")
+    perfect: float = option(10.0, "gold score from which an answer counts as perfect")
 
 
 OPTIONS: dict[str, type[StageOptions]] = {

@@ -1,6 +1,7 @@
 """A stage's options from its recipe and its command line.
 
-One parser reads both, so a misspelt name, a wrong type or an impossible value is refused in both, with file and line.
+The same parser reads both, so both refuse a misspelt name, a wrong type or an impossible value. An error in a recipe is
+reported with file and line.
 """
 
 import importlib
@@ -27,19 +28,19 @@ from stages.common.options import OPTIONS, StageOptions
 from stages.common.recipe import no_such_option, recipe_options
 
 FUNCTIONS = ("gold", "labeller", "reward_function")  # options that name a Python function, module:function
-# where a result goes, and what its run stands on: given on the command line, never in a section of a recipe
+# options that name folders and the recipe: they are set on the command line, not in a section of a recipe
 PLACES = ("recipe", "run", "base", "output")
 
 
 @dataclass
 class Parsed:
-    """The options of a stage, and which of them a recipe or the command line sets."""
+    """The options of a stage, and the names of those that a recipe or the command line sets."""
 
     options: Any  # of the stage's class
     given: set[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """The options as they are read back from a record."""
+        """The options as JSON values, as a record holds them."""
         return as_json(asdict(self.options))
 
 
@@ -54,11 +55,14 @@ def parse(stage: str, argv: list[str] | None = None) -> Any:
 
 
 def parse_given(stage: str, argv: list[str]) -> Parsed:
-    """The same with the names of the options that are not defaults. Values are not checked against the world outside."""
+    """The same as `parse`, with the names of the options that are set.
+
+    Functions and trackers that options name are not looked up, see `check_values`.
+    """
     options_class = OPTIONS[stage]
     recipe = _recipe_named_in(argv)
     parser = _parser(options_class, stage)
-    parser.description = f"Defaults are those of the recipe {recipe}; give --recipe before --help for another."
+    parser.description = f"Defaults are those of the recipe {recipe}; add --recipe NAME for those of another."
     given = {argument[2:].split("=")[0].replace("-", "_") for argument in argv if argument.startswith("--")}
     for name, value, where in recipe_options(recipe, stage):
         if name in PLACES:
@@ -66,7 +70,7 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
         names = [field.name for field in fields(options_class)]
         if name not in names:
             raise InputError(f"{where}: {no_such_option(name, names)} in {stage}")
-        # an empty list overrides that of a base; argparse has no such value
+        # an empty list overrides that of a base recipe; argparse can't parse an empty list
         is_empty_list = value == [] and isinstance(parser.get_default(name), list)
         parsed = [] if is_empty_list else getattr(_parse(parser, _as_argv(name, value), where), name)
         parser.set_defaults(**{name: parsed})
@@ -79,7 +83,7 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
 
 
 def check_values(options: StageOptions) -> None:
-    """Raises InputError if a function or a tracker that the options name does not exist."""
+    """Raises InputError if the options name a function or a tracker that does not exist."""
     for name in FUNCTIONS:
         if getattr(options, name, None):
             load_function(getattr(options, name))
@@ -89,7 +93,7 @@ def check_values(options: StageOptions) -> None:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function named "module:function". Raises InputError if there is none."""
+    """The function named "module:function". Raises InputError if it can't be imported."""
     hint = "a function is named module:function, and its module is in the current folder or on PYTHONPATH"
     module, _, function = name.partition(":")
     try:
@@ -109,7 +113,7 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def _parser(options_class: type[StageOptions], stage: str) -> ArgumentParser:
-    """A parser with one argument for each field. A field that may be None takes "none"."""
+    """A parser with one argument per field of the options. A field that may be None accepts "none"."""
     parser = ArgumentParser(
         prog=f"python -m stages.{stage}",
         usage="%(prog)s [--OPTION VALUE ...]",
@@ -130,7 +134,7 @@ def _parser(options_class: type[StageOptions], stage: str) -> ArgumentParser:
 
 
 def _argument_type(hint: Any) -> dict[str, Any]:
-    """How argparse reads a value of this type."""
+    """The arguments of `add_argument` for a field of this type."""
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if get_origin(hint) is list:
@@ -166,7 +170,7 @@ def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     def optional(text: str) -> Any:
         return None if text.lower() in ("none", "null") else convert(text)
 
-    optional.__name__ = getattr(convert, "__name__", str(convert)).strip("_")  # argparse names it in its errors
+    optional.__name__ = getattr(convert, "__name__", str(convert)).strip("_")  # argparse prints this name in errors
     return optional
 
 

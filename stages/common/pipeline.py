@@ -1,9 +1,9 @@
-"""`make STAGE`: which stages are made again, and why.
+"""The program behind `make STAGE`: decides which stages run, prints why, and runs them.
 
-    The stage that is asked for: if its options, its inputs or its code have changed.
-    A stage before it:           if its options or its inputs have changed. If only code has changed, it is kept.
+    The goal, the stage that make was called with, runs if its options, its inputs or its code have changed.
+    A stage before the goal runs if its options or its inputs have changed. If only its code has changed, it is kept.
 
-What counts is what the finished result was made from, by its record, and not which file is newer.
+A change is found by comparing with the record of the finished result, not by file times.
 """
 
 import os
@@ -30,23 +30,23 @@ from stages.common.run import BEGUN, INPUT, MISSING, RECORD, Run, record_of, sta
 from stages.common.stage import difference, functions_of
 
 Options = dict[str, Parsed]
-REPORT = "report.md"  # of evaluate
+REPORT = "report.md"  # the result of evaluate
 
 
 @dataclass
 class Request:
-    """What make was told."""
+    """A call of make: its goal and its variables."""
 
     goal: str
     recipe: str
     run: Run
     seed: str | None
-    arguments: list[str]  # options on the command line, for the goal
-    remake: bool  # also make stages again of which only the code has changed
+    arguments: list[str]  # command-line options of the goal, from ARGS and PROMPT
+    remake: bool  # also run earlier stages whose code alone has changed
 
     @classmethod
     def read(cls, goal: str, variables: Mapping[str, str]) -> "Request":
-        """From make's variables. Raises InputError for one that makes no sense, before anything runs."""
+        """A request from make's variables. Raises InputError for an invalid one."""
         base = variables.get("BASE") or None
         known = run_settings(base, "BASE") if base else {}
         recipe, folder = variables.get("RECIPE") or None, variables.get("RUN") or None
@@ -68,12 +68,12 @@ class Request:
         )
 
     def settings(self) -> dict[str, Any]:
-        """What the run remembers for the next time."""
+        """The content of the run's run.json: recipe, seed and base."""
         base = str(self.run.folders[1]) if len(self.run.folders) > 1 else None
         return {"recipe": self.recipe, "seed": self.seed, "base": base}
 
     def argv(self, stage: str) -> list[str]:
-        """The command line of a stage."""
+        """The command line with which a stage runs."""
         base = [f"--base={self.settings()['base']}"] if self.settings()["base"] else []
         seed = [f"--seed={self.seed}"] if self.seed else []
         places = [f"--recipe={self.recipe}", f"--run={self.run.folder}", *base]
@@ -83,7 +83,7 @@ class Request:
         return [*places, *(_without_seed(repeated) if seed else repeated), *seed]
 
     def remembered_arguments(self, stage: str) -> list[str]:
-        """The command line that a stage was made with, or was interrupted with if it has never finished."""
+        """The arguments of a stage's last finished run, or of an interrupted run if it has never finished."""
         if stage not in CHAIN:
             return []
         records = [record_of(folder / stage) for folder in self.run.folders]
@@ -92,7 +92,7 @@ class Request:
 
 
 def _arguments(variables: Mapping[str, str]) -> list[str]:
-    """ARGS, split as a shell would, and PROMPT as it is."""
+    """ARGS split like a shell command, and PROMPT unchanged, as --prompt."""
     try:
         arguments = shlex.split(variables.get("ARGS", ""))
     except ValueError as error:
@@ -111,7 +111,7 @@ def _without_seed(arguments: list[str]) -> list[str]:
     return result
 
 
-# --- what is to be done -----------------------------------------------------------------------------------------------
+# --- planning ---------------------------------------------------------------------------------------------------------
 
 NEVER_MADE = "it has never been made"
 CODE_CHANGED = "its code has changed"
@@ -120,22 +120,22 @@ SHOWN_REASONS = 4
 
 @dataclass
 class Decision:
-    """Where a stage's finished result is, or why the stage is made."""
+    """Whether a stage runs, and why. If it does not, `folder` is the finished result that is used."""
 
     stage: str
     folder: Path  # of the result
-    reasons: list[str] = field(default_factory=list)  # why it is made; empty if the result is used as it is
-    despite: list[str] = field(default_factory=list)  # what has changed without being a reason
-    seconds: float | None = None  # that it took last time
+    reasons: list[str] = field(default_factory=list)  # why the stage runs; empty if its result is used
+    ignored_changes: list[str] = field(default_factory=list)  # changes for which an earlier stage does not run again
+    seconds: float | None = None  # duration of the last run
 
 
 def decide(request: Request, stage: str, options: Options, pending: set[str]) -> Decision:
-    """Whether there is a result that can be used; `pending` are the stages before it that are to be made."""
+    """The decision for one stage; `pending` holds the earlier stages that are going to run."""
     outdated: list[Decision] = []
     for folder in request.run.folders:
         if record := record_of(folder / stage):
-            reasons, despite = changes(request, record, options[stage], pending)
-            decision = Decision(stage, folder / stage, reasons, despite, record.get("seconds"))
+            reasons, ignored_changes = find_changes(request, record, options[stage], pending)
+            decision = Decision(stage, folder / stage, reasons, ignored_changes, record.get("seconds"))
             if not reasons:
                 return decision
             outdated.append(decision)
@@ -144,34 +144,39 @@ def decide(request: Request, stage: str, options: Options, pending: set[str]) ->
     return result
 
 
-def changes(request: Request, record: dict[str, Any], parsed: Parsed, pending: set[str]) -> tuple[list[str], list[str]]:
-    """Why a finished result can't be used; and what else has changed, for which it would be made only if asked for."""
+def find_changes(
+    request: Request, record: dict[str, Any], parsed: Parsed, pending: set[str]
+) -> tuple[list[str], list[str]]:
+    """The reasons to run a stage again, and the changes that are a reason only for the goal or with REMAKE.
+
+    For the goal, and with REMAKE, all changes are reasons.
+    """
     if "inputs" not in record:
         return ["its record does not say what it was made from"], []
     stage, before, now = record["stage"], record["options"], parsed.as_dict()
     reasons: list[str] = []
-    lesser: list[str] = []
+    minor: list[str] = []
     for name in difference(before, now):
-        # an option that nobody has set differs if its default has changed, in the code
-        given = name in parsed.given or name in record["given"]
-        (reasons if given else lesser).append(f"{name} {before.get(name)}, now {now[name]}")
+        # an option that is not set differs if its default, which is part of the code, has changed
+        is_set = name in parsed.given or name in record["given"]
+        (reasons if is_set else minor).append(f"{name} {before.get(name)}, now {now[name]}")
     for name, value in record["inputs"].items():
         if (producer := stage_of(name)) in pending:
             reasons.append(f"{producer} is made first")
-        elif (found := request.run.hash(name)) != value:
-            gone = found == MISSING
+        elif (current := request.run.hash(name)) != value:
+            gone = current == MISSING
             text = f"{name.removeprefix(INPUT)} {'is gone' if gone else 'has changed'}"
-            (lesser if gone and producer is None else reasons).append(text)
-    if not lesser and record["code"] != code_hash(stage, functions_of(parsed.options)):
-        lesser.append(CODE_CHANGED)
+            (minor if gone and producer is None else reasons).append(text)
+    if not minor and record["code"] != code_hash(stage, functions_of(parsed.options)):
+        minor.append(CODE_CHANGED)
     strict = stage == request.goal or request.remake
-    return list(dict.fromkeys(reasons + lesser if strict else reasons)), [] if strict else lesser
+    return list(dict.fromkeys(reasons + minor if strict else reasons)), [] if strict else minor
 
 
 def plan(request: Request, options: Options) -> list[Decision]:
-    """A decision for each stage up to the goal."""
+    """The decisions for all stages up to the goal, in order."""
     decisions: list[Decision] = []
-    for stage in chain(request.goal, options):
+    for stage in stages_up_to(request.goal, options):
         pending = {decision.stage for decision in decisions if decision.reasons}
         decision = decide(request, stage, options, pending)
         request.run.chosen[stage] = decision.folder
@@ -180,8 +185,8 @@ def plan(request: Request, options: Options) -> list[Decision]:
     return decisions
 
 
-def chain(goal: str, options: Options) -> list[str]:
-    """The stages up to the goal, in order. Samples use whatever has finished."""
+def stages_up_to(goal: str, options: Options) -> list[str]:
+    """The stages up to the goal, in order. None for samples, which use the models that have finished."""
     if goal == "samples":
         return []
     if goal in CHAIN[: CHAIN.index("ppo")]:
@@ -189,17 +194,17 @@ def chain(goal: str, options: Options) -> list[str]:
     return [*stages_before_ppo(options["ppo"].options), *dict.fromkeys(("ppo", goal))]
 
 
-def announce(request: Request, decisions: list[Decision]) -> None:
-    """Prints what is going to be done, and why, before it is done."""
+def print_plan(request: Request, decisions: list[Decision]) -> None:
+    """Prints which stages will run, and why, and which results are used."""
     based: dict[Path, list[str]] = {}
     for decision in decisions:
         if not decision.reasons and decision.folder.parent != request.run.folder:
             based.setdefault(decision.folder.parent, []).append(decision.stage)
     for folder, stages in based.items():
         print(f"from {folder}: {', '.join(stages)}", flush=True)
-    if kept := [decision for decision in decisions if decision.despite and not decision.reasons]:
+    if kept := [decision for decision in decisions if decision.ignored_changes and not decision.reasons]:
         names = ", ".join(decision.stage for decision in kept)
-        changed = "; ".join(dict.fromkeys(text for decision in kept for text in decision.despite))
+        changed = "; ".join(dict.fromkeys(text for decision in kept for text in decision.ignored_changes))
         print(f"kept: {names} ({changed}; `make {kept[0].stage}` or REMAKE=1 makes it again)", flush=True)
     new = [decision.stage for decision in decisions if decision.reasons == [NEVER_MADE]]
     if new:
@@ -212,37 +217,40 @@ def announce(request: Request, decisions: list[Decision]) -> None:
             say(f"to be made{last}: {', '.join(reasons)}", decision.stage)
 
 
-# --- doing it ---------------------------------------------------------------------------------------------------------
+# --- running ----------------------------------------------------------------------------------------------------------
 
 
 def make(request: Request) -> None:
-    """Makes the goal and what it needs. Exits with the status of a stage that fails."""
+    """Runs the goal and the stages that it needs. Exits with the status of a stage that fails."""
     options = {stage: parse_given(stage, request.argv(stage)) for stage in STAGES}
-    check_sources(chain(request.goal, options), {stage: parsed.options for stage, parsed in options.items()})
+    check_sources(stages_up_to(request.goal, options), {stage: parsed.options for stage, parsed in options.items()})
     decisions = plan(request, options)
     if any(decision.reasons for decision in decisions):
         for parsed in options.values():
-            check_values(parsed.options)  # before the first stage works for minutes
-    announce(request, decisions)
+            check_values(parsed.options)  # now, and not after minutes of the first stage
+    print_plan(request, decisions)
     for decision in decisions:
         if decision.reasons:
-            # again: the stages before it may have ended with the same results as last time
+            # decided again, because the stages before it may have given the same results as last time
             decision = decide(request, decision.stage, options, set())
             request.run.chosen[decision.stage] = decision.folder
             if not decision.reasons:
                 say("kept: the results that it reads are the same as before", decision.stage)
-        carry_out(request, decision)
+        execute(request, decision)
     show(request, decisions)
 
 
-def carry_out(request: Request, decision: Decision) -> None:
-    """Runs a stage, or makes sure that the stages after it read the result that is used."""
+def execute(request: Request, decision: Decision) -> None:
+    """Runs a stage.
+
+    If a base's result is used, moves the run's own result aside, so that later stages don't read it.
+    """
     own = request.run.folder / decision.stage
     if decision.reasons:
-        remember(request)
+        save_settings(request)
         run_stage(decision.stage, request.argv(decision.stage))
     elif decision.folder != own and (own / RECORD).is_file():
-        # stages look into their own run first
+        # stages look for results in their own run first
         previous = own.with_name(f"{own.name}.previous")
         shutil.rmtree(previous, ignore_errors=True)
         own.rename(previous)
@@ -250,7 +258,7 @@ def carry_out(request: Request, decision: Decision) -> None:
 
 
 def show(request: Request, decisions: list[Decision]) -> None:
-    """Prints the result of the goal."""
+    """Shows the goal's result: samples after PPO, the report of evaluate, or a line that it is up to date."""
     made = any(decision.reasons for decision in decisions)
     if request.goal == "samples" or (request.goal == "ppo" and made):
         run_stage("samples", request.argv("samples"))
@@ -261,8 +269,8 @@ def show(request: Request, decisions: list[Decision]) -> None:
             print(f"\n{(folder / REPORT).read_text(encoding='utf-8')}", end="")
 
 
-def remember(request: Request) -> None:
-    """Writes what make was told into the run, so that RUN alone is enough the next time."""
+def save_settings(request: Request) -> None:
+    """Writes recipe, seed and base into run.json, so that RUN alone is enough the next time."""
     path = request.run.folder / SETTINGS
     if read_json(path) != request.settings():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,7 +284,7 @@ def run_stage(stage: str, argv: list[str]) -> None:
     def forward(number: int, frame: FrameType | None) -> None:
         if process is None:
             sys.exit(128 + number)
-        if number == signal.SIGTERM:  # the terminal sends SIGINT to the stage as well
+        if number == signal.SIGTERM:  # SIGINT from a terminal reaches the stage without forwarding
             process.send_signal(number)
 
     handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -292,7 +300,8 @@ def main() -> None:
     goals = sys.argv[1:]
     if len(goals) != 1 or goals[0] not in STAGES:
         sys.exit(
-            f"usage: python -m stages STAGE, one of {', '.join(STAGES)}; RECIPE, RUN, ... are environment variables"
+            f"usage: python -m stages STAGE, where STAGE is one of {', '.join(STAGES)}; "
+            "make's variables, such as RECIPE and RUN, are environment variables"
         )
     try:
         make(Request.read(goals[0], os.environ))

@@ -1,4 +1,4 @@
-"""The log of PPO: a line of metrics a step, on the screen and in log.jsonl, samples now and then, checkpoints."""
+"""Runs PPO's steps with logging: metrics per step on the screen and in log.jsonl, samples, checkpoints, trackers."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from stages.common.resume import Saver
 from stages.common.stage import Stage
 
 LOG = "log.jsonl"
-# metric -> heading on the screen, digits
+# metric -> (heading on the screen, decimal places)
 COLUMNS = {
     "step": ("step", 0),
     "score": ("score", 2),
@@ -41,7 +41,7 @@ def train_and_log(
 
     def save(folder: Path) -> None:
         trainer.save_state(folder)
-        trainer.save_models(folder)  # models that load, to look at or to start from
+        trainer.save_models(folder)  # ordinary models, so that a checkpoint can be used as one
         tokenizer.save_pretrained(folder)
         write_rows(folder / LOG, history)
 
@@ -82,14 +82,14 @@ def resume(trainer: PPOTrainer, saver: Saver) -> list[dict[str, Any]]:
 
 
 def start_trackers(trainer: PPOTrainer, project: str, history: list[dict[str, Any]]) -> None:
-    """Starts Accelerate's trackers, with the metrics of the steps before a resume."""
+    """Starts Accelerate's trackers, and logs `history`, the metrics of the steps before a resume."""
     trainer.accelerator.init_trackers(project)
     for metrics in history:
         trainer.accelerator.log(metrics, metrics["step"])
 
 
 def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], first: bool) -> None:
-    """Prints a step's metrics, below headings on the first step and every 20 steps."""
+    """Prints a step's metrics above the progress bar, with column headings on the first step and every 20 steps."""
     shown = {heading: (metrics[name], digits) for name, (heading, digits) in COLUMNS.items() if name in metrics}
     if first or step.number % 20 == 1:
         bar.write(INDENT + "".join(f"{heading:>9}" for heading in shown))
@@ -108,7 +108,7 @@ def samples(rollout: Rollout, rows: list[Row], tokenizer: PreTrainedTokenizerBas
 
 
 def response_rows(rollout: Rollout, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """Each response with everything known of it. Numbers are text: JSON lacks NaN."""
+    """The responses with all their numbers, as rows. Numbers are strings, because JSON lacks NaN."""
     result = []
     for i in range(len(rollout.mask)):
         ids = rollout.tokens[i][rollout.mask[i]]

@@ -1,7 +1,8 @@
-"""Recipes: YAML files, each a whole pipeline, with a section of options for each stage.
+"""Recipes: YAML files that describe a whole pipeline, with a section of options for each stage.
 
-The top level may also hold `seed`, for every stage, and `base`: another recipe to start from, by name or path, or the
-folder of a run, whose recipe it then starts from, and whose finished stages it reads where they would be the same.
+The top level may also hold `seed`, for every stage, and `base`, the name or path of another recipe, whose options this
+one overrides. If `base` is the folder of a run, the recipe overrides that run's recipe, and reads its finished stages
+where they would be the same.
 """
 
 import difflib
@@ -16,31 +17,34 @@ from rlhf.run.files import read_json
 from stages.common.options import STAGES
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-SETTINGS = "run.json"  # in the folder of a run: the recipe, the seed and the base that make was given
+SETTINGS = "run.json"  # file in a run's folder with its recipe, seed and base
 
 Option = tuple[str, Any, str]  # name, value, `file:line`
 
 
 def recipe_options(recipe: str, stage: str) -> list[Option]:
-    """All options that a recipe sets for a stage, those of its base first."""
-    found: list[Option] = []
+    """All options that a recipe sets for a stage, those of its base first; a later entry overrides an earlier one.
+
+    Raises InputError, with file and line, for an invalid recipe.
+    """
+    options: list[Option] = []
     for layer in _layers(recipe):
-        found += [("seed", *layer["seed"])] if "seed" in layer else []
+        options += [("seed", *layer["seed"])] if "seed" in layer else []
         section, where = layer.get(stage, (None, ""))
         if section is not None and not isinstance(section, _Section):
             raise InputError(f"{where}: {stage} must hold options, one a line")
-        found += [(name, value, at) for name, (value, at) in (section or {}).items()]
-    return found
+        options += [(name, value, at) for name, (value, at) in (section or {}).items()]
+    return options
 
 
 def recipe_base(recipe: str) -> str | None:
-    """The folder of the run that a recipe, or one that it starts from, is based on."""
+    """The folder of the run that is the base of the recipe or of one of its bases; None without one."""
     bases = [layer["base"][0] for layer in _layers(recipe) if "base" in layer]
     return next((base for base in reversed(bases) if not is_recipe(base)), None)
 
 
 def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
-    """The recipe and, before it, those that it starts from."""
+    """The bases of a recipe, the most distant first, then the recipe itself."""
     path = recipe_path(recipe)
     if path in above:
         raise InputError(f"{path}: this recipe is based on itself")
@@ -61,12 +65,15 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
 
 
 def is_recipe(name: str) -> bool:
-    """Whether `name` is that of a recipe, by its form or because there is one, and not a folder."""
+    """Whether `name` is a recipe, not the folder of a run: it ends in .yaml or .yml, or stages/recipes has it."""
     return name.endswith((".yaml", ".yml")) or (RECIPES / f"{name}.yaml").is_file()
 
 
 def run_settings(folder: str | Path, where: str) -> dict[str, Any]:
-    """What the run in a folder was made with. Raises InputError if no run has been made there."""
+    """The recipe, seed and base of the run in `folder`.
+
+    Raises InputError, which begins with `where`, if there is no run.
+    """
     settings = read_json(Path(folder, SETTINGS))
     if "recipe" not in settings:
         raise InputError(
@@ -76,7 +83,7 @@ def run_settings(folder: str | Path, where: str) -> dict[str, Any]:
 
 
 def recipe_path(recipe: str) -> Path:
-    """The YAML file of a recipe, given by name or path."""
+    """The path of a recipe's YAML file, from its name or path. Raises InputError if the file does not exist."""
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
         raise InputError(f"no recipe {recipe}: give the path of a YAML file, or one of {', '.join(_known())}")
@@ -88,7 +95,7 @@ def _known() -> list[str]:
 
 
 class _Section(dict[str, tuple[Any, str]]):
-    """A YAML mapping whose values keep their line: key -> (value, `file:line`)."""
+    """A YAML mapping with the position of each key: key -> (value, `file:line`)."""
 
 
 def _read_yaml(path: Path) -> _Section:
@@ -106,7 +113,7 @@ def _read_yaml(path: Path) -> _Section:
 
 
 def _values(node: yaml.Node, path: Path, depth: int = 0) -> Any:
-    """The value of a YAML node; the two upper levels of mappings keep their lines."""
+    """The value of a YAML node. The two upper levels of mappings become `_Section`s."""
     if not isinstance(node, yaml.MappingNode) or depth > 1:
         return yaml.SafeLoader("").construct_object(node, deep=True)
     section = _Section()

@@ -1,4 +1,4 @@
-"""What the stages of a recipe require of each other: known before the first of them works for minutes."""
+"""The inputs that a recipe must name, checked before the first stage runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,21 +8,21 @@ from stages.common.options import CHAIN
 
 
 def stages_before_ppo(ppo: Any) -> tuple[str, ...]:
-    """The stages whose results PPO needs: with a reward of the user's own, no comparisons and no reward model."""
-    own_reward = ppo.reward_function or ppo.reward_model
-    return CHAIN[: CHAIN.index("comparisons" if own_reward else "ppo")]
+    """The stages that PPO needs: without comparisons and reward if a reward function or reward model is set."""
+    custom_reward = ppo.reward_function or ppo.reward_model
+    return CHAIN[: CHAIN.index("comparisons" if custom_reward else "ppo")]
 
 
 def check_sources(stages: Sequence[str], options: Mapping[str, Any]) -> None:
     """Raises InputError if one of the stages needs rows or a labeller that the recipe does not name."""
     data = options["data"]
 
-    def require(stage: str, problem: str, kinds: tuple[str, ...], instead: str, alternative: Any = None) -> None:
-        own = any(getattr(options[stage], kind, None) for kind in kinds)
-        named = any(getattr(data, kind) for kind in kinds)
-        of_world = data.world and kinds != ("comparisons",)
-        if stage in stages and not (alternative or own or named or of_world):
-            raise InputError(f"{stage}: {problem}: name files of {kinds[0]} under data{instead}")
+    def require(stage: str, problem: str, kinds: tuple[str, ...], remedy: str, alternative: Any = None) -> None:
+        in_stage = any(getattr(options[stage], kind, None) for kind in kinds)
+        in_data = any(getattr(data, kind) for kind in kinds)
+        in_world = data.world and kinds != ("comparisons",)
+        if stage in stages and not (alternative or in_stage or in_data or in_world):
+            raise InputError(f"{stage}: {problem}: name files of {kinds[0]} under data{remedy}")
 
     pretrain, ppo = options["pretrain"], options["ppo"]
     require("pretrain", "no text to train on", ("text",), ", or a model under pretrain", pretrain.model)

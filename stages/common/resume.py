@@ -1,4 +1,4 @@
-"""Resuming an interrupted stage: when it saves, and whether its checkpoints belong to the same run."""
+"""Checkpoints of an interrupted stage: when to save, and whether the checkpoints fit the present options and inputs."""
 
 import shutil
 import time
@@ -20,7 +20,10 @@ from stages.common.stage import Stage, difference
 
 
 class Saver:
-    """Saves checkpoints of a stage, by steps and by minutes, and finds the newest one again."""
+    """Saves checkpoints of a stage, by steps and by minutes, and finds the newest one to resume from.
+
+    As a context it makes the first signal request a stop, see `interruption`.
+    """
 
     def __init__(self, stage: Stage, options: SavingOptions):
         self.stage, self.options = stage, options
@@ -30,7 +33,7 @@ class Saver:
     def latest(self) -> Path | None:
         """The newest checkpoint of an interrupted run with the same options and inputs; None if there is none.
 
-        To be called when the stage knows all of its inputs. Checkpoints of another run are removed.
+        Call it after all inputs of the stage are registered. Checkpoints with other options or inputs are removed.
         """
         now = self.stage.made_from()
         before = read_json(self.stage.partial / BEGUN)
@@ -53,7 +56,10 @@ class Saver:
 
     @contextmanager
     def resuming(self) -> Iterator[Path | None]:
-        """The newest checkpoint, to be loaded within this context; an error there becomes an InputError that names it."""
+        """A context in which the newest checkpoint is loaded.
+
+        An error in it becomes an InputError with the checkpoint's path.
+        """
         path = self.latest()
         try:
             yield path
@@ -65,14 +71,14 @@ class Saver:
             ) from error
 
     def due(self, step: int) -> bool:
-        """Whether it is time to save."""
+        """Whether a checkpoint is due after this step."""
         by_steps, by_minutes = self.options.save_steps, self.options.save_minutes
         if by_steps and step % by_steps == 0:
             return True
         return by_minutes is not None and time.time() - self.saved >= max(60 * by_minutes, 20 * self.took)
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Makes the checkpoint of this step from a folder that `write` fills."""
+        """Saves the checkpoint of this step. `write` fills a temporary folder."""
         started = time.time()
         self.checkpoints.save(step, write)
         self.saved = time.time()
@@ -89,11 +95,11 @@ class Saver:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether a signal has come: the loop should save, and call `stop`."""
+        """Whether a signal has arrived. The loop must then save and call `stop`."""
         return interruption.requested is not None
 
     def stop(self, step: int) -> None:
-        """Raises Interrupted."""
+        """Raises Interrupted, with a message that names the saved step."""
         assert interruption.requested is not None
         raise Interrupted(
             interruption.requested, f"interrupted; saved after step {step:,}: the same command resumes from there"

@@ -1,7 +1,7 @@
-"""A run: where its finished stages are, and whether what they were made from is still the same.
+"""The folders of a run and its bases, the records of finished stages, and hashes of their inputs.
 
-A finished stage leaves a record, stage.json: its options, its inputs with their SHA-256, its code. A run may stand on a
-base, the folder of another run. What the run itself lacks is then read from there; nothing there is written.
+A finished stage leaves a record, stage.json, with its options, the SHA-256 of its inputs and a hash of its code. A run
+may have a base, the folder of another run. Stages that the run lacks are read from the base, which is never written to.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from stages.common.options import STAGES
 from stages.common.recipe import SETTINGS
 
 RECORD, BEGUN, CHECKPOINTS, HASHES = "stage.json", "begun.json", "checkpoints", ".hashes.json"
-INPUT = "<run>/"  # an input of this name is a stage's result, or a file in it, in whichever folder it is found
-MISSING = "missing"  # in place of the hash of an input that does not exist
+INPUT = "<run>/"  # prefix of inputs that are a stage's result or a file in it, in the run or a base
+MISSING = "missing"  # stands for the hash of an input that does not exist
 
 
 class Run:
-    """The folder of a run and those that it stands on, in the order in which finished stages are looked for."""
+    """A run's folder and those of its bases, in the order in which they are searched for finished stages."""
 
     def __init__(self, folder: Path, base: str | Path | None = None):
         self.folder = folder
@@ -34,11 +34,14 @@ class Run:
                 )
             self.folders.append(Path(base))
             base = None
-        self.chosen: dict[str, Path] = {}  # stages whose folder is decided, see `stages.common.pipeline`
+        self.chosen: dict[str, Path] = {}  # stage -> folder, if `stages.common.pipeline` has decided it
         self.hashes: dict[str, list[Any]] = read_json(folder / HASHES)
 
     def find(self, stage: str) -> Path:
-        """The folder of a stage's result: the run's own or the nearest base's; where it would be, if there is none."""
+        """The folder of a stage's result, in the run or the nearest base that has it.
+
+        If there is no result, the folder in the run.
+        """
         if stage in self.chosen:
             return self.chosen[stage]
         return next((f / stage for f in self.folders if (f / stage / RECORD).is_file()), self.folder / stage)
@@ -48,14 +51,14 @@ class Run:
         return record_of(self.find(stage))
 
     def path(self, name: str) -> Path:
-        """The path of an input: of a result of this run, if it begins with `INPUT`, or a path as it stands."""
+        """The path of an input. If the name begins with `INPUT`, it is that of a stage's result or of a file in it."""
         if not name.startswith(INPUT):
             return Path(name)
         stage, _, file = name.removeprefix(INPUT).partition("/")
         return self.find(stage) / file
 
     def hash(self, name: str) -> str:
-        """The SHA-256 of an input: of a file, or of all files of a folder or a pattern; `MISSING` if there is none."""
+        """The SHA-256 of an input, a file, a folder or a pattern of files; `MISSING` if it does not exist."""
         path = self.path(name)
         paths = [path] if path.exists() else sorted(map(Path, glob(str(path))))
         if not paths:
@@ -68,7 +71,7 @@ class Run:
         return digest.hexdigest()
 
     def _hash_of(self, file: Path) -> str:
-        """The SHA-256 of a file, computed again only if its size or time has changed."""
+        """The SHA-256 of a file, from a cache unless its size or modification time has changed."""
         status, key = file.stat(), str(file.resolve())
         known = self.hashes.get(key)
         if known is None or known[:2] != [status.st_size, status.st_mtime_ns]:
@@ -76,19 +79,19 @@ class Run:
         return str(known[2])
 
     def save_hashes(self) -> None:
-        """Keeps the hashes for the next time, if the run's folder exists and can be written to."""
+        """Writes the cache of hashes, if the run's folder exists and is writable."""
         if self.folder.is_dir() and self.hashes != read_json(self.folder / HASHES):
             with suppress(OSError):
                 write_json(self.folder / HASHES, self.hashes)
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """The record that a stage left in its result; empty if there is none."""
+    """The record in a stage's result folder; empty if there is none."""
     return read_json(folder / RECORD)
 
 
 def stage_of(name: str) -> str | None:
-    """The stage whose result an input is, or is part of; None for any other file."""
+    """The stage that produced an input; None if no stage did."""
     stage = name.removeprefix(INPUT).partition("/")[0]
     return stage if name.startswith(INPUT) and stage in STAGES else None
 

@@ -1,7 +1,7 @@
-"""What every stage does around its work: read its options, find its inputs, and leave a result with a record.
+"""What all stages have in common: they read options, find inputs, and write a result with a record.
 
-A stage writes into a folder beside its result and renames it when it has finished. So a result is complete or absent, and
-an older one is replaced only by a finished one, and is kept as <stage>.previous.
+A stage writes into a temporary folder, which is renamed to the result when the stage has finished. So a result is
+complete or absent. Only a finished result replaces an older one, which is kept as <stage>.previous.
 """
 
 import errno
@@ -29,15 +29,15 @@ from stages.common.parsing import FUNCTIONS, PLACES, Parsed, check_values, parse
 from stages.common.recipe import SETTINGS
 from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
-# options that change what is shown, logged or saved on the way, and not the result
+# options that change what is printed, logged or saved during the run, but not the result
 SILENT_OPTIONS = {*PLACES, "show_samples", "log_with", "save_steps", "save_minutes", "save_total_limit"}
 
 
 class Stage:
-    """Where a stage finds its inputs and leaves its result."""
+    """A stage's options, inputs, result folder and record."""
 
     def __init__(self, name: str, parsed: Parsed, arguments: list[str] | None = None):
-        """`arguments` is the command line."""
+        """`arguments` is the command line without the program name."""
         self.name, self.parsed, self.options = name, parsed, parsed.options
         self.arguments = without_places(arguments or [])
         self.run = Run(self.options.run_folder, self.options.base)
@@ -45,15 +45,15 @@ class Stage:
         self.partial = self.result.with_name(f".{self.result.name}.partial")
         self.previous = self.result.with_name(f"{self.result.name}.previous")
         self.inputs: dict[str, str] = {}  # name -> SHA-256, see `Run.hash`
-        self.code = code_hash(name, functions_of(self.options))  # now: files may be edited while the stage runs
+        self.code = code_hash(name, functions_of(self.options))  # now, because files may be edited while the stage runs
         self.started = time.time()
 
     def begin(self) -> bool:
-        """Locks the result, and returns whether there is work to do."""
+        """Locks the result and clears the temporary folder. False if the result was already finished."""
         self.partial.mkdir(parents=True, exist_ok=True)
         self.lock = lock(self.partial)
         print(f"\n{self.name}", flush=True)
-        if self.recovered():
+        if self.recover():
             say(f"had finished when it was interrupted, in {self.result}")
             return False
         for path in self.partial.iterdir():
@@ -61,8 +61,11 @@ class Stage:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return True
 
-    def recovered(self) -> bool:
-        """Recovers from a stage killed between writing its result and renaming it; whether that is this one's result."""
+    def recover(self) -> bool:
+        """Recovers from a kill between writing a result and renaming it.
+
+        True if that result has the present options.
+        """
         if record := record_of(self.partial):
             replace(self.partial, self.result, self.previous)
             if not difference(record["options"], self.parsed.as_dict()):
@@ -94,7 +97,7 @@ class Stage:
         say(f"{duration(seconds)}, in {self.result}")
 
     def made_from(self) -> dict[str, Any]:
-        """What the result depends on: options, and which of them are not defaults, command line, inputs, code."""
+        """Everything that the result depends on: options, the names of those that are set, arguments, inputs, code."""
         return {
             "options": self.parsed.as_dict(),
             "given": sorted(self.parsed.given),
@@ -104,48 +107,48 @@ class Stage:
         }
 
     def keep_batch(self, step: int, rows: Iterable[Row]) -> Path:
-        """Writes the batch whose numbers diverged to a file that no later run removes."""
+        """Writes the batch of a step that diverged to a file that no later run removes; returns its path."""
         path = self.run.folder / f"{self.name}-stopped-in-step-{step}.jsonl"
         write_rows(path, rows)
         return path
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
-    def model(self, given: str | None, stage: str) -> str:
-        """The model folder or hub id that an option gives, or else the result of another stage."""
-        if given:
-            return str(self.input(given))
+    def model(self, option: str | None, stage: str) -> str:
+        """The model folder or hub id that an option names or, if it is None, the result of another stage."""
+        if option:
+            return str(self.input(option))
         return str(self.made(stage, "model"))
 
-    def rows(self, given: str | None, file: str, stage: str = "data") -> Path:
-        """The file of rows that an option gives, or else one that another stage wrote."""
-        return self.input(given) if given else self.made(f"{stage}/{file}", "rows")
+    def rows(self, option: str | None, file: str, stage: str = "data") -> Path:
+        """The file of rows that an option names or, if it is None, a file in another stage's result."""
+        return self.input(option) if option else self.made(f"{stage}/{file}", "rows")
 
-    def made(self, name: str, what: str) -> Path:
-        """The result of another stage, or a file in it. Raises InputError if it is missing."""
+    def made(self, name: str, content: str) -> Path:
+        """The path of another stage's result, or of a file in it. Raises InputError if it does not exist."""
         path = self.input(f"{INPUT}{name}")
         if not path.exists():
-            raise InputError(f"no {what} at {path}: run `make {name.partition('/')[0]}` first")
+            raise InputError(f"no {content} at {path}: run `make {name.partition('/')[0]}` first")
         return path
 
     def input(self, name: str) -> Path:
-        """The path of an input, which the record will name with its hash, also if it does not exist."""
+        """The path of an input, which may not exist. Registers its hash for the record."""
         self.inputs[name] = self.run.hash(name)
         return self.run.path(name)
 
 
 def functions_of(options: StageOptions) -> list[str]:
-    """The functions, module:function, that the options name."""
+    """The user's functions ("module:function") that the options name."""
     return [value for name in FUNCTIONS if (value := getattr(options, name, None))]
 
 
 def difference(options: dict[str, Any], others: dict[str, Any]) -> list[str]:
-    """The names of the options of `others` that differ from `options`, those aside that do not change a result."""
+    """The names of options that differ in `others`, without those that do not change a result."""
     return [name for name in others if name not in SILENT_OPTIONS and options.get(name) != others[name]]
 
 
 def without_places(argv: list[str]) -> list[str]:
-    """A command line without --recipe, --run, --base and --output: what a later `make` repeats elsewhere."""
+    """A command line without --recipe, --run, --base and --output, which a later `make` may set differently."""
     result, skip = [], False
     for argument in argv:
         name, equals, _ = argument.partition("=")
@@ -165,7 +168,7 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
     """Runs a stage. Exit status 2 for an error that the user can correct, 130 after Ctrl-C, 143 after SIGTERM."""
     gc.freeze()
     gc.enable()
-    warnings.filterwarnings("ignore")  # of libraries: the user can't act on them
+    warnings.filterwarnings("ignore")  # warnings of libraries, which the user can't act on
     for library in ("accelerate", "trl", "torch"):
         logging.getLogger(library).setLevel(logging.ERROR)
     interruption.listen()
@@ -177,7 +180,7 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
             warn_about_bf16(parsed.options)
             stage.finish(work(stage.options, stage) or {})
     except InputError as error:
-        if interruption.raised:  # a library turned the interruption into an error
+        if interruption.raised:  # a library turned the interruption into another error
             sys.exit(_fail(name, STOPPED, 128 + interruption.raised))
         sys.exit(_fail(name, str(error), 2))
     except OSError as error:
@@ -199,7 +202,7 @@ def warn_about_bf16(options: StageOptions) -> None:
         say(f"warning: bf16 takes {slowdown:.0f} times as long as fp32 on this CPU, which has no bf16 instructions")
 
 
-# errors of a place to write to: no space, no permission, a file in the way
+# errors of writing that the user can correct: no space, no permission, a file in the way
 _CORRECTABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT
 }  # fmt: skip

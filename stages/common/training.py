@@ -1,4 +1,4 @@
-"""TRL's trainers for pretraining, SFT and the reward model: their arguments, resuming, and what stops them."""
+"""TRL's trainers for pretraining, SFT and the reward model, with checkpoints, a progress bar and divergence checks."""
 
 import math
 from collections import deque
@@ -25,7 +25,7 @@ from stages.common.stage import Stage
 # arguments of transformers' trainers that read or write outside the run's folder
 OUTSIDE = {"logging_dir", "push_to_hub", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
 
-# transformers' new and old name of this argument: the new one is used if it exists
+# transformers' new and old name of the same argument; the new one is used if it exists
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 
 Config = TypeVar("Config", SFTConfig, RewardConfig)
@@ -52,12 +52,12 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
             bf16=options.bf16,
             seed=options.seed,
             report_to=options.log_with or "none",
-            logging_steps=1,  # the log must not depend on where a run was interrupted
+            logging_steps=1,  # otherwise the log would depend on where a run was interrupted
             logging_nan_inf_filter=False,
-            save_strategy="no",  # Saver decides
+            save_strategy="no",  # SaveInTime decides
             disable_tqdm=True,
             **{
-                "use_cpu": device().type == "cpu",  # otherwise transformers refuses bf16 there
+                "use_cpu": device().type == "cpu",  # without it transformers refuses bf16 on a CPU
                 **({} if set(CHECKPOINTING) & further.keys() else {checkpointing: False}),  # TRL's default is True
                 **further,
             },
@@ -70,7 +70,7 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
 
 
 class Resumable(Trainer):
-    """Mixed into a Trainer: saves checkpoints with a manifest, and stops when numbers are not finite."""
+    """A mixin for a Trainer: saves checkpoints through `Saver`, and stops when a number is not finite."""
 
     stage: Stage
     saver: Saver
@@ -86,7 +86,7 @@ class Resumable(Trainer):
             for path in (folder / f"checkpoint-{self.state.global_step}").iterdir():
                 path.rename(folder / path.name)
             path.parent.rmdir()
-            # not needed, and the only file that would be unpickled
+            # it is not needed, and reading it would unpickle arbitrary objects
             (folder / "training_args.bin").unlink()
 
         self.check_weights()
@@ -101,39 +101,40 @@ class Resumable(Trainer):
             )
 
     def training_step(self, model, inputs, *args, **kwargs) -> Tensor:
+        """The loss of one step. Raises InputError if it is not finite."""
         self.batch = inputs["input_ids"]
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.check_finite("loss", float(loss))
         return loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """After each step, and before a checkpoint is written."""
+        """Checks the gradient norm, then logs. The Trainer calls it after each step, before a checkpoint is written."""
         self.check_finite("norm of the gradient", logs.get("grad_norm", 0.0))
         super().log(logs, *args, **kwargs)
 
-    def check_finite(self, what: str, number: float) -> None:
-        """Raises InputError if the number is not finite, and keeps the batch that it comes from."""
+    def check_finite(self, quantity: str, number: float) -> None:
+        """Raises InputError if the number is not finite, after writing the batch to a file."""
         if math.isfinite(number):
             return
-        step = self.state.global_step + (what == "loss")  # a step counts once its gradient has been used
+        step = self.state.global_step + (quantity == "loss")  # global_step does not count this step yet
         texts = self.processing_class.batch_decode(self.batch, skip_special_tokens=True)
         rows = [{"text": text, "input_ids": ids} for text, ids in zip(texts, self.batch.tolist(), strict=True)]
         raise InputError(
-            f"stopped in step {step}: the {what} is {number}; its batch is in {self.stage.keep_batch(step, rows)}. "
+            f"stopped in step {step}: the {quantity} is {number}; its batch is in {self.stage.keep_batch(step, rows)}. "
             "Usual cause: learning_rate too high, or too few warmup_steps"
         )
 
 
 class SavingSFTTrainer(Resumable, PackedSFTTrainer):
-    """The trainer of text and demonstrations, resumable."""
+    """The resumable trainer of pretraining and SFT."""
 
 
 class SavingRewardTrainer(Resumable, RankingRewardTrainer):
-    """The trainer of rankings, resumable."""
+    """The resumable trainer of the reward model."""
 
 
 class TrainerProgress(TrainerCallback):
-    """Shows the progress bar, with means over the last 20 steps."""
+    """Shows a progress bar with means of loss and accuracy over the last 20 steps."""
 
     def __init__(self) -> None:
         self.last: dict[str, deque[float]] = {name: deque(maxlen=20) for name in ("loss", "accuracy")}
@@ -154,7 +155,7 @@ class TrainerProgress(TrainerCallback):
 
 
 class SaveInTime(TrainerCallback):
-    """Saves when it is time, and stops after a signal."""
+    """Saves a checkpoint when one is due, and stops after a signal."""
 
     def __init__(self, saver: Saver):
         self.saver = saver
@@ -163,17 +164,20 @@ class SaveInTime(TrainerCallback):
         control.should_save = self.saver.stop_requested or self.saver.due(state.global_step)
 
     def on_save(self, args, state, control, **kwargs):
-        # not before: a checkpoint must not depend on whether the run was interrupted
+        # not in on_step_end, so that the checkpoint does not depend on whether the run was interrupted
         control.should_training_stop |= self.saver.stop_requested
 
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
-    """The rows of all epochs, in the order of training."""
+    """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`."""
     return dataset.select(batch_order(dataset["length"][:], options.batch_size, options.epochs, options.seed))
 
 
 def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[dict[str, float]]:
-    """Trains, from the newest checkpoint if there is one; returns the log as means over 20 steps."""
+    """Trains, from the newest checkpoint if there is one. Returns the log as means over 20 steps.
+
+    Raises Interrupted after a signal, and InputError if a number is not finite.
+    """
     trainer.stage, trainer.saver = stage, Saver(stage, options)
     trainer.remove_callback(trainer_callback.PrinterCallback)
     trainer.add_callback(TrainerProgress())
@@ -184,7 +188,7 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UnpicklingError as error:
             raise InputError(
-                f"the checkpoint {checkpoint} holds more than data: it would run code; remove it"
+                f"the checkpoint {checkpoint} contains pickled objects, which would run code; remove it"
             ) from error
     trainer.check_weights()
     if saver.stop_requested:
@@ -193,7 +197,7 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
 
 
 def history(steps: list[dict[str, float]], size: int = 20) -> list[dict[str, float]]:
-    """A log as means over `size` steps, each with the number of its last step."""
+    """A log averaged over every `size` steps; `step` is the last of them."""
     rows = []
     for start in range(0, len(steps), size):
         group = steps[start : start + size]

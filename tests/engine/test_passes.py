@@ -3,7 +3,7 @@
 import torch
 
 from rlhf.engine.forward import hidden_states
-from rlhf.engine.passes import ROW_MULTIPLE, accepts, position_ids
+from rlhf.engine.passes import ROW_MULTIPLE, accepts_argument, position_ids
 from rlhf.engine.support import probe
 from tests.conftest import tiny_gpt2, tiny_llama
 from tests.engine.batches import ALL_TOKENS, SEQUENCES, padded_batch
@@ -30,6 +30,6 @@ def test_positions_count_real_tokens_only():
 
 
 def test_the_arguments_a_model_accepts_are_those_of_its_forward_method():
-    assert accepts(tiny_gpt2(), "position_ids")
-    assert accepts(tiny_llama(), "logits_to_keep")
-    assert not accepts(torch.nn.Linear(1, 1), "position_ids")
+    assert accepts_argument(tiny_gpt2(), "position_ids")
+    assert accepts_argument(tiny_llama(), "logits_to_keep")
+    assert not accepts_argument(torch.nn.Linear(1, 1), "position_ids")

@@ -63,12 +63,16 @@ def test_with_skip_nonfinite_the_update_is_skipped_and_counted(tokenizer):
 
 def test_a_kl_above_max_kl_stops_the_run(tokenizer):
     trainer = make_trainer(tokenizer, max_kl=1e-6, learning_rate=0.05)
-    with pytest.raises(Diverged, match="the KL to the reference is .* nats a response .max_kl 1e-06.*kl_coef too low"):
+    with pytest.raises(
+        Diverged, match="the KL to the reference is .* nats per response .max_kl 1e-06.*kl_coef too low"
+    ):
         list(trainer.train())
 
 
 def test_an_entropy_below_min_entropy_stops_the_run(tokenizer):
-    with pytest.raises(Diverged, match="the entropy is .* nats a token .min_entropy 10.*same response to every prompt"):
+    with pytest.raises(
+        Diverged, match="the entropy is .* nats per token .min_entropy 10.*same response to every prompt"
+    ):
         list(make_trainer(tokenizer, min_entropy=10.0).train())
 
 

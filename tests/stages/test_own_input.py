@@ -59,7 +59,7 @@ def test_files_of_ones_own_go_through_every_stage(tmp_path, capsys):
     output = make_here("evaluate", capsys, run, recipe)
     assert "60 rows (1 dropped: 1 chat that does not end with a reply)" in output
     assert "60 rows (1 dropped: 1 all completions tied)" in output
-    assert "comparisons made by people: nothing to sample" in output
+    assert "comparisons from the recipe's files: nothing to sample" in output
     metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
     low, accuracy, high = (metrics["reward"][f"accuracy{end}"] for end in ("_low", "", "_high"))
     assert 0 <= low <= accuracy <= high <= 1
@@ -81,7 +81,7 @@ def test_a_handful_of_rows_goes_through_every_stage_with_nothing_held_out(tmp_pa
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines[1:4]) + "\n")
     recipe = write_recipe(tmp_path, OWN.format(folder=tmp_path).replace("batch_size: 4", "batch_size: 2"))
     output = make_here("ppo", capsys, tmp_path / "run", recipe)
-    assert "test: 0 rows" in output and "no prompts are held out of so few" in output
+    assert "test: 0 rows" in output and "no held-out prompts, because the data has too few rows" in output
 
 
 def test_a_reward_function_replaces_the_reward_model(run):

@@ -8,7 +8,7 @@ import pytest
 from rlhf import InputError
 from stages.common.options import CHAIN, STAGES
 from stages.common.parsing import Parsed, parse_given
-from stages.common.pipeline import Request, chain
+from stages.common.pipeline import Request, stages_up_to
 from stages.common.requirements import check_sources
 from tests.pipeline import TOY, make_here, stage
 from tests.recipes import write_recipe
@@ -80,9 +80,9 @@ def recipe_of(folder: Path, **sections: dict) -> str:
 )
 def test_ppo_needs_a_reward_model_unless_it_is_given_a_reward(tmp_path, ppo, before):
     options = options_of(recipe_of(tmp_path, ppo=ppo))
-    assert chain("ppo", options) == [*before, "ppo"]
-    assert chain("evaluate", options) == [*before, "ppo", "evaluate"]
-    assert chain("reward", options) == list(CHAIN[:5])
+    assert stages_up_to("ppo", options) == [*before, "ppo"]
+    assert stages_up_to("evaluate", options) == [*before, "ppo", "evaluate"]
+    assert stages_up_to("reward", options) == list(CHAIN[:5])
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_recipe_that_lacks_rows_is_refused_before_the_first_stage(tmp_path, da
     parsed = options_of(recipe_of(tmp_path, data=data, **sections))
     options = {name: one.options for name, one in parsed.items()}
     if message is None:
-        check_sources(chain("ppo", parsed), options)
+        check_sources(stages_up_to("ppo", parsed), options)
     else:
         with pytest.raises(InputError, match=message):
-            check_sources(chain("evaluate", parsed), options)
-        check_sources(chain("data", parsed), options)  # the data stage itself can be made
+            check_sources(stages_up_to("evaluate", parsed), options)
+        check_sources(stages_up_to("data", parsed), options)  # the data stage itself can be made
 
 
 def test_a_recipe_that_can_not_work_leaves_no_folder(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The tasks of the world by name. Another order would change every sampled request."""
+"""The tasks of the world by name. Sampled requests depend on the order of the tasks."""
 
 from data.world.tasks.base import Task
 from data.world.tasks.fact import Fact

@@ -18,7 +18,7 @@ Value = TypeVar("Value", str, int)
 
 @dataclass(frozen=True)
 class Request:
-    """A kind of request, which is a key of `REQUESTS`, and the fillers of its slots."""
+    """A request: its kind, a key of `REQUESTS`, and the fillers of its slots."""
 
     kind: str
     slots: Slots
@@ -37,7 +37,7 @@ class Request:
 class Task:
     """One type of request, with the criteria of a good answer."""
 
-    share: float  # of all requests
+    share: float  # share of this task in all requests
     weights: dict[str, int]  # criterion -> its weight in the gold score
     miss_rates: dict[str, float]  # criterion -> probability that a demonstration misses it
 
@@ -46,7 +46,7 @@ class Task:
         raise NotImplementedError
 
     def combination(self, request: Request) -> tuple[str, ...]:
-        """The slots by which requests are held out: all requests with one combination are on one side of the split."""
+        """The slot values by which requests are held out: requests with equal values are all train or all test."""
         raise NotImplementedError
 
     def combinations(self) -> Iterable[tuple[str, ...]]:

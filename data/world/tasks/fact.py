@@ -10,7 +10,7 @@ from data.world.words import ATTRIBUTES, FACTS, STRANGERS, VILLAGERS, WORDS
 class Fact(Task):
     """Criteria of a good answer. The person is a villager, who has facts, or a stranger, who has none.
 
-    - correct: the answer states the fact; of a stranger, it says that the person is unknown and states nothing.
+    - correct: the answer states the fact; about a stranger, it says that the person is unknown and states no fact.
     - whole: the answer is a whole sentence about the person, not a fragment.
     - friendly: see `is_friendly`.
 
@@ -35,7 +35,7 @@ class Fact(Task):
         name, attribute = request.slots["name"], request.subject
         slot = ATTRIBUTES[attribute]
         truth = FACTS.get((name, attribute))
-        # of a stranger, whose truth is None, an incorrect answer states a random value
+        # the truth about a stranger is None; an incorrect answer states a random value
         value = truth if "correct" not in flaws else draw_other(truth, WORDS[slot], rng)
         kind = attribute if value else "unknown"
         slots = {"name": name, **({slot: value} if value else {})}
