@@ -2,9 +2,14 @@
 
 # The values reach the programs as typed, as environment variables that neither make nor a shell expands.
 VARIABLES := RECIPE RUN BASE SEED ARGS PROMPT REMAKE PYTHON VENV
-PYTHON ?= python3
-VENV ?= .venv
 $(foreach name,$(VARIABLES),$(eval override export $(name) := $$(value $(name))))
+ifndef PYTHON
+override export PYTHON := python3
+endif
+ifndef VENV
+override export VENV := .venv
+endif
+export GOALS := $(MAKECMDGOALS)
 
 PY := "$$VENV/bin/python"
 # runs a module with the arguments in ARGS
@@ -64,13 +69,15 @@ setup-trl112:
 # --- the stages -------------------------------------------------------------------------------------------------------
 
 $(STAGES): setup
-	@$(PY) -m stages $@
+	@exec $(PY) -m stages $@
 
 clean:
 	rm -rf runs mutants
 
+# those of RUN, or of all runs; and what interrupted runs with other options have left
 clean-previous:
-	rm -rf runs/*/*.previous
+	@if [ -n "$$RUN" ]; then rm -rf "$$RUN"/*.previous* "$$RUN"/.*.interrupted; \
+	else rm -rf runs/*/*.previous* runs/*/.*.interrupted; fi
 
 # --- the project itself -----------------------------------------------------------------------------------------------
 
@@ -98,7 +105,8 @@ bench: setup setup-trl112
 growth: setup
 	@$(PY) -m tests.benchmarks.growth
 
-quality: reward setup-trl112
+quality: setup setup-trl112
+	@ARGS= $(PY) -m stages reward
 	@$(WITH_ARGS) tests.benchmarks.quality --trl112 .venv-trl112/bin/python
 
 # one thread, because mutmut forks and a thread pool does not survive a fork

@@ -2,9 +2,12 @@
 
 import gc
 import os
+import signal
 import sys
 
 if sys.argv[0] == "-m":
+    # Ctrl-C while a stage imports ends it without a traceback; stages.common.stage.main handles signals afterwards
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # garbage collection takes two fifths of the time of a stage's imports and finds nothing to collect;
     # stages.common.stage.main enables it again
     gc.disable()

@@ -19,7 +19,7 @@ from rlhf.run.files import write_json
 from rlhf.tokens import completion_ids, load_tokenizer, prompt_ids, same_vocabulary, text_dataset
 from stages.common.answers import Answerer, answerable, gold_of, load_answerers
 from stages.common.console import say
-from stages.common.options import STAGES, EvaluateOptions
+from stages.common.options import CHAIN, EvaluateOptions
 from stages.common.run import INPUT
 from stages.common.stage import Stage, main
 
@@ -47,9 +47,9 @@ def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
     answerers = load_answerers(options.models, stage)
     rows = answerable(rows, answerers, options.response_length)
     metrics: dict[str, Any] = {**measure(answerers, rows, options, stage)}
-    if accuracy := stage.run.record("reward").get("metrics"):
+    if accuracy := stage.record("reward").get("metrics"):
         metrics["reward"] = accuracy
-    metrics["seconds"] = {name: record["seconds"] for name in STAGES if (record := stage.run.record(name))}
+    metrics["seconds"] = {name: record["seconds"] for name in CHAIN if (record := stage.record(name))}
     write_json(stage.partial / "metrics.json", metrics)
     text = report.metrics_table(metrics)
     print(f"\n{text}", flush=True)

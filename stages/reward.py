@@ -18,10 +18,11 @@ from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, se
 from rlhf.rows import Row, Tally, read_lines, read_rows
 from rlhf.tokens import comparison_dataset, demonstration_dataset, load_tokenizer
 from stages.common.console import say
-from stages.common.options import NORMALISED_ON, RewardOptions
+from stages.common.options import RewardOptions
 from stages.common.stage import Stage, main
-from stages.common.training import SavingRewardTrainer, in_batches, train, trainer_arguments
+from stages.common.training import SavingRewardTrainer, in_batches, row_limit, train, trainer_arguments
 
+NORMALISED_ON = 4096  # maximum number of sequences over which scores are normalised
 Item = TypeVar("Item")
 
 
@@ -31,7 +32,7 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     set_seed(options.seed)
     scorer = new_scorer(source, tokenizer)
-    longest, stops = options.longest(context_length(scorer.model)), stop_token_ids(source, tokenizer)
+    longest, stops = row_limit(options, context_length(scorer.model)), stop_token_ids(source, tokenizer)
 
     tally, test_tally = Tally(), Tally()
     rows = read_rows(stage.rows(options.comparisons, "train.jsonl", "comparisons"), "comparisons", tally)

@@ -16,7 +16,7 @@ from rlhf.tokens import demonstration_dataset, load_tokenizer
 from stages.common.console import say
 from stages.common.options import SFTOptions
 from stages.common.stage import Stage, main
-from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_arguments
+from stages.common.training import SavingSFTTrainer, in_batches, row_limit, train, trainer_arguments
 
 
 def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     policy = load_policy(source, tokenizer)
     tally = Tally()
     rows = read_rows(stage.rows(options.demonstrations, "demonstrations.jsonl"), "demonstrations", tally)
-    longest, stops = options.longest(context_length(policy)), stop_token_ids(policy, tokenizer)
+    longest, stops = row_limit(options, context_length(policy)), stop_token_ids(policy, tokenizer)
     dataset = demonstration_dataset(rows, tokenizer, longest, tally, stops)
     say(f"{tally}, {options.epochs:g} epochs")
 

@@ -108,15 +108,14 @@ def stage(
 def make_here(goal: str, capsys, run: Path, recipe: Path | str | None = TOY, status: int = 0, **variables: str) -> str:
     """What `make GOAL` does, in this process and with forked stages, which is faster; its output."""
 
-    def run_stage(name: str, argv: list[str]) -> None:
+    def start(name: str, argv: list[str]) -> int:
         ended, output = forks().run(name, argv)
         print(output, end="")
-        if ended:
-            sys.exit(ended)
+        return ended
 
     variables = {"RUN": str(run), **({"RECIPE": str(recipe)} if recipe else {}), **variables}
     argv = ["stages", goal]
-    with patch.object(pipeline, "run_stage", run_stage), patch.object(sys, "argv", argv), patch.dict(os.environ):
+    with patch.object(pipeline, "start", start), patch.object(sys, "argv", argv), patch.dict(os.environ):
         for name in _MAKE:
             os.environ.pop(name, None)
         os.environ.update(variables)

@@ -4,15 +4,17 @@ ARGS="-k 'one test'" python -m tests.with_args pytest -n 2
 """
 
 import os
-import shlex
 import sys
+
+from rlhf import InputError
+from stages.common.request import split_words
 
 
 def main() -> None:
     try:
-        arguments = shlex.split(os.environ.get("ARGS", ""))
-    except ValueError as error:
-        sys.exit(f"ARGS: {error}: {os.environ['ARGS']}")
+        arguments = split_words(os.environ.get("ARGS", ""))
+    except InputError as error:
+        sys.exit(str(error))
     os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:], *arguments])
 
 

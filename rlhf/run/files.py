@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,27 @@ def replace(partial: Path, path: Path, previous: Path | None = None) -> None:
         _flush(file)
     old = previous or path.with_name(f".{path.name}.old")
     if path.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
+        set_aside(path, old)
     partial.replace(path)
     _flush(path.parent)
     if previous is None:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
+
+
+def set_aside(path: Path, previous: Path) -> None:
+    """Renames a folder to `previous`, and removes what is there; to a name with a number if it can't be removed."""
+    _remove(previous)
+    names = (previous, *(previous.with_name(f"{previous.name}-{number}") for number in range(2, 1000)))
+    path.rename(next(name for name in names if not os.path.lexists(name)))
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a link or a folder, as far as it can be removed."""
+    if path.is_symlink() or path.is_file():
+        with suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

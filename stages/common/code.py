@@ -12,10 +12,12 @@ ROOT = Path(__file__).parent.parent.parent
 # modules that read options, print, save or decide what to run: an edit of these changes no result
 IRRELEVANT = {
     *(f"stages.common.{name}" for name in (
-        "code", "console", "interruption", "options", "parsing", "pipeline", "recipe", "requirements", "resume", "run", "stage",
+        "code", "console", "decisions", "interruption", "options", "parsing", "pipeline", "recipe", "request", "requirements",
+        "resume", "run", "stage",
     )),
-    "rlhf.run.checkpoint", "rlhf.run.files", "rlhf.report",
+    "rlhf.run.checkpoint", "rlhf.run.files",
 }  # fmt: skip
+REPORT = "rlhf.report"  # changes the result of evaluate only
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -33,15 +35,22 @@ def code_hash(stage: str, functions: list[str]) -> str:
     named = [function.partition(":")[0] for function in functions]
     digest = hashlib.sha256()
     for module, tree in sorted({*imported([f"stages.{stage}"], [ROOT]), *imported(named, own_places())}):
+        if module == REPORT and stage != "evaluate":
+            continue
         digest.update(f"{module}\n{tree}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def imported(modules: list[str], places: list[Path]) -> Iterator[tuple[str, str]]:
-    """(module name, dump of its syntax tree) for the modules and, recursively, for their imports found in `places`."""
+    """(module name, dump of its syntax tree) for the modules and, recursively, for their imports found in `places`.
+
+    An import that is computed, with importlib, is not found.
+    """
     waiting, seen = list(modules), set(IRRELEVANT)
     while waiting:
         module = waiting.pop()
+        if "." in module:
+            waiting.append(module.rpartition(".")[0])  # importing a module runs the __init__ of its package
         endings = (f"{module.replace('.', '/')}{ending}" for ending in (".py", "/__init__.py"))
         path = next((path for ending in endings for place in places if (path := place / ending).is_file()), None)
         if module in seen or path is None:
@@ -51,11 +60,21 @@ def imported(modules: list[str], places: list[Path]) -> Iterator[tuple[str, str]
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.ImportFrom):
+                source = _absolute(node, module, path)
+                waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
             if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:]
         yield module, ast.dump(tree)
+
+
+def _absolute(node: ast.ImportFrom, module: str, path: Path) -> str:
+    """The absolute name of the module that a statement `from ... import` in a module names."""
+    if not node.level:
+        return node.module or ""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    parts = package[: len(package) - node.level + 1]
+    return ".".join([*parts, *([node.module] if node.module else [])])
 
 
 def _parse(path: Path) -> ast.Module:

@@ -12,7 +12,8 @@ from rlhf.config import PPOConfig, option
 
 # every stage comes after the stages whose results it reads
 CHAIN = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
-NORMALISED_ON = 4096  # maximum number of sequences over which the reward model's scores are normalised
+# options that name the recipe and folders: they are set on the command line, not in a section of a recipe
+PLACES = ("recipe", "run", "base", "results", "run_seed", "output")
 
 
 @dataclass
@@ -22,6 +23,10 @@ class StageOptions:
     recipe: str = option("tiny", "a name in stages/recipes, or the path of a YAML file")
     run: str | None = option(None, "folder of the stages' results; by default runs/<recipe>")
     base: str | None = option(None, "folder of another run, from which finished stages that this run lacks are read")
+    results: dict | None = option(
+        None, "folders of the results of other stages, as JSON; by default those of the run, then those of its base"
+    )
+    run_seed: int | None = option(None, "seed of all stages of the run, as make's SEED gives it; --seed overrides it")
     output: str | None = option(None, "folder for this stage's result; by default <run>/<stage>")
     seed: int = option(0, "seed of all random numbers of the stage")
 
@@ -70,10 +75,6 @@ class TrainingOptions(SavingOptions):
     trainer: dict | None = option(
         None, "further arguments of TRL's trainer, as JSON: '{\"gradient_accumulation_steps\": 4}'"
     )
-
-    def longest(self, context: int) -> int:
-        """The maximum number of tokens of a row: max_length, but at most the model's context."""
-        return min(self.max_length or context, context)
 
 
 @dataclass
@@ -166,7 +167,7 @@ class RewardOptions(TrainingOptions):
     )
     normalise_on: Literal["demonstrations", "comparisons", "nothing"] = option(
         "demonstrations",
-        f"rows over which scores are shifted to mean 0, at most {NORMALISED_ON} (InstructGPT: demonstrations)",
+        "rows over which scores are shifted to mean 0, at most 4,096 (InstructGPT: demonstrations)",
     )
     unit_deviation: bool = option(True, "scale scores to a standard deviation of 1 over the comparisons")
 

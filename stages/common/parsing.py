@@ -24,12 +24,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rlhf import InputError
 from rlhf.run.files import as_json
-from stages.common.options import OPTIONS, StageOptions
+from stages.common.options import OPTIONS, PLACES, StageOptions
 from stages.common.recipe import no_such_option, recipe_options
 
 FUNCTIONS = ("gold", "labeller", "reward_function")  # options that name a Python function, module:function
-# options that name folders and the recipe: they are set on the command line, not in a section of a recipe
-PLACES = ("recipe", "run", "base", "output")
 
 
 @dataclass
@@ -63,7 +61,8 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
     recipe = _recipe_named_in(argv)
     parser = _parser(options_class, stage)
     parser.description = f"Defaults are those of the recipe {recipe}; add --recipe NAME for those of another."
-    given = {argument[2:].split("=")[0].replace("-", "_") for argument in argv if argument.startswith("--")}
+    typed = {argument[2:].split("=")[0].replace("-", "_") for argument in argv if argument.startswith("--")}
+    given = set(typed)
     for name, value, where in recipe_options(recipe, stage):
         if name in PLACES:
             raise InputError(f"{where}: a recipe's section can't set {name}; give --{name} on the command line")
@@ -75,11 +74,15 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
         parsed = [] if is_empty_list else getattr(_parse(parser, _as_argv(name, value), where), name)
         parser.set_defaults(**{name: parsed})
         given.add(name)
-    options = options_class(**vars(_parse(parser, argv, "command line")))
-    for name, value in vars(options).items():
+    values = vars(_parse(parser, argv, "command line"))
+    if values["run_seed"] is not None and "seed" not in typed:
+        values["seed"] = values["run_seed"]
+    for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{name} is {value}; it must be a finite number")
-    return Parsed(options, given)
+    if not 0 <= values["seed"] < 2**32:
+        raise InputError(f"seed is {values['seed']}; it must be a whole number from 0 to 4294967295")
+    return Parsed(options_class(**values), given)
 
 
 def check_values(options: StageOptions) -> None:
@@ -175,15 +178,31 @@ def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _parse(parser: ArgumentParser, argv: list[str], where: str) -> Namespace:
+    lists, argv = _list_values(parser, argv)
     try:
         namespace, unknown = parser.parse_known_args(argv)
     except ArgumentError as error:
         raise InputError(f"{where}: {error}") from error
+    vars(namespace).update(lists)
     for argument in unknown:
         if argument.startswith("--"):
             raise InputError(f"{where}: {no_such_option(argument[2:].split('=')[0], vars(namespace))}")
         raise InputError(f"{where}: {argument!r} belongs to no option; options begin with --")
     return namespace
+
+
+def _list_values(parser: ArgumentParser, argv: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of lists that are given as --name=value, and the other arguments: argparse would drop a value "--"."""
+    names = {action.dest for action in parser._actions if action.nargs == "+"}
+    lists: dict[str, list[str]] = {}
+    others = []
+    for argument in argv:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and equals and (name := name.replace("-", "_")) in names:
+            lists.setdefault(name, []).append(value)
+        else:
+            others.append(argument)
+    return lists, others
 
 
 def _recipe_named_in(argv: list[str]) -> str:

@@ -13,11 +13,10 @@ from typing import Any
 import yaml
 
 from rlhf import InputError
-from rlhf.run.files import read_json
 from stages.common.options import STAGES
+from stages.common.run import SETTINGS, settings_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-SETTINGS = "run.json"  # file in a run's folder with its recipe, seed and base
 
 Option = tuple[str, Any, str]  # name, value, `file:line`
 
@@ -59,7 +58,11 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
         raise InputError(f"{where}: base is the name or path of another recipe, or the folder of a run")
     if is_recipe(base):
         return [*_layers(base, (*above, path)), top]
-    settings = run_settings(base, where)
+    settings = settings_of(Path(base))
+    if not settings:
+        raise InputError(
+            f"{where}: no recipe {base}, nor a run in a folder of that name; recipes: {', '.join(_known())}"
+        )
     seed = [_Section(seed=(settings["seed"], f"{base}/{SETTINGS}"))] if settings.get("seed") is not None else []
     return [*_layers(settings["recipe"], (*above, path)), *seed, top]
 
@@ -67,19 +70,6 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
 def is_recipe(name: str) -> bool:
     """Whether `name` is a recipe, not the folder of a run: it ends in .yaml or .yml, or stages/recipes has it."""
     return name.endswith((".yaml", ".yml")) or (RECIPES / f"{name}.yaml").is_file()
-
-
-def run_settings(folder: str | Path, where: str) -> dict[str, Any]:
-    """The recipe, seed and base of the run in `folder`.
-
-    Raises InputError, which begins with `where`, if there is no run.
-    """
-    settings = read_json(Path(folder, SETTINGS))
-    if "recipe" not in settings:
-        raise InputError(
-            f"{where}: no recipe {folder}, nor a run in a folder of that name; recipes: {', '.join(_known())}"
-        )
-    return settings
 
 
 def recipe_path(recipe: str) -> Path:

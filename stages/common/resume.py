@@ -19,6 +19,23 @@ from stages.common.run import BEGUN, CHECKPOINTS
 from stages.common.stage import Stage, difference
 
 
+def swap(partial: Path, aside: Path, keep: bool) -> None:
+    """Moves the checkpoints of a partial result to `aside`, and those from there to the partial result if `keep`."""
+    old = aside.with_name(f"{aside.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if aside.is_dir():
+        aside.rename(old)
+    aside.mkdir()
+    for name in (BEGUN, CHECKPOINTS):
+        if (partial / name).exists():
+            (partial / name).rename(aside / name)
+        if keep and (old / name).exists():
+            (old / name).rename(partial / name)
+    shutil.rmtree(old, ignore_errors=True)
+    if not (aside / CHECKPOINTS).exists():
+        shutil.rmtree(aside)
+
+
 class Saver:
     """Saves checkpoints of a stage, by steps and by minutes, and finds the newest one to resume from.
 
@@ -33,26 +50,36 @@ class Saver:
     def latest(self) -> Path | None:
         """The newest checkpoint of an interrupted run with the same options and inputs; None if there is none.
 
-        Call it after all inputs of the stage are registered. Checkpoints with other options or inputs are removed.
+        Call it after all inputs of the stage are registered. Checkpoints with other options or inputs are set aside, and
+        used again if a later run has their options and inputs.
         """
-        now = self.stage.made_from()
-        before = read_json(self.stage.partial / BEGUN)
-        if self.checkpoints.steps():
-            names = difference(before.get("options", {}), now["options"])
-            changes = ", ".join(
-                f"{name} {before.get('options', {}).get(name)}, now {now['options'][name]}" for name in names
-            )
-            if not changes and before.get("inputs") != now["inputs"]:
-                changes = "its inputs have changed"
-            if changes:
-                say(f"the interrupted run was another one ({changes}): starts from the beginning")
-                shutil.rmtree(self.checkpoints.folder)
-        write_json(self.stage.partial / BEGUN, now)
-        path = self.checkpoints.newest(warn=say)
+        partial, aside = self.stage.partial, self.stage.result.with_name(f".{self.stage.result.name}.interrupted")
+        if self.checkpoints.steps() and (changes := self.changes_since(partial)):
+            say(f"the interrupted run was another one ({changes}): it is kept in {aside}, and this one starts anew")
+            swap(partial, aside, keep=not self.changes_since(aside))
+        elif not self.checkpoints.steps() and aside.is_dir() and not self.changes_since(aside):
+            swap(partial, aside, keep=True)
+        before, path = read_json(partial / BEGUN), self.checkpoints.newest(warn=say)
         if path:
-            changed = "" if before["code"] == now["code"] else ", although the code has changed since"
+            codes = list(dict.fromkeys([*before["code"].split("+"), self.stage.code]))
+            changed = ", although the code has changed since" if self.stage.code != codes[-1] or len(codes) > 1 else ""
+            self.stage.code = "+".join(codes)  # the result is that of no single version of the code
+            self.stage.seconds_before = before.get("seconds", 0.0)
             say(f"resumes after step {step_of(path):,}{changed}")
+        self.write_begun()
         return path
+
+    def changes_since(self, folder: Path) -> str:
+        """How options or inputs differ from those of the interrupted run in a folder; "" if they do not."""
+        before, now = read_json(folder / BEGUN), self.stage.made_from()
+        options = before.get("options", {})
+        names = difference(options, now["options"])
+        changes = ", ".join(f"{name} {options.get(name)}, now {now['options'][name]}" for name in names)
+        return changes or ("" if before.get("inputs") == now["inputs"] else "its inputs have changed")
+
+    def write_begun(self) -> None:
+        """Writes what the interrupted run is made from, and the time that it has taken."""
+        write_json(self.stage.partial / BEGUN, {**self.stage.made_from(), "seconds": self.stage.seconds()})
 
     @contextmanager
     def resuming(self) -> Iterator[Path | None]:
@@ -81,6 +108,7 @@ class Saver:
         """Saves the checkpoint of this step. `write` fills a temporary folder."""
         started = time.time()
         self.checkpoints.save(step, write)
+        self.write_begun()
         self.saved = time.time()
         self.took = self.saved - started
 

@@ -1,11 +1,12 @@
-"""The folders of a run and its bases, the records of finished stages, and hashes of their inputs.
+"""A run: the folders of its finished stages, and whether their inputs have changed.
 
-A finished stage leaves a record, stage.json, with its options, the SHA-256 of its inputs and a hash of its code. A run
-may have a base, the folder of another run. Stages that the run lacks are read from the base, which is never written to.
+A finished stage writes a record, stage.json: its options, its code hash and its inputs with their SHA-256. A run may have
+a base, the folder of another run. Results that the run lacks are read from there. Nothing is written there.
 """
 
 import hashlib
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from glob import glob
 from pathlib import Path
@@ -14,51 +15,47 @@ from typing import Any
 from rlhf import InputError
 from rlhf.run.files import read_json, sha256, write_json
 from stages.common.options import STAGES
-from stages.common.recipe import SETTINGS
 
 RECORD, BEGUN, CHECKPOINTS, HASHES = "stage.json", "begun.json", "checkpoints", ".hashes.json"
-INPUT = "<run>/"  # prefix of inputs that are a stage's result or a file in it, in the run or a base
-MISSING = "missing"  # stands for the hash of an input that does not exist
+SETTINGS = "run.json"  # in the folder of a run: the recipe, the seed and the base that it was made with
+INPUT = "<run>/"  # prefix of an input that is a stage's result or a file in it
+MISSING = "missing"  # the hash of an input that does not exist
+# entries of a record with their types; records of an earlier version have only the first two
+_ENTRIES = {"options": dict, "seconds": int | float, "inputs": dict, "given": list, "arguments": list, "code": str}
 
 
 class Run:
-    """A run's folder and those of its bases, in the order in which they are searched for finished stages."""
+    """The folder of a run and its bases, in the order of search for finished stages."""
 
-    def __init__(self, folder: Path, base: str | Path | None = None):
+    def __init__(self, folder: Path, base: str | Path | None = None, results: Mapping[str, str] | None = None):
+        """`results` names the folder of a stage's result, where it is not the first one of the search."""
         self.folder = folder
         self.folders = [folder]
-        while base := base or read_json(self.folders[-1] / SETTINGS).get("base"):
+        while base := base or settings_of(self.folders[-1]).get("base"):
             if Path(base).resolve() in (path.resolve() for path in self.folders):
-                raise InputError(
-                    f"{folder} can't be its own base: give the new run another folder, for instance RUN={folder}-2"
-                )
+                raise InputError(f"{folder} can't be its own base: choose another folder, for instance RUN={folder}-2")
+            if not Path(base).is_dir():
+                raise InputError(f"{base}, the base of {self.folders[-1]}, is gone: give its new folder with BASE=")
             self.folders.append(Path(base))
             base = None
-        self.chosen: dict[str, Path] = {}  # stage -> folder, if `stages.common.pipeline` has decided it
-        self.hashes: dict[str, list[Any]] = read_json(folder / HASHES)
+        self.chosen = {stage: Path(result) for stage, result in (results or {}).items()}
+        self.hashes = _read_hashes(folder / HASHES)
 
     def find(self, stage: str) -> Path:
-        """The folder of a stage's result, in the run or the nearest base that has it.
-
-        If there is no result, the folder in the run.
-        """
+        """The folder of a stage's result: the chosen one, the run's own, or the nearest base's; its own if none exists."""
         if stage in self.chosen:
             return self.chosen[stage]
         return next((f / stage for f in self.folders if (f / stage / RECORD).is_file()), self.folder / stage)
 
-    def record(self, stage: str) -> dict[str, Any]:
-        """The record of a finished stage; empty if there is none."""
-        return record_of(self.find(stage))
-
     def path(self, name: str) -> Path:
-        """The path of an input. If the name begins with `INPUT`, it is that of a stage's result or of a file in it."""
+        """The path of an input: a stage's result or a file in it if the name starts with `INPUT`, else the name itself."""
         if not name.startswith(INPUT):
             return Path(name)
         stage, _, file = name.removeprefix(INPUT).partition("/")
         return self.find(stage) / file
 
     def hash(self, name: str) -> str:
-        """The SHA-256 of an input, a file, a folder or a pattern of files; `MISSING` if it does not exist."""
+        """The SHA-256 of an input: a file, a folder or a pattern of files; `MISSING` if nothing matches."""
         path = self.path(name)
         paths = [path] if path.exists() else sorted(map(Path, glob(str(path))))
         if not paths:
@@ -71,7 +68,7 @@ class Run:
         return digest.hexdigest()
 
     def _hash_of(self, file: Path) -> str:
-        """The SHA-256 of a file, from a cache unless its size or modification time has changed."""
+        """The SHA-256 of a file. It is cached, and computed again only if the file's size or modification time changes."""
         status, key = file.stat(), str(file.resolve())
         known = self.hashes.get(key)
         if known is None or known[:2] != [status.st_size, status.st_mtime_ns]:
@@ -79,26 +76,78 @@ class Run:
         return str(known[2])
 
     def save_hashes(self) -> None:
-        """Writes the cache of hashes, if the run's folder exists and is writable."""
-        if self.folder.is_dir() and self.hashes != read_json(self.folder / HASHES):
+        """Writes the hash cache, if the run's folder exists and is writable."""
+        path = self.folder / HASHES
+        if self.folder.is_dir() and self.hashes != _read_hashes(path):
             with suppress(OSError):
-                write_json(self.folder / HASHES, self.hashes)
+                write_json(path, self.hashes)
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """The record in a stage's result folder; empty if there is none."""
-    return read_json(folder / RECORD)
+    """The record of the result in a folder; empty if there is none. Raises InputError if it is damaged."""
+    record = read_json(folder / RECORD)
+    for name, kind in _ENTRIES.items() if record else ():
+        required = name in ("options", "seconds") or "inputs" in record
+        if name in record and not isinstance(record[name], kind) or name not in record and required:
+            raise InputError(f"{folder / RECORD}: damaged ({name}); remove it, and the stage is made again")
+    texts = [*record.get("inputs", {}).values(), *record.get("given", []), *record.get("arguments", [])]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{folder / RECORD}: damaged; remove it, and the stage is made again")
+    return record
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Recipe, seed and base that a run was made with; empty if there is no run in the folder.
+
+    They are read from run.json or, if that is missing or damaged, from the record of a stage.
+    """
+    if settings := saved_settings(folder):
+        return settings
+    for stage in STAGES:
+        with suppress(InputError):
+            options = record_of(folder / stage).get("options", {})
+            if isinstance(options.get("recipe"), str):
+                seed = options.get("run_seed")
+                return {
+                    "recipe": options["recipe"],
+                    "seed": None if seed is None else str(seed),
+                    "base": options.get("base"),
+                }
+    return {}
+
+
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The content of run.json; empty if it is missing or damaged."""
+    with suppress(InputError):
+        settings = read_json(folder / SETTINGS)
+        optional = (settings.get("seed"), settings.get("base"))
+        if isinstance(settings.get("recipe"), str) and all(isinstance(value, str | None) for value in optional):
+            return settings
+    return {}
 
 
 def stage_of(name: str) -> str | None:
-    """The stage that produced an input; None if no stage did."""
+    """The stage whose result an input is or is part of; None for any other file."""
     stage = name.removeprefix(INPUT).partition("/")[0]
     return stage if name.startswith(INPUT) and stage in STAGES else None
 
 
+def _read_hashes(path: Path) -> dict[str, list[Any]]:
+    """The hash cache; empty if it is missing or damaged."""
+    with suppress(InputError):
+        hashes = read_json(path)
+        if all(isinstance(entry, list) and len(entry) == 3 for entry in hashes.values()):
+            return hashes
+    return {}
+
+
 def _files(path: Path) -> list[Path]:
-    """The files of a result or of a folder, without records and checkpoints."""
+    """The files of a folder, without records, checkpoints and hidden files; or `path` itself if it is a file."""
     if path.is_file():
         return [path]
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != RECORD)
-    return sorted(file for file in files if CHECKPOINTS not in file.relative_to(path).parts)
+    files = ((file, file.relative_to(path).parts) for file in path.rglob("*") if file.is_file())
+    return sorted(
+        file
+        for file, parts in files
+        if file.name != RECORD and CHECKPOINTS not in parts and not any(part.startswith(".") for part in parts)
+    )

@@ -7,6 +7,7 @@ complete or absent. Only a finished result replaces an older one, which is kept 
 import errno
 import gc
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -18,15 +19,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rlhf import InputError
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace, write_json
 from stages.common.code import code_hash
 from stages.common.console import duration, say
 from stages.common.interruption import STOPPED, interruption, lock
-from stages.common.options import StageOptions
-from stages.common.parsing import FUNCTIONS, PLACES, Parsed, check_values, parse_given
-from stages.common.recipe import SETTINGS
+from stages.common.options import PLACES, StageOptions
+from stages.common.parsing import FUNCTIONS, Parsed, check_values, parse_given
 from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
 # options that change what is printed, logged or saved during the run, but not the result
@@ -40,13 +42,14 @@ class Stage:
         """`arguments` is the command line without the program name."""
         self.name, self.parsed, self.options = name, parsed, parsed.options
         self.arguments = without_places(arguments or [])
-        self.run = Run(self.options.run_folder, self.options.base)
+        self.run = Run(self.options.run_folder, self.options.base, self.options.results)
         self.result = Path(self.options.output) if self.options.output else self.run.folder / name
         self.partial = self.result.with_name(f".{self.result.name}.partial")
         self.previous = self.result.with_name(f"{self.result.name}.previous")
         self.inputs: dict[str, str] = {}  # name -> SHA-256, see `Run.hash`
         self.code = code_hash(name, functions_of(self.options))  # now, because files may be edited while the stage runs
         self.started = time.time()
+        self.seconds_before = 0.0  # that an interrupted run took before it was resumed
 
     def begin(self) -> bool:
         """Locks the result and clears the temporary folder. False if the result was already finished."""
@@ -64,21 +67,23 @@ class Stage:
     def recover(self) -> bool:
         """Recovers from a kill between writing a result and renaming it.
 
-        True if that result has the present options.
+        True if that result is the one that this stage would make.
         """
-        if record := record_of(self.partial):
-            replace(self.partial, self.result, self.previous)
-            if not difference(record["options"], self.parsed.as_dict()):
-                return True
-            self.partial.mkdir()
-            self.lock = lock(self.partial)
-        elif self.previous.exists() and not self.result.exists():
-            self.previous.rename(self.result)
+        record = record_of(self.partial)
+        if not record:
+            return False
+        replace(self.partial, self.result, self.previous)
+        inputs = {name: self.run.hash(name) for name in record["inputs"]}
+        same = record["inputs"] == inputs and record["code"] == self.code and self.name != "samples"
+        if same and not difference(record["options"], self.parsed.as_dict()):
+            return True
+        self.partial.mkdir()
+        self.lock = lock(self.partial)
         return False
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the record, renames the result into place and prints where it is."""
-        seconds = time.time() - self.started
+        seconds = self.seconds()
         libraries = ("torch", "transformers", "datasets", "trl", "accelerate")
         record = {
             "stage": self.name,
@@ -90,11 +95,14 @@ class Stage:
         }
         (self.partial / BEGUN).unlink(missing_ok=True)
         write_json(self.partial / RECORD, record)
+        make_readable(self.partial)
         replace(self.partial, self.result, self.previous)
         self.run.save_hashes()
-        if not (settings := self.run.folder / SETTINGS).exists():
-            write_json(settings, {"recipe": self.options.recipe, "seed": None, "base": self.options.base})
         say(f"{duration(seconds)}, in {self.result}")
+
+    def seconds(self) -> float:
+        """The time that the stage has taken so far, with that before it was resumed."""
+        return self.seconds_before + time.time() - self.started
 
     def made_from(self) -> dict[str, Any]:
         """Everything that the result depends on: options, the names of those that are set, arguments, inputs, code."""
@@ -131,10 +139,23 @@ class Stage:
             raise InputError(f"no {content} at {path}: run `make {name.partition('/')[0]}` first")
         return path
 
+    def record(self, stage: str) -> dict[str, Any]:
+        """The record of another stage; empty if it has not finished."""
+        return record_of(self.input(f"{INPUT}{stage}/{RECORD}").parent)
+
     def input(self, name: str) -> Path:
         """The path of an input, which may not exist. Registers its hash for the record."""
         self.inputs[name] = self.run.hash(name)
         return self.run.path(name)
+
+
+def make_readable(folder: Path) -> None:
+    """Gives files that only the user may read, as safetensors makes them, the permissions of other new files."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mode & 0o077 == 0:
+            path.chmod(0o666 & ~umask)
 
 
 def functions_of(options: StageOptions) -> list[str]:
@@ -153,7 +174,7 @@ def without_places(argv: list[str]) -> list[str]:
     for argument in argv:
         name, equals, _ = argument.partition("=")
         if name.startswith("--"):
-            skip = name[2:] in PLACES
+            skip = name[2:].replace("-", "_") in PLACES
             if skip:
                 continue
         if not skip:
@@ -183,8 +204,8 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
         if interruption.raised:  # a library turned the interruption into another error
             sys.exit(_fail(name, STOPPED, 128 + interruption.raised))
         sys.exit(_fail(name, str(error), 2))
-    except OSError as error:
-        if error.errno not in _CORRECTABLE:
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in _CORRECTABLE:
             raise
         sys.exit(_fail(name, f"{error}; finished results are unchanged", 2))
     except KeyboardInterrupt as error:

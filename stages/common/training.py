@@ -168,6 +168,11 @@ class SaveInTime(TrainerCallback):
         control.should_training_stop |= self.saver.stop_requested
 
 
+def row_limit(options: TrainingOptions, context: int) -> int:
+    """The maximum number of tokens of a row: max_length, but at most the model's context."""
+    return min(options.max_length or context, context)
+
+
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
     """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`."""
     return dataset.select(batch_order(dataset["length"][:], options.batch_size, options.epochs, options.seed))

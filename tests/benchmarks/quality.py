@@ -239,7 +239,7 @@ def shared_options() -> dict:
 
 def run_of_make() -> Path:
     """The folder that make's variables name."""
-    from stages.common.pipeline import Request  # not at the top, which TRL's side imports
+    from stages.common.request import Request  # not at the top, which TRL's side imports
 
     return Request.read("reward", os.environ).run.folder
 

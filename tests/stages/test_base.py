@@ -1,6 +1,8 @@
 """A run that stands on another: what would be the same is read from there, and nothing there is written."""
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,13 +49,39 @@ def test_a_stage_that_differs_from_the_base_is_made_and_so_is_what_follows(run, 
     assert set(finished(other)) == {"sft", "comparisons"}
 
 
-def test_a_result_of_ones_own_that_the_base_replaces_is_kept(run, tmp_path, capsys):
+def test_a_result_of_the_base_that_is_up_to_date_is_read_instead_of_an_own_one_that_is_not(run, tmp_path, capsys):
     other = tmp_path / "other"
     make_here("sft", capsys, other, BASE=str(run), ARGS="--epochs 2")
+    own = (other / "sft" / "model.safetensors").read_bytes()
     output = make_here("sft", capsys, other)
-    assert f"{run}/sft is used, {other}/sft is kept as {other}/sft.previous" in output
-    assert not (other / "sft").exists() and record(other, "sft.previous")["options"]["epochs"] == 2
-    assert f"from {run}: data, pretrain, sft" in make_here("sft", capsys, other)
+    assert f"from {run}: data, pretrain, sft" in output and f"is kept as {other}/sft.previous" in output
+    # and by the stages that make starts
+    make_here("comparisons", capsys, other, ARGS="--temperature 0.9")
+    assert record(other, "comparisons")["inputs"]["<run>/sft"] == record(run, "comparisons")["inputs"]["<run>/sft"]
+    # and its own one again, when its options are
+    make_here("sft", capsys, other, ARGS="--epochs 2")
+    assert (other / "sft" / "model.safetensors").read_bytes() == own
+
+
+def test_every_stage_reads_the_folder_that_make_names(run, tmp_path, capsys):
+    """The nearest base has an SFT model with other options; that of its base is up to date."""
+    second, third = tmp_path / "second", tmp_path / "third"
+    make_here("sft", capsys, second, BASE=str(run), ARGS="--epochs 2")
+    (second / "sft" / "stage.json").write_text(json.dumps(record(second, "sft") | {"arguments": []}))
+    output = make_here("ppo", capsys, third, BASE=str(second), ARGS="--kl_coef 0.3")
+    assert f"from {run}: data, pretrain, sft, comparisons, reward" in output
+    assert record(third, "ppo")["inputs"]["<run>/sft"] == record(run, "ppo")["inputs"]["<run>/sft"]
+
+
+def test_a_base_that_was_moved_is_given_again(run, tmp_path, capsys):
+    base, other = tmp_path / "base", tmp_path / "other"
+    shutil.copytree(run, base)
+    make_here("ppo", capsys, other, BASE=str(base), ARGS="--kl_coef 0.2")
+    base.rename(tmp_path / "moved")
+    output = make_here("ppo", capsys, other, ARGS="--kl_coef 0.2", status=2)
+    assert f"{base}, the base of {other}, is gone: give its new folder with BASE=" in output
+    assert "up to date" in make_here("ppo", capsys, other, BASE=str(tmp_path / "moved"), ARGS="--kl_coef 0.2")
+    assert "up to date" in make_here("ppo", capsys, other, ARGS="--kl_coef 0.2")
 
 
 def test_a_run_may_stand_on_a_run_that_stands_on_a_run(run, tmp_path, capsys):
@@ -78,5 +106,5 @@ def test_a_base_that_is_no_run_or_the_run_itself_is_refused(run, tmp_path, capsy
         assert "can't be its own base" in make_here("ppo", capsys, run, BASE=str(run), status=2)
     else:
         output = make_here("ppo", capsys, tmp_path / "new", BASE=str(tmp_path / "nowhere"), status=2)
-        assert f"BASE: no recipe {tmp_path}/nowhere, nor a run in a folder of that name" in output
+        assert f"BASE={tmp_path}/nowhere: there is no run in that folder" in output
         assert not (tmp_path / "new").exists()

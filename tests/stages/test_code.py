@@ -1,12 +1,15 @@
 """The hash of the code that a stage depends on."""
 
+import ast
 import subprocess
 import sys
 
 import pytest
 
 from rlhf import InputError
+from stages.common import code
 from stages.common.code import code_hash, imported, own_places
+from stages.common.options import STAGES
 from tests.forks import ROOT
 from tests.pipeline import environment
 
@@ -21,7 +24,7 @@ def test_it_includes_what_the_stage_imports_and_the_functions_that_its_options_n
 def test_it_depends_on_the_engine_and_not_on_what_only_prints_or_saves():
     modules = {module for module, _ in imported(["stages.ppo"], [ROOT])}
     assert {"stages.ppo", "rlhf.trainer", "rlhf.ppo", "rlhf.engine.attention", "rlhf.run.state"} <= modules
-    assert not {"stages.common.console", "stages.common.pipeline", "rlhf.report", "rlhf.run.files"} & modules
+    assert not {"stages.common.console", "stages.common.pipeline", "rlhf.run.files"} & modules
 
 
 def test_comments_and_docstrings_do_not_matter_and_statements_do(tmp_path, monkeypatch):
@@ -55,3 +58,31 @@ def test_a_module_that_is_not_python_is_named(tmp_path):
     (tmp_path / "mine.py").write_text("def f(:\n")
     with pytest.raises(InputError, match="mine.py:1: not Python"):
         list(imported(["mine"], [tmp_path]))
+
+
+def test_relative_imports_and_the_packages_of_a_module_matter(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    package = tmp_path / "mine"
+    package.mkdir()
+    files = {
+        "__init__.py": "A = 1",
+        "good.py": "from . import words\nfrom .numbers import one\ndef good(): return one",
+        "words.py": "B = 1",
+        "numbers.py": "one = 1",
+    }
+    for name, text in files.items():
+        (package / name).write_text(text)
+    before = code_hash("ppo", ["mine.good:good"])
+    for name, text in files.items():
+        (package / name).write_text(f"{text}\nchanged = 2")
+        assert code_hash("ppo", ["mine.good:good"]) != before, name
+        (package / name).write_text(text)
+    assert code_hash("ppo", ["mine.good:good"]) == before
+
+
+def test_an_edit_of_the_report_concerns_the_evaluation_only(monkeypatch):
+    before = {name: code_hash(name, []) for name in STAGES}
+    parse = code._parse
+    edited = ast.parse("edited = True")
+    monkeypatch.setattr(code, "_parse", lambda path: edited if path.name == "report.py" else parse(path))
+    assert {name for name in STAGES if code_hash(name, []) != before[name]} == {"evaluate"}

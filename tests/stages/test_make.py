@@ -81,7 +81,7 @@ def test_a_prompt_with_quotes_and_dollars_is_answered(run):
 
 
 def test_an_unclosed_quote_in_args_is_reported(run):
-    assert 'ARGS: No closing quotation: --prompt "x' in make("samples", 'ARGS=--prompt "x', run=run, status=2)
+    assert 'ARGS ends within a quote: --prompt "x' in make("samples", 'ARGS=--prompt "x', run=run, status=2)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_the_environment_may_lie_in_a_folder_of_any_name(run, tmp_path):
 def test_args_of_other_targets_are_split_as_a_shell_would():
     argv = (sys.executable, "-m", "tests.with_args", "json.tool")
     assert "argument --indent: invalid int value: 'two $words'" in shell(*argv, ARGS="--indent 'two $words'", status=2)
-    assert "ARGS: No closing quotation: --indent 'x" in shell(*argv, ARGS="--indent 'x", status=1)
+    assert "ARGS ends within a quote: --indent 'x" in shell(*argv, ARGS="--indent 'x", status=1)

@@ -2,8 +2,7 @@
 
 import random
 
-from stages.common.options import NORMALISED_ON
-from stages.reward import _subset
+from stages.reward import NORMALISED_ON, _subset
 
 
 def test_few_items_are_all_used_and_of_many_a_random_sample():

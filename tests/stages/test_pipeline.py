@@ -36,7 +36,7 @@ def test_an_edit_of_a_recipe_remakes_the_stage_that_it_is_about(run, tmp_path, c
     recipe = toy_recipe(tmp_path, **{"show_samples: 2": "show_samples: 0  # fewer\n  lam: 0.9"})
     before = finished(run)
     output = make_here("ppo", capsys, run, recipe)
-    assert "to be made (last time" in output and "lam 0.95, now 0.9" in output and "show_samples" not in output
+    assert "runs again (last time" in output and "lam 0.95, now 0.9" in output and "show_samples" not in output
     assert remade(before, run) == {"ppo"} and record(run, "ppo")["options"]["lam"] == 0.9
 
 
@@ -47,7 +47,7 @@ def test_a_stage_whose_inputs_come_out_the_same_is_not_made(run, tmp_path, capsy
     output = make_here("ppo", capsys, run, recipe)
     assert remade(before, run) == {"data", "comparisons", "ppo"}
     for name in ("pretrain", "sft", "reward"):
-        assert f"{name:<13}kept: the results that it reads are the same as before" in output
+        assert f"{name:<13}kept: the results that it reads have not changed" in output
     # the first 40 prompts, which are compared, are the same
     assert (run / "comparisons/train.jsonl").read_bytes() == (run / "comparisons.previous/train.jsonl").read_bytes()
 
@@ -65,6 +65,7 @@ def test_options_of_the_command_line_stay_with_the_stage_that_they_were_given_to
     make_here("reward", capsys, run, ARGS="--learning_rate 1e-2")
     before = finished(run)
     output = make_here("ppo", capsys, run)
+    assert "reward       with the options of its last command line: --learning_rate 1e-2" in output
     assert "reward has changed" in output
     assert remade(before, run) == {"ppo"} and record(run, "reward")["options"]["learning_rate"] == 1e-2
     # but the stage that is asked for is made with the options that it is asked for with
@@ -102,13 +103,19 @@ def test_an_option_that_was_tried_and_dropped_changes_nothing(run, capsys):
     assert remade(before, run) == set()
 
 
-def test_the_options_of_an_interrupted_stage_that_never_finished_stay_with_it(run, capsys):
+def test_the_options_of_an_interrupted_stage_that_never_finished_are_not_repeated(run, capsys):
     shutil.rmtree(run / "reward")
     partial = run / ".reward.partial"
     partial.mkdir()
     (partial / "begun.json").write_text(json.dumps({"options": {}, "arguments": ["--learning_rate", "1e-2"]}))
     make_here("ppo", capsys, run)
-    assert record(run, "reward")["options"]["learning_rate"] == 1e-2
+    assert record(run, "reward")["options"]["learning_rate"] == 1e-3
+
+
+def test_an_error_in_repeated_options_names_the_stage_that_they_come_from(run, capsys):
+    change_record(run, "sft", arguments=["--no_longer_an_option", "1"])
+    output = make_here("ppo", capsys, run, status=2)
+    assert "sft: command line: there is no option" in output and "`make sft` without ARGS drops them" in output
 
 
 def test_an_interrupted_stage_is_resumed_by_the_same_command(run, capsys):
@@ -130,8 +137,8 @@ def test_changed_code_remakes_only_the_stage_that_is_asked_for(run, capsys):
     before = finished(run)
     output = make_here("ppo", capsys, run)
     names = "data, pretrain, sft, comparisons, reward"
-    assert f"kept: {names} (its code has changed; `make data` or REMAKE=1 makes it again)" in output
-    assert "to be made (last time" in output and "s): its code has changed" in output
+    assert f"kept: {names} (the code has changed; `make data` runs one again, REMAKE=1 all)" in output
+    assert "runs again (last time" in output and "s): the code has changed" in output
     assert remade(before, run) == {"ppo"}
 
 
@@ -141,7 +148,7 @@ def test_changed_code_remakes_every_stage_if_told_to(run, capsys):
     before = finished(run)
     output = make_here("sft", capsys, run, REMAKE="1")
     assert remade(before, run) == {"data", "sft"}
-    assert "pretrain     kept: the results that it reads are the same as before" in output
+    assert "s) if data changes" in output and "pretrain     kept: the results that it reads have not changed" in output
 
 
 def test_a_stage_that_comes_out_the_same_remakes_nothing_after_it(run, capsys):
@@ -164,11 +171,52 @@ def test_a_changed_default_is_changed_code_and_not_a_changed_option(run, capsys)
     assert remade(before, run) == {"sft"}
 
 
-def test_a_record_that_does_not_say_what_it_was_made_from_is_out_of_date(run, capsys):
-    entries = record(run, "ppo")
-    del entries["inputs"]
-    (run / "ppo" / "stage.json").write_text(json.dumps(entries))
-    assert "its record does not say what it was made from" in make_here("ppo", capsys, run)
+def test_a_record_of_an_earlier_version_is_kept_unless_its_stage_is_the_goal(run, capsys):
+    for name in ("sft", "ppo"):
+        entries = record(run, name)
+        for entry in ("inputs", "given", "arguments", "code"):
+            del entries[entry]
+        (run / name / "stage.json").write_text(json.dumps(entries))
+    before = finished(run)
+    output = make_here("ppo", capsys, run)
+    message = "its record, of an earlier version, does not name its inputs"
+    assert f"kept: sft ({message}" in output and f"s): {message}" in output
+    assert remade(before, run) == {"ppo"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"options": 1}', '{"options": {}, "seconds": 1, "inputs": {"a": 2}}', '{"a": 1}']
+)
+def test_a_damaged_record_is_named(run, capsys, text):
+    (run / "sft" / "stage.json").write_text(text)
+    assert f"{run}/sft/stage.json: damaged" in make_here("ppo", capsys, run, status=2)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"recipe": 3}', None])
+def test_a_run_without_a_valid_run_json_is_still_known(run, capsys, text):
+    path = run / "run.json"
+    path.unlink(missing_ok=True) if text is None else path.write_text(text)
+    (run / ".hashes.json").write_text("[1")
+    assert "up to date" in make_here("ppo", capsys, run, recipe=None)
+    assert json.loads(path.read_text()) == {"recipe": "tests/toy.yaml", "seed": None, "base": None}
+
+
+# --- seeds ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_of_make_holds_for_every_stage_and_is_remembered(run, tmp_path, capsys):
+    make_here("sft", capsys, run, SEED="2", ARGS="--epochs 2")
+    assert [record(run, name)["options"]["seed"] for name in ("data", "pretrain", "sft")] == [2, 2, 2]
+    assert record(run, "sft")["arguments"] == ["--epochs", "2"]
+    assert "up to date" in make_here("data", capsys, run, recipe=None)
+    make_here("comparisons", capsys, run, recipe=None, SEED="3")
+    options = record(run, "sft")["options"]
+    assert (options["seed"], options["epochs"]) == (3, 2)
+
+
+def test_a_seed_of_the_command_line_is_that_of_its_stage_only(run, capsys):
+    make_here("sft", capsys, run, SEED="2", ARGS="--seed 5")
+    assert [record(run, name)["options"]["seed"] for name in ("pretrain", "sft")] == [2, 5]
 
 
 # --- what was there ---------------------------------------------------------------------------------------------------
@@ -181,6 +229,26 @@ def test_a_replaced_result_is_kept_until_the_next_one(run, capsys):
         weights.append((run / "ppo" / "model.safetensors").read_bytes())
         assert (run / "ppo.previous" / "model.safetensors").read_bytes() == weights[-2]
     assert len(set(weights)) == 3
+
+
+def test_a_previous_result_is_used_again_when_its_options_are(run, capsys):
+    first = (run / "reward" / "model.safetensors").read_bytes()
+    make_here("reward", capsys, run, ARGS="--learning_rate 1e-2")
+    before = finished(run)
+    output = make_here("reward", capsys, run)
+    assert f"{run}/reward.previous is up to date: it is reward again" in output
+    assert (run / "reward" / "model.safetensors").read_bytes() == first
+    assert record(run, "reward.previous")["options"]["learning_rate"] == 1e-2
+    assert "up to date" in make_here("ppo", capsys, run)
+    assert remade(before, run) == {"reward"}
+
+
+def test_a_previous_result_does_not_come_back_when_the_result_was_removed(run, capsys):
+    make_here("reward", capsys, run, ARGS="--learning_rate 1e-2")
+    shutil.rmtree(run / "reward")
+    make_here("reward", capsys, run, ARGS="--learning_rate 2e-2")
+    assert record(run, "reward")["options"]["learning_rate"] == 2e-2
+    assert record(run, "reward.previous")["options"]["learning_rate"] == 1e-3
 
 
 def test_a_stage_that_fails_leaves_the_finished_result_and_ends_make(run, capsys):

@@ -1,14 +1,19 @@
 """What make is told, and what the stages of a recipe require of each other."""
 
 import json
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlhf import InputError
+from stages.common.decisions import stages_up_to
 from stages.common.options import CHAIN, STAGES
 from stages.common.parsing import Parsed, parse_given
-from stages.common.pipeline import Request, stages_up_to
+from stages.common.request import Request, split_words
 from stages.common.requirements import check_sources
 from tests.pipeline import TOY, make_here, stage
 from tests.recipes import write_recipe
@@ -36,8 +41,15 @@ def test_variables_decide_recipe_folder_and_options(variables, folder, arguments
         ({"SEED": "1; rm -rf x"}, "SEED is '1; rm -rf x'; it must be a whole number"),
         ({"SEED": "-1"}, "SEED is '-1'"),
         ({"SEED": "1.5"}, "SEED is '1.5'"),
+        ({"SEED": "4294967296"}, "SEED is '4294967296'"),
+        ({"SEED": "\u0663"}, "SEED is '\u0663'"),
+        ({"REMAKE": "perhaps"}, "REMAKE is 'perhaps'; it must be 1 or 0"),
+        ({"RUN": "\udcff"}, "RUN is not UTF-8"),
+        ({"ARGS": "--run elsewhere"}, "ARGS can't have --run: give RUN="),
+        ({"ARGS": "--output=x"}, "ARGS can't have --output: start the stage with it"),
+        ({"ARGS": "--epochs 2", "GOALS": "sft reward"}, "ARGS is for one stage, and make was given sft and reward"),
         ({"RECIPE": "a b"}, "no recipe a b"),
-        ({"ARGS": "--prompt 'unclosed"}, "ARGS: No closing quotation: --prompt 'unclosed"),
+        ({"ARGS": "--prompt 'unclosed"}, "ARGS ends within a quote: --prompt 'unclosed"),
     ],
 )
 def test_variables_that_make_no_sense_are_refused(variables, message):
@@ -45,13 +57,31 @@ def test_variables_that_make_no_sense_are_refused(variables, message):
         Request.read("ppo", variables)
 
 
-def test_a_seed_of_make_overrides_that_of_an_earlier_one(tmp_path):
-    request = Request.read("ppo", {"RUN": str(tmp_path), "SEED": "2"})
-    (tmp_path / "sft").mkdir()
-    (tmp_path / "sft" / "stage.json").write_text(
-        json.dumps({"arguments": ["--seed", "1", "--epochs", "3", "--seed=1"]})
-    )
-    assert request.argv("sft")[2:] == ["--epochs", "3", "--seed=2"]
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+# no character that a shell expands, or that ends a command
+@given(st.text("ab \t'\"\\=-,.:", max_size=20))
+def test_words_are_those_of_a_shell(text):
+    script = f"set -- {text}\nfor word; do printf '%s\\0' \"$word\"; done"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    if done.returncode or text.endswith("\\"):
+        with suppress(InputError):
+            assert text.endswith("\\") and not (len(text) - len(text.rstrip("\\"))) % 2, split_words(text)
+    else:
+        assert split_words(text) == done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("$HOME `id` * ~ #a;b|c&d", ["$HOME", "`id`", "*", "~", "#a;b|c&d"]),
+        (r""""\$5 \` \" \\ \n" '\$5' \$5""", [r"""$5 ` " \ \n""", r"\$5", "$5"]),
+        ("a''b ''", ["ab", ""]),
+    ],
+)
+def test_nothing_in_a_word_is_expanded(text, words):
+    assert split_words(text) == words
 
 
 # --- what stages require of each other --------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ main("data", work)
 def test_checkpoints_are_due_by_steps_and_by_minutes_and_take_at_most_a_twentieth_of_the_time(monkeypatch, tmp_path):
     clock = [1000.0]
     monkeypatch.setattr("stages.common.resume.time.time", lambda: clock[0])
-    saver = Saver(SimpleNamespace(partial=tmp_path), SavingOptions(save_steps=4, save_minutes=1.0))
+    interrupted = SimpleNamespace(partial=tmp_path, made_from=dict, seconds=lambda: 0.0)
+    saver = Saver(interrupted, SavingOptions(save_steps=4, save_minutes=1.0))
     assert [step for step in range(1, 10) if saver.due(step)] == [4, 8]
     clock[0] += 59
     assert not saver.due(9)
@@ -121,7 +122,7 @@ def test_checkpoints_are_due_by_steps_and_by_minutes_and_take_at_most_a_twentiet
     assert not saver.due(10)
     clock[0] += 1
     assert saver.due(10)
-    never = Saver(SimpleNamespace(partial=tmp_path), SavingOptions(save_minutes=None))
+    never = Saver(interrupted, SavingOptions(save_minutes=None))
     clock[0] += 1e6
     assert not any(never.due(step) for step in range(1, 10))
 
@@ -141,6 +142,34 @@ def test_checkpoints_of_another_run_are_not_resumed_from(half):
     assert "the interrupted run was another one (total_episodes 320, now 32, kl_coef 0.05, now 0.5)" in output
     assert "resumes" not in output
     assert record(half, "ppo")["options"]["kl_coef"] == 0.5
+
+
+def test_an_interrupted_run_is_resumed_after_a_run_with_other_options(half):
+    step = int(newest(half).name[5:])
+    output = stage("ppo", "--total_episodes", "32", "--kl_coef", "0.5", run=half)
+    assert f"it is kept in {half}/.ppo.interrupted" in output
+    assert f"resumes after step {step}" in stage("ppo", *LONG, run=half)
+    assert not (half / ".ppo.interrupted").exists()
+    assert record(half, "ppo")["options"]["total_episodes"] == 320
+
+
+def test_two_interrupted_runs_with_different_options_are_both_resumed(half):
+    step = int(newest(half).name[5:])
+    other = ("--total_episodes", "320", "--kl_coef", "0.5")
+    kill_at_step(9, "ppo", *other, run=half)
+    assert (half / ".ppo.interrupted" / "checkpoints").is_dir()
+    assert f"resumes after step {step}" in stage("ppo", *LONG, run=half)
+    output = stage("ppo", *other, run=half)
+    assert "resumes after step 9" in output or "resumes after step 1" in output
+
+
+def test_a_run_resumed_over_changed_code_names_both_versions(half):
+    path = half / ".ppo.partial" / "begun.json"
+    begun = json.loads(path.read_text())
+    path.write_text(json.dumps(begun | {"code": "0123456789abcdef", "seconds": 1000.0}))
+    assert "although the code has changed since" in stage("ppo", *LONG, run=half)
+    assert record(half, "ppo")["code"] == f"0123456789abcdef+{begun['code']}"
+    assert record(half, "ppo")["seconds"] > 1000  # the time before the interruption counts
 
 
 def test_checkpoints_of_a_run_with_other_inputs_are_not_resumed_from(half):
@@ -189,10 +218,29 @@ def test_a_finished_result_is_not_lost_if_the_next_command_is_another_one(run):
     assert (run / "ppo" / "model.safetensors").is_file()
 
 
-def test_a_replaced_result_comes_back_if_its_successor_never_finished(run):
-    (run / "ppo").rename(run / "ppo.previous")
-    stage("ppo", "--model", "nowhere/at-all", run=run, status=2)
-    assert (run / "ppo" / "model.safetensors").is_file()
+def test_a_finished_result_of_other_options_is_not_taken_for_that_of_these(run):
+    """A kill before the renames; then the same command with another option."""
+    (run / "ppo").rename(run / ".ppo.partial")
+    output = stage("ppo", "--kl_coef", "0.5", run=run)
+    assert "had finished" not in output
+    assert [record(run, name)["options"]["kl_coef"] for name in ("ppo", "ppo.previous")] == [0.5, 0.05]
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_anything_in_the_place_of_the_previous_result_is_replaced(run, tmp_path, kind):
+    previous, elsewhere = run / "ppo.previous", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    previous.touch() if kind == "file" else previous.symlink_to(elsewhere)
+    stage("ppo", "--kl_coef", "0.5", run=run)
+    assert record(run, "ppo.previous")["options"]["kl_coef"] == 0.05 and not previous.is_symlink()
+    assert (elsewhere / "mine").exists()
+
+
+def test_every_file_of_a_result_has_the_permissions_of_a_new_file(run, tmp_path):
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in (run / "ppo").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
 
 
 def test_two_processes_on_one_result_are_refused(half):
