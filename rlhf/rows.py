@@ -16,11 +16,13 @@ dropped, and a `Tally` counts it by reason.
 
 import gzip
 import json
+import os
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from rlhf import InputError
 
@@ -42,6 +44,11 @@ class Tally:
             self.dropped[reason] += 1
         return usable
 
+    def drop(self, counts: Counter[str]) -> None:
+        """Counts used rows as dropped, by reason."""
+        self.used -= counts.total()
+        self.dropped += counts
+
     def __str__(self) -> str:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common())
         return f"{self.used:,} rows" + (f" ({self.dropped.total():,} dropped: {reasons})" if reasons else "")
@@ -59,20 +66,8 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
     Raises InputError for a missing or unreadable file, and for bytes that are not UTF-8.
     """
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}:{number}: not UTF-8 ({error.reason}); convert the file, for instance with iconv"
-        ) from error
-    except FileNotFoundError as error:
-        raise InputError(f"no file at {path}") from error
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: can't be read ({error})") from error
+    for where, _, line in _lines(path):
+        yield where, _decode(where, line)
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
@@ -80,24 +75,110 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
     Raises InputError for a line that is not JSON.
     """
-    for where, line in read_lines(path):
-        try:
-            yield where, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); each line must hold one JSON value"
-            ) from error
-        except (RecursionError, ValueError) as error:  # brackets nested too deeply, or a number with too many digits
-            raise InputError(f"{where}: not a usable row ({error})") from error
+    for where, _, line in _lines(path):
+        yield where, _parse(where, line)
 
 
-def read_rows(path: Path, kind: str, tally: Tally | None = None) -> list[Row]:
-    """The valid rows of a JSON Lines file. Raises InputError if a row is malformed, or if none is usable."""
-    tally = Tally() if tally is None else tally
-    rows = list(valid_rows(read_jsonl(Path(path)), kind, tally))
+def _lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """(`file:line`, position, line) for every non-blank line. Raises InputError for a file that can't be read."""
+    position = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", position, line
+                position += len(line)
+    except FileNotFoundError as error:
+        raise InputError(f"no file at {path}") from error
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: can't be read ({error})") from error
+
+
+def _decode(where: str, line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig")  # a BOM is not part of the text
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 ({error.reason}); convert the file, for instance with iconv") from error
+
+
+def _parse(where: str, line: bytes) -> Any:
+    """The JSON value in a line."""
+    try:
+        return json.loads(_decode(where, line))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}); each line must hold one JSON value"
+        ) from error
+    except (RecursionError, ValueError) as error:  # brackets nested too deeply, or a number with too many digits
+        raise InputError(f"{where}: not a usable row ({error})") from error
+
+
+def read_rows(path: Path, kind: str, tally: Tally | None = None) -> Sequence[Row]:
+    """The valid rows of a JSON Lines file, which are read when they are needed, unless the file is compressed.
+
+    Raises InputError if a row is malformed, or if none is usable.
+    """
+    tally, path = Tally() if tally is None else tally, Path(path)
+    seekable = path.suffix != ".gz" and (path.is_file() or not path.exists())
+    rows = RowFile(path, kind, tally) if seekable else list(valid_rows(read_jsonl(path), kind, tally))
     if not rows:
         raise InputError(f"{path}: no usable {kind} ({tally})")
     return rows
+
+
+class RowFile(Sequence[Row]):
+    """The valid rows of a JSON Lines file. Only their positions are in memory; a row is read when it is needed."""
+
+    def __init__(self, path: Path, kind: str, tally: Tally):
+        """Checks every row, and counts used and dropped ones. Raises InputError if a row is malformed."""
+        self.path, self.kind = path, kind
+        self.starts, self.sizes = array("q"), array("q")  # bytes
+        for where, start, line in _lines(path):
+            for _ in valid_rows([(where, _parse(where, line))], kind, tally):
+                self.starts.append(start)
+                self.sizes.append(len(line))
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        # pread does not move the file's position, which forked processes share
+        line = os.pread(self.descriptor, self.sizes[index], self.starts[index])
+        return _CHECKS[self.kind](_parse(str(self.path), line), str(self.path))[0]
+
+    def size(self, index: int) -> int:
+        """The bytes of a row in the file."""
+        return self.sizes[index]
+
+
+class Subset(Sequence[Row]):
+    """The rows with these indices."""
+
+    def __init__(self, rows: Sequence[Row], indices: Sequence[int]):
+        self.rows, self.indices = rows, array("q", indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self.rows[i] for i in self.indices[index]]
+        return self.rows[self.indices[index]]
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

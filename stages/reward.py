@@ -4,6 +4,7 @@ make reward
 """
 
 import random
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -37,7 +38,8 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     tally, test_tally = Tally(), Tally()
     rows = read_rows(stage.rows(options.comparisons, "train.jsonl", "comparisons"), "comparisons", tally)
     dataset = comparison_dataset(rows, tokenizer, longest, tally, stops)
-    test_file, test_rows, test = stage.rows(options.comparisons_test, "test.jsonl", "comparisons"), [], None
+    test_file, test = stage.rows(options.comparisons_test, "test.jsonl", "comparisons"), None
+    test_rows: Sequence[Row] = []
     if any(read_lines(test_file)):  # the file is empty if the data has too few rankings to hold some out
         test_rows = read_rows(test_file, "comparisons", test_tally)
         test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
@@ -81,7 +83,7 @@ def normalise(
     set_normalisation(scorer, mean, float(scores.std()) if options.unit_deviation else 1.0)
 
 
-def _subset(items: list[Item], rng: random.Random) -> list[Item]:
+def _subset(items: Sequence[Item], rng: random.Random) -> Sequence[Item]:
     """All items, or NORMALISED_ON random ones, whose mean has a standard error of 1/64 of the standard deviation."""
     return items if len(items) <= NORMALISED_ON else rng.sample(items, NORMALISED_ON)
 

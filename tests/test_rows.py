@@ -30,7 +30,10 @@ def test_rows_are_read_from_plain_and_gzipped_jsonl_with_blank_lines_and_a_bom(t
     plain = write_lines(tmp_path / "a.jsonl", "\ufeff" + json.dumps({"prompt": "é"}), "", {"prompt": "b"})
     zipped = tmp_path / "a.jsonl.gz"
     zipped.write_bytes(gzip.compress(plain.read_bytes()))
-    assert read_rows(plain, "prompts") == read_rows(zipped, "prompts") == [{"prompt": "é"}, {"prompt": "b"}]
+    for path in (plain, zipped):
+        rows = read_rows(path, "prompts")
+        assert list(rows) == [{"prompt": "é"}, {"prompt": "b"}]
+        assert (len(rows), rows[1], rows[-2:]) == (2, {"prompt": "b"}, list(rows))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Models that answer prompts, for samples and evaluate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Answerer:
         )
 
 
-def answerable(rows: list[Row], answerers: list[Answerer], response_length: int) -> list[Row]:
+def answerable(rows: Sequence[Row], answerers: list[Answerer], response_length: int) -> list[Row]:
     """The rows whose prompts leave room for a response in every model's context; prints how many are dropped."""
     for model in answerers:
         longest, tally = max_prompt_length(model.policy, response_length), Tally(used=len(rows))
@@ -53,7 +54,7 @@ def answerable(rows: list[Row], answerers: list[Answerer], response_length: int)
             say(
                 f"{tally.dropped.total():,} prompts dropped for all models: longer than {longest} tokens for {model.name}"
             )
-    return rows
+    return list(rows)
 
 
 def load_answerers(names: list[str], stage: Stage) -> list[Answerer]:

@@ -175,7 +175,9 @@ def row_limit(options: TrainingOptions, context: int) -> int:
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
     """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`."""
-    return dataset.select(batch_order(dataset["length"][:], options.batch_size, options.epochs, options.seed))
+    return dataset.select(
+        batch_order(dataset.data.column("length").to_numpy(), options.batch_size, options.epochs, options.seed)
+    )
 
 
 def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[dict[str, float]]:

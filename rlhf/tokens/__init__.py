@@ -1,0 +1,32 @@
+"""Tokenizers, and rows as token ids.
+
+tokenizers   trained on text or loaded, with eos, pad and a chat template
+ids          prompts, completions and documents as token ids
+datasets     rows of each kind as datasets of token ids
+files        datasets in Arrow files, made by several processes and mapped into memory
+batches      padding, and the order of rows
+"""
+
+from rlhf.tokens.batches import batch_order, pad
+from rlhf.tokens.datasets import comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset
+from rlhf.tokens.files import TokenFiles
+from rlhf.tokens.ids import completion_ids, prompt_ids, render_chat, text_ids
+from rlhf.tokens.tokenizers import load_tokenizer, new_tokenizer, prepare_tokenizer, same_vocabulary
+
+__all__ = [
+    "TokenFiles",
+    "batch_order",
+    "comparison_dataset",
+    "completion_ids",
+    "demonstration_dataset",
+    "load_tokenizer",
+    "new_tokenizer",
+    "pad",
+    "prepare_tokenizer",
+    "prompt_dataset",
+    "prompt_ids",
+    "render_chat",
+    "same_vocabulary",
+    "text_dataset",
+    "text_ids",
+]
