@@ -44,6 +44,12 @@ class Tally:
             self.dropped[reason] += 1
         return usable
 
+    def count(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Passes the rows on, and counts them as used."""
+        for row in rows:
+            self.used += 1
+            yield row
+
     def drop(self, counts: Counter[str]) -> None:
         """Counts used rows as dropped, by reason."""
         self.used -= counts.total()
@@ -184,7 +190,12 @@ class Subset(Sequence[Row]):
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Writes JSON Lines. Lone surrogates become JSON escapes; values that JSON can't represent become strings."""
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        file.writelines(map(to_line, rows))
+
+
+def to_line(row: Row) -> str:
+    """A row as a line of JSON Lines."""
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
 
 # --- checking: each check returns the row, and the reason to drop it or "" -------------------------------------------

@@ -4,93 +4,104 @@ make data
 """
 
 import json
-import random
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 from data import world
 from data.adapters import ANSWERS, adapt
+from data.preview import Statistics, as_lines
 from data.sources import path_of, read_source
+from data.split import Split, without_weights
 from rlhf import InputError
-from rlhf.rows import Row, Tally, valid_rows, write_rows
+from rlhf.rows import Row, Tally, read_jsonl, valid_rows, write_rows
 from stages.common.console import say
 from stages.common.options import DataOptions
 from stages.common.stage import Stage, main
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
-FEW = 5  # with at least this many prompts, at least one is held out for the test
+PARTS = ("", "_test")
 
 
 def work(options: DataOptions, stage: Stage) -> dict[str, Any]:
     """Writes a JSON Lines file for each kind of row; returns the row counts for the record."""
-    summary, loaded = {}, {}
-    for kind in KINDS:
-        if sources := getattr(options, kind):
-            for source in sources:
-                stage.input(str(path_of(source, options.folder)))
-            tally = Tally()
-            loaded[kind] = list(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
-            if not loaded[kind]:
-                raise InputError(f"no usable {kind} in {', '.join(sources)}: {tally}")
-            say(f"{kind:<15} {tally}")
-            summary[kind] = tally.as_dict()
-    rows = (world_rows(options) if options.world else {}) | split(loaded, options)
-    if "prompts" not in rows:
-        rows["prompts"], rows["prompts_test"] = (_prompts_of(rows, part) for part in ("", "_test"))
-    for name, part in rows.items():
-        write_rows(stage.partial / f"{name}.jsonl", part)
-    counts = {name: len(part) for name, part in rows.items()}
+    kinds = [kind for kind in KINDS if getattr(options, kind)]
+    counts: dict[str, int] = {}
+    for name, rows in world_rows(options) if options.world else ():
+        if name.removesuffix("_test") not in kinds:
+            preview = options.preview if name in KINDS else 0
+            counts[name] = write(stage.partial / f"{name}.jsonl", rows, preview)
+    split = Split(stage.partial)
+    summary = {kind: read(kind, split, options, stage) for kind in kinds}
+    split.divide(options.test_share, options.test_rows, options.seed)
+    for kind in kinds:
+        train, test = (stage.partial / f"{kind}{part}.jsonl" for part in PARTS)
+        counts[kind], counts[f"{kind}_test"] = split.write(kind, train, test)
+        if not counts[kind]:
+            raise InputError(
+                f"all prompts of the {kind} are held out for the test: set test_share: 0, or provide more rows"
+            )
+    if "prompts" not in counts:
+        for part in PARTS:
+            rows = split.distinct(_prompts_in(stage.partial, part))
+            counts[f"prompts{part}"] = write(stage.partial / f"prompts{part}.jsonl", rows)
+    split.close()
     say("rows: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
     return {"sources": summary, "rows": counts}
 
 
-def world_rows(options: DataOptions) -> dict[str, list[Row]]:
-    """The rows of the embedded world, by file name. No test document occurs in the training text."""
+def read(kind: str, split: Split, options: DataOptions, stage: Stage) -> dict[str, Any]:
+    """Reads the sources of a kind, and prints what the rows look like; returns the counts of used and dropped rows."""
+    sources = getattr(options, kind)
+    for source in sources:
+        stage.input(str(path_of(source, options.folder)))
+    tally, statistics = Tally(), Statistics()
+    rows = statistics.count(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
+    first = list(islice(rows, options.preview))
+    split.add(kind, chain(first, rows))
+    if not tally.used:
+        raise InputError(f"no usable {kind} in {', '.join(sources)}: {tally}")
+    show(kind, tally, statistics, first)
+    return tally.as_dict()
+
+
+def write(path: Path, rows: Iterable[Row], preview: int = 0) -> int:
+    """Writes the rows; returns their number. If `preview` is above 0, prints what they look like."""
+    tally, statistics = Tally(), Statistics()
+    rows = statistics.count(tally.count(rows))
+    first = list(islice(rows, preview))
+    write_rows(path, chain(first, rows))
+    if first:
+        show(path.stem, tally, statistics, first)
+    return tally.used
+
+
+def show(kind: str, tally: Tally, statistics: Statistics, first: list[Row]) -> None:
+    """Prints the numbers of rows and of characters, and some rows as text."""
+    say(f"{kind}: {tally}; {statistics}")
+    for row in first:
+        for line in as_lines(row):
+            say(f"  {line}")
+
+
+def world_rows(options: DataOptions) -> Iterator[tuple[str, Iterable[Row]]]:
+    """(file name, rows) of the embedded world. No test document occurs in the training text."""
     seed, tests = options.seed, options.test_rows
-    text = list(world.text(options.world_documents, seed))
-    known = {row["text"] for row in text}
-    return {
-        "text": text,
-        "text_test": [row for row in world.text(2 * tests, seed, test=True) if row["text"] not in known],
-        "demonstrations": list(world.demonstrations(options.world_demonstrations, seed)),
-        "prompts": list(world.prompts(options.world_prompts, seed)),
-        "prompts_test": list(world.prompts(tests, seed, test=True)),
-        "probes": list(world.probes()),
-    }
+    test_text = list(world.text(2 * tests, seed, test=True))
+    unseen = {row["text"] for row in test_text}
 
+    def training_text() -> Iterator[Row]:
+        for row in world.text(options.world_documents, seed):
+            unseen.discard(row["text"])
+            yield row
 
-def split(rows: dict[str, list[Row]], options: DataOptions) -> dict[str, list[Row]]:
-    """The rows of each kind, split into <kind> for training and <kind>_test.
-
-    A share of each kind's prompts, or texts, is held out. A row of any kind with a held-out prompt is a test row.
-    Raises InputError if no training row of a kind is left.
-    """
-    keys = {kind: [_key(row) for row in kind_rows] for kind, kind_rows in rows.items()}
-    order = sorted(set().union(*keys.values()))
-    random.Random(f"split {options.seed}").shuffle(order)
-    test: set[str] = set()
-    for kind_keys in map(set, keys.values()):
-        share = max(
-            round(options.test_share * len(kind_keys)), 1 if len(kind_keys) >= FEW and options.test_share else 0
-        )
-        test |= set([key for key in order if key in kind_keys][: min(share, options.test_rows)])
-    parts = {
-        kind + suffix: [row for row, key in zip(rows[kind], keys[kind], strict=True) if (key in test) is held_out]
-        for kind in rows
-        for suffix, held_out in (("", False), ("_test", True))
-    }
-    for kind in rows:
-        if not parts[kind]:
-            raise InputError(
-                f"all prompts of the {kind} are held out for the test: set test_share: 0, or provide more rows"
-            )
-    return parts
-
-
-def _key(row: Row) -> str:
-    """A key that is equal for rows with the same prompt or text."""
-    return json.dumps([(column, row[column]) for column in ("prompt", "text", "messages") if column in row][:1])
+    yield "text", training_text()
+    yield "text_test", (row for row in test_text if row["text"] in unseen)
+    yield "demonstrations", world.demonstrations(options.world_demonstrations, seed)
+    yield "prompts", world.prompts(options.world_prompts, seed)
+    yield "prompts_test", world.prompts(tests, seed, test=True)
+    yield "probes", world.probes()
 
 
 def _raw_rows(sources: list[str], kind: str, options: DataOptions, tally: Tally) -> Iterator[tuple[str, Any]]:
@@ -99,19 +110,18 @@ def _raw_rows(sources: list[str], kind: str, options: DataOptions, tally: Tally)
         yield from ((where, row) for where, raw in raw_rows for row in adapt(raw, kind, tally, where))
 
 
-def _prompts_of(rows: dict[str, list[Row]], part: str) -> list[Row]:
-    """The distinct prompts of demonstrations and comparisons, with the columns that describe the prompt."""
-    prompts: dict[str, Row] = {}
-    for row in (row for kind in ("demonstrations", "comparisons") for row in rows.get(kind + part, [])):
-        ranks = row.get("ranks", [])
-        # a list as long as the ranking describes its completions, not the prompt
-        extra = {
-            column: value
-            for column, value in row.items()
-            if column not in ANSWERS and not (ranks and isinstance(value, list) and len(value) == len(ranks))
-        }
-        prompts.setdefault(json.dumps(row["prompt"]), {**extra, "prompt": row["prompt"]})
-    return list(prompts.values())
+def _prompts_in(folder: Path, part: str) -> Iterator[tuple[str, Row]]:
+    """(prompt as a key, row) of demonstrations and comparisons, with the columns that describe the prompt."""
+    for path in (folder / f"{kind}{part}.jsonl" for kind in ("demonstrations", "comparisons")):
+        for _, row in read_jsonl(path) if path.is_file() else ():
+            ranks, prompt = row.get("ranks", []), without_weights(row["prompt"])
+            # a list as long as the ranking describes its completions, not the prompt
+            extra = {
+                column: value
+                for column, value in row.items()
+                if column not in ANSWERS and not (ranks and isinstance(value, list) and len(value) == len(ranks))
+            }
+            yield json.dumps(prompt), {**extra, "prompt": prompt}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -27,17 +28,18 @@ from rlhf.models import (
     new_value_model,
 )
 from rlhf.rollout import Responses
-from rlhf.rows import Row, Tally, read_rows
+from rlhf.rows import Row, Subset, Tally, read_rows
 from rlhf.run.health import Diverged
 from rlhf.run.randomness import shuffled
 from rlhf.scoring import function_scores, reward_model_scores
-from rlhf.tokens import load_tokenizer, prompt_dataset, same_vocabulary, text_dataset
+from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, same_vocabulary, text_dataset, tokenised_text
 from rlhf.trainer import PPOTrainer
 from stages.common.console import say
 from stages.common.options import PPOOptions
 from stages.common.parsing import load_function
 from stages.common.ppo_log import response_rows, train_and_log
 from stages.common.stage import Stage, main
+from stages.common.token_files import token_files
 
 
 def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
@@ -54,7 +56,8 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     rows, prompts, tally = read_prompts(options, stage, policy, tokenizer)
     text: Sequence[list[int]] = []
     if options.ptx_coef:
-        text = pretraining_text(stage.rows(options.text, "text.jsonl"), options, tokenizer, context_length(policy))
+        path = stage.rows(options.text, "text.jsonl")
+        text = pretraining_text(path, options, tokenizer, context_length(policy), token_files(stage, path))
     schedule = f"{options.steps} steps of {options.batch_size} responses"
     say(f"prompts: {tally}; {len(text):,} pieces of pretraining text; {schedule}")
 
@@ -123,30 +126,43 @@ def make_value_model(
 
 def read_prompts(
     options: PPOOptions, stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Row], list[list[int]], Tally]:
+) -> tuple[Sequence[Row], Sequence[list[int]], Tally]:
     """The prompts that leave room for a response, as rows and as token ids, and the tally of dropped ones."""
     tally = Tally()
-    rows = read_rows(stage.rows(options.prompts, "prompts.jsonl"), "prompts", tally)
-    dataset = prompt_dataset(rows, tokenizer, max_prompt_length(policy, options.response_length), tally)
-    return [rows[i] for i in dataset["row"]], dataset["input_ids"], tally
+    path = stage.rows(options.prompts, "prompts.jsonl")
+    rows = read_rows(path, "prompts", tally)
+    longest = max_prompt_length(policy, options.response_length)
+    dataset = prompt_dataset(rows, tokenizer, longest, tally, token_files(stage, path))
+    return Subset(rows, dataset.data.column("row").to_numpy()), dataset["input_ids"], tally
 
 
 def pretraining_text(
-    path: Path, config: PPOConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+    path: Path, config: PPOConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, files: TokenFiles
 ) -> Sequence[list[int]]:
-    """The token ids of as many random documents as the mix needs; the others are not tokenised."""
-    documents = read_rows(path, "text")
+    """The token ids of as many random documents as the mix needs.
+
+    They are those of pretraining, if it has tokenised the same text; otherwise only these documents are tokenised.
+    """
     needed = config.steps * config.updates_per_step * config.ptx_batch_size
-    # random stream 5, because the trainer uses 1 to 4
-    order = shuffled(len(documents), 0, min(needed, len(documents)), (config.seed, 5))
-    return text_dataset([documents[i] for i in order], tokenizer, max_length)["input_ids"]
+
+    def order(count: int) -> list[int]:
+        # random stream 5, because the trainer uses 1 to 4
+        return shuffled(count, 0, min(needed, count), (config.seed, 5))
+
+    if tokenised := tokenised_text(tokenizer, max_length, files):
+        dataset, count = tokenised
+        row = dataset.data.column("row").to_numpy()
+        ends = zip(*(np.searchsorted(row, order(count), side) for side in ("left", "right")), strict=True)
+        return dataset.select(np.concatenate([np.arange(first, last) for first, last in ends]))["input_ids"]
+    documents = read_rows(path, "text")
+    return text_dataset(Subset(documents, order(len(documents))), tokenizer, max_length)["input_ids"]
 
 
 def make_reward(
     options: PPOOptions,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[Row],
+    rows: Sequence[Row],
     reward_source: str | None,
 ) -> Callable[[Responses], Tensor]:
     """The reward, a function from responses to scores (B,): the user's reward function or the frozen reward model."""

@@ -14,6 +14,7 @@ from rlhf.tokens import load_tokenizer, new_tokenizer, text_dataset
 from stages.common.console import say
 from stages.common.options import PretrainOptions
 from stages.common.stage import Stage, main
+from stages.common.token_files import token_files
 from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_arguments
 
 
@@ -37,22 +38,24 @@ def train_new(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """A new model and its tokenizer, trained on the run's text, and a summary for the record."""
     tally = Tally()
-    rows = read_rows(stage.rows(options.text, "text.jsonl"), "text", tally)
+    path = stage.rows(options.text, "text.jsonl")
+    rows = read_rows(path, "text", tally)
     if options.tokenizer:
         tokenizer = load_tokenizer(stage.input(options.tokenizer))
     else:
         tokenizer = new_tokenizer((_text_of(row) for row in rows), options.vocab_size)
-    dataset = text_dataset(rows, tokenizer, options.context)
+    dataset = text_dataset(rows, tokenizer, options.context, token_files(stage, path), labels=options.packing)
     set_seed(options.seed)
     policy = new_policy(
         tokenizer, options.layers, options.width, options.heads, options.context, options.initializer_range
     )
-    tokens = sum(dataset["length"][:])
+    tokens = int(dataset.data.column("length").to_numpy().sum())
     say(f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
 
     arguments = trainer_arguments(SFTConfig, options, stage.partial)
     if options.packing:
         arguments.packing, arguments.packing_strategy, arguments.max_length = True, "wrapped", options.context
+        arguments.dataset_kwargs = None  # TRL packs the rows
     trainer = SavingSFTTrainer(
         model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
     )

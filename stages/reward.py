@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -21,6 +22,7 @@ from rlhf.tokens import comparison_dataset, demonstration_dataset, load_tokenize
 from stages.common.console import say
 from stages.common.options import RewardOptions
 from stages.common.stage import Stage, main
+from stages.common.token_files import token_files
 from stages.common.training import SavingRewardTrainer, in_batches, row_limit, train, trainer_arguments
 
 NORMALISED_ON = 4096  # maximum number of sequences over which scores are normalised
@@ -36,14 +38,15 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     longest, stops = row_limit(options, context_length(scorer.model)), stop_token_ids(source, tokenizer)
 
     tally, test_tally = Tally(), Tally()
-    rows = read_rows(stage.rows(options.comparisons, "train.jsonl", "comparisons"), "comparisons", tally)
-    dataset = comparison_dataset(rows, tokenizer, longest, tally, stops)
+    path = stage.rows(options.comparisons, "train.jsonl", "comparisons")
+    rows = read_rows(path, "comparisons", tally)
+    dataset = comparison_dataset(rows, tokenizer, longest, tally, stops, token_files(stage, path))
     test_file, test = stage.rows(options.comparisons_test, "test.jsonl", "comparisons"), None
     test_rows: Sequence[Row] = []
     if any(read_lines(test_file)):  # the file is empty if the data has too few rankings to hold some out
         test_rows = read_rows(test_file, "comparisons", test_tally)
         test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
-    completions = sum(map(len, dataset["ranks"]))
+    completions = len(dataset.data.column("ranks").combine_chunks().flatten())
     say(f"{tally}, {completions:,} completions, {options.epochs:g} epochs; test: {test_tally}")
 
     arguments = trainer_arguments(RewardConfig, options, stage.partial)
@@ -70,7 +73,9 @@ def normalise(
 ) -> None:
     """Normalises the model's scores: mean 0 over the configured rows and, if configured, unit standard deviation."""
     rng = random.Random(options.seed)
-    sequences = _subset([ids for row in comparisons["sequences"] for ids in row], rng)
+    chunks = [chunk.flatten() for chunk in comparisons.data.column("sequences").chunks]
+    sequences = pa.chunked_array(chunks)
+    sequences = sequences.take(list(_subset(range(len(sequences)), rng))).to_pylist()
     scores = score_sequences(scorer, sequences, tokenizer.pad_token_id)
     mean = 0.0
     if options.normalise_on == "comparisons":

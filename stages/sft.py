@@ -16,6 +16,7 @@ from rlhf.tokens import demonstration_dataset, load_tokenizer
 from stages.common.console import say
 from stages.common.options import SFTOptions
 from stages.common.stage import Stage, main
+from stages.common.token_files import token_files
 from stages.common.training import SavingSFTTrainer, in_batches, row_limit, train, trainer_arguments
 
 
@@ -25,9 +26,10 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     policy = load_policy(source, tokenizer)
     tally = Tally()
-    rows = read_rows(stage.rows(options.demonstrations, "demonstrations.jsonl"), "demonstrations", tally)
+    path = stage.rows(options.demonstrations, "demonstrations.jsonl")
+    rows = read_rows(path, "demonstrations", tally)
     longest, stops = row_limit(options, context_length(policy)), stop_token_ids(policy, tokenizer)
-    dataset = demonstration_dataset(rows, tokenizer, longest, tally, stops)
+    dataset = demonstration_dataset(rows, tokenizer, longest, tally, stops, token_files(stage, path))
     say(f"{tally}, {options.epochs:g} epochs")
 
     set_seed(options.seed)

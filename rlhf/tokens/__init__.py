@@ -8,7 +8,7 @@ batches      padding, and the order of rows
 """
 
 from rlhf.tokens.batches import batch_order, pad
-from rlhf.tokens.datasets import comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset
+from rlhf.tokens.datasets import comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset, tokenised_text
 from rlhf.tokens.files import TokenFiles
 from rlhf.tokens.ids import completion_ids, prompt_ids, render_chat, text_ids
 from rlhf.tokens.tokenizers import load_tokenizer, new_tokenizer, prepare_tokenizer, same_vocabulary
@@ -29,4 +29,5 @@ __all__ = [
     "same_vocabulary",
     "text_dataset",
     "text_ids",
+    "tokenised_text",
 ]

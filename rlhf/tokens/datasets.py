@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf import InputError
 from rlhf.rows import Row, Tally
-from rlhf.tokens.files import Columns, TokenFiles, dataset_of
+from rlhf.tokens.files import Columns, TokenFiles, dataset_of, find_dataset
 from rlhf.tokens.ids import completion_ids, prompt_ids, text_ids
 
 # Each `..._columns` turns some rows, the first of which has the index `start`, into columns, and counts the rows that it
@@ -18,17 +18,30 @@ from rlhf.tokens.ids import completion_ids, prompt_ids, text_ids
 
 
 def text_dataset(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, files: TokenFiles | None = None
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    files: TokenFiles | None = None,
+    labels: bool = False,
 ) -> Dataset:
     """Documents split into pieces of at most `max_length` tokens; columns `input_ids`, `length` and `row`.
 
-    `row` is the index of a piece's document in `rows`. With `files`, the dataset lies in Arrow files there.
+    `row` is the index of a piece's document in `rows`. `labels` adds a copy of `input_ids`. With `files`, the dataset lies
+    in Arrow files there.
     """
-    return dataset_of(rows, partial(text_columns, tokenizer=tokenizer, max_length=max_length), files)
+    columns = partial(text_columns, tokenizer=tokenizer, max_length=max_length, labels=labels)
+    return dataset_of(rows, columns, files)
+
+
+def tokenised_text(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, files: TokenFiles
+) -> tuple[Dataset, int] | None:
+    """The result of an earlier call of `text_dataset`, and the number of documents; None if there is none."""
+    return find_dataset(partial(text_columns, tokenizer=tokenizer, max_length=max_length, labels=False), files)
 
 
 def text_columns(
-    rows: Sequence[Row], start: int, tokenizer: PreTrainedTokenizerBase, max_length: int
+    rows: Sequence[Row], start: int, tokenizer: PreTrainedTokenizerBase, max_length: int, labels: bool
 ) -> tuple[Columns, Counter[str]]:
     """The columns of `text_dataset`."""
     documents = text_ids(tokenizer, [row["messages"] if "messages" in row else row["text"] for row in rows])
@@ -39,7 +52,8 @@ def text_columns(
         if len(ids) - i > 1  # a single token has no next token to predict
     ]
     ids = [piece for piece, _ in pieces]
-    return {"input_ids": ids, "length": list(map(len, ids)), "row": [row for _, row in pieces]}, Counter()
+    columns: Columns = {"input_ids": ids, "length": list(map(len, ids)), "row": [row for _, row in pieces]}
+    return columns | ({"labels": ids} if labels else {}), Counter()
 
 
 def demonstration_dataset(

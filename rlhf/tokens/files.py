@@ -32,7 +32,7 @@ Function = Callable[..., tuple[Columns, Counter[str]]]  # (rows, index of the fi
 
 CHUNK_ROWS, CHUNK_BYTES = 1000, 2**22  # maximum of rows, and of their bytes, that are tokenised at once
 SHARD_BYTES = 2**23  # bytes of rows whose token ids are in one file
-DONE = "done.json"
+DONE, SHARD = "done.json", "tokens-"  # datasets keeps files of its own, cache-*, beside the shards
 _TOKENS = pa.list_(pa.int32())
 _TYPES = {
     "input_ids": _TOKENS,
@@ -73,8 +73,22 @@ def dataset_of(
             tally.drop(dropped)
         return Dataset(InMemoryTable(pa.concat_tables(tables)))
     folder = files.find(_name(function, files.key)) or make_files(rows, function, files)
-    tally.drop(Counter(read_json(folder / DONE)["dropped"]))
-    return concatenate_datasets([Dataset.from_file(str(path)) for path in sorted(folder.glob("*.arrow"))])
+    dataset, done = _load(folder)
+    tally.drop(Counter(done["dropped"]))
+    return dataset
+
+
+def find_dataset(function: "partial[tuple[Columns, Counter[str]]]", files: TokenFiles) -> tuple[Dataset, int] | None:
+    """The dataset, if its files have been made, and the number of rows that it was made from."""
+    if folder := files.find(_name(function, files.key)):
+        dataset, done = _load(folder)
+        return dataset, done["rows"]
+    return None
+
+
+def _load(folder: Path) -> tuple[Dataset, dict[str, Any]]:
+    shards = [Dataset.from_file(str(path)) for path in sorted(folder.glob(f"{SHARD}*"))]
+    return concatenate_datasets(shards), read_json(folder / DONE)
 
 
 def chunks(rows: Sequence[Row], indices: range) -> Iterator[tuple[int, Sequence[Row]]]:
@@ -105,12 +119,13 @@ def make_files(rows: Sequence[Row], function: "partial[tuple[Columns, Counter[st
     count = max(1, sum(getattr(rows, "size", lambda index: 0)(i) for i in range(len(rows))) // SHARD_BYTES)
     shards = [range(len(rows) * i // count, len(rows) * (i + 1) // count) for i in range(count)]
     dropped: Counter[str] = Counter()
+    files.progress(0, count)
     write = partial(_write_shard, rows, function, partial_folder)
     results = map(write, shards) if count == 1 else _in_processes(write, shards)
     for done, counts in enumerate(results, start=1):
         dropped += counts
         files.progress(done, count)
-    write_json(partial_folder / DONE, {"dropped": dropped})
+    write_json(partial_folder / DONE, {"rows": len(rows), "dropped": dropped})
     shutil.rmtree(folder, ignore_errors=True)
     partial_folder.rename(folder)
     return folder
@@ -120,7 +135,7 @@ def _write_shard(rows: Sequence[Row], function: Function, folder: Path, indices:
     """Writes the columns of some rows to an Arrow file; returns the counts of dropped rows."""
     dropped: Counter[str] = Counter()
     writer = None
-    with pa.OSFile(str(folder / f"{indices.start:012}.arrow"), "wb") as sink:
+    with pa.OSFile(str(folder / f"{SHARD}{indices.start:012}.arrow"), "wb") as sink:
         for start, part in chunks(rows, indices):
             columns, counts = function(part, start)
             table = _table(columns)

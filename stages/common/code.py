@@ -41,6 +41,12 @@ def code_hash(stage: str, functions: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+def modules_hash(modules: list[str]) -> str:
+    """A hash of the code of modules of the project and of what they import."""
+    text = "".join(f"{module}\n{tree}\n" for module, tree in sorted(imported(modules, [ROOT])))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def imported(modules: list[str], places: list[Path]) -> Iterator[tuple[str, str]]:
     """(module name, dump of its syntax tree) for the modules and, recursively, for their imports found in `places`.
 

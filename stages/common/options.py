@@ -100,6 +100,8 @@ class DataOptions(StageOptions):
     )
     limit: int | None = option(None, "maximum number of rows to use of each file or data set")
 
+    preview: int = option(1, "rows of each kind to print as text")
+
     test_share: float = option(
         0.1,
         "share of the prompts, or texts, of the files that is held out for the test; rows with these prompts are not trained on",

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ COLUMNS = {
 
 
 def train_and_log(
-    trainer: PPOTrainer, options: PPOOptions, stage: Stage, rows: list[Row], tokenizer: PreTrainedTokenizerBase
+    trainer: PPOTrainer, options: PPOOptions, stage: Stage, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """Runs the remaining steps, from the newest checkpoint if there is one; returns the metrics of all steps."""
     saver = Saver(stage, options)
@@ -96,7 +97,7 @@ def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], first: bool
     bar.write(INDENT + "".join(f"{number:9.{digits}f}" for number, digits in shown.values()))
 
 
-def samples(rollout: Rollout, rows: list[Row], tokenizer: PreTrainedTokenizerBase, count: int = 2) -> str:
+def samples(rollout: Rollout, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, count: int = 2) -> str:
     """The first responses of a step as text, each with its score and its KL to the reference."""
     lines, kls = [], rollout.kls
     for i in range(min(count, len(kls))):
@@ -107,7 +108,7 @@ def samples(rollout: Rollout, rows: list[Row], tokenizer: PreTrainedTokenizerBas
     return "\n".join(f"{INDENT}  | {line}" for line in ["", *lines])
 
 
-def response_rows(rollout: Rollout, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+def response_rows(rollout: Rollout, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
     """The responses with all their numbers, as rows. Numbers are strings, because JSON lacks NaN."""
     result = []
     for i in range(len(rollout.mask)):

@@ -64,6 +64,9 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
+    if isinstance(arguments, SFTConfig) and arguments.max_length is None and not arguments.packing:
+        # the rows are token ids already, and TRL would copy them all to add labels
+        arguments.dataset_kwargs = {"skip_prepare_dataset": True, **(further.get("dataset_kwargs") or {})}
     # one GPU per process: DataParallel is disabled
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -1,0 +1,119 @@
+"""Rows on disk, shared out into training and test. Memory holds a few bytes for each row.
+
+A share of each kind's prompts, or texts, is held out. A row of any kind with a held-out prompt is a test row.
+"""
+
+import json
+import random
+import sqlite3
+from array import array
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlhf.rows import Row, to_line
+
+FEW = 5  # with at least this many prompts, at least one is held out for the test
+
+
+class Split:
+    """Rows of several kinds, which are written to files and then divided.
+
+    Call `add` for each kind, then `divide`, then `write` for each kind.
+    """
+
+    def __init__(self, folder: Path):
+        """`folder` is for temporary files."""
+        self.folder = folder
+        self.hashes: dict[str, array[int]] = {}  # of the rows of each kind, in order
+        self.test: set[int] = set()  # hashes of held-out keys
+        self.database = sqlite3.connect(folder / "keys.sqlite", isolation_level=None)
+        for statement in (
+            "pragma journal_mode = off",
+            "pragma synchronous = off",
+            "pragma cache_size = -32768",
+            "create table keys (key text, hash integer, kind integer)",
+            "begin",
+        ):
+            self.database.execute(statement)
+
+    def add(self, kind: str, rows: Iterable[Row]) -> None:
+        """Writes the rows of a kind to a temporary file."""
+        hashes, bit = array("q"), 1 << len(self.hashes)
+
+        def keys(batch: list[Row]) -> Iterator[tuple[str, int, int]]:
+            for row in batch:
+                key = key_of(row)
+                hashes.append(hash_of(key))
+                yield key, hashes[-1], bit
+
+        rows = iter(rows)
+        with open(self._path(kind), "w", encoding="utf-8", errors="backslashreplace") as file:
+            while batch := list(islice(rows, 100)):
+                self.database.executemany("insert into keys values (?, ?, ?)", keys(batch))
+                file.writelines(map(to_line, batch))
+        self.hashes[kind] = hashes
+
+    def divide(self, test_share: float, test_rows: int, seed: int) -> None:
+        """Chooses the held-out prompts: of each kind the share, at most `test_rows`, at least 1 of FEW or more."""
+        # a kind's bit is set where the kind has the key; keys in alphabetical order
+        query = "select hash, sum(distinct kind) from keys group by key order by key"
+        hashes, kinds = array("q"), array("B")
+        for value, bits in self.database.execute(query):
+            hashes.append(value)
+            kinds.append(bits)
+        order = array("q", range(len(hashes)))
+        random.Random(f"split {seed}").shuffle(order)
+        for number in range(len(self.hashes)):
+            bit = 1 << number
+            count = sum(1 for bits in kinds if bits & bit)
+            share = max(round(test_share * count), 1 if count >= FEW and test_share else 0)
+            held_out = (hashes[i] for i in order if kinds[i] & bit)
+            self.test.update(islice(held_out, min(share, test_rows)))
+
+    def write(self, kind: str, train: Path, test: Path) -> tuple[int, int]:
+        """Writes the training rows and the test rows of a kind; returns their numbers."""
+        counts = [0, 0]
+        with open(self._path(kind), "rb") as lines, open(train, "wb") as train_file, open(test, "wb") as test_file:
+            for line, value in zip(lines, self.hashes[kind], strict=True):
+                held_out = value in self.test
+                (test_file if held_out else train_file).write(line)
+                counts[held_out] += 1
+        self._path(kind).unlink()
+        return counts[0], counts[1]
+
+    def close(self) -> None:
+        """Removes the temporary files."""
+        self.database.close()
+        (self.folder / "keys.sqlite").unlink()
+
+    def distinct(self, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
+        """The rows whose key, which comes first, is new."""
+        self.database.execute("create table seen (hash integer primary key)")
+        for key, row in rows:
+            if self.database.execute("insert or ignore into seen values (?)", [hash_of(key)]).rowcount:
+                yield row
+        self.database.execute("drop table seen")
+
+    def _path(self, kind: str) -> Path:
+        return self.folder / f"rows-{kind}.jsonl"
+
+
+def key_of(row: Row) -> str:
+    """A key that is equal for rows with the same prompt or text."""
+    columns = [(column, without_weights(row[column])) for column in ("prompt", "text", "messages") if column in row]
+    return json.dumps(columns[:1])
+
+
+def without_weights(text: Any) -> Any:
+    """A prompt whose messages have no `weight`: which of them SFT learns does not make it another prompt."""
+    if not isinstance(text, list):
+        return text
+    return [{name: value for name, value in message.items() if name != "weight"} for message in text]
+
+
+def hash_of(key: str) -> int:
+    """A 64-bit hash, as a signed integer."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,34 @@
+"""Where a run keeps token ids: in the folder .tokens, found again by later starts and by other stages."""
+
+from hashlib import sha256
+from pathlib import Path
+
+from rlhf.tokens import TokenFiles
+from stages.common.code import modules_hash
+from stages.common.console import ProgressBar, say
+from stages.common.stage import Stage
+
+FOLDER = ".tokens"
+
+
+def token_files(stage: Stage, path: Path) -> TokenFiles:
+    """The place of the token ids of the rows in a file: the run, or its base if they are there."""
+    key = sha256(f"{stage.run.hash(str(path))} {modules_hash(['rlhf.tokens'])}".encode()).hexdigest()
+    return TokenFiles([folder / FOLDER for folder in stage.run.folders], key, Progress())
+
+
+class Progress:
+    """A progress bar, if there is more than one part."""
+
+    bar: ProgressBar
+
+    def __call__(self, done: int, total: int) -> None:
+        if total == 1:
+            return
+        if done == 0:
+            say("tokenises the rows")
+            self.bar = ProgressBar(total)
+        else:
+            self.bar.update()
+        if done == total:
+            self.bar.close()
