@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
+from weakref import finalize
 
 from rlhf import InputError
 
@@ -144,10 +145,7 @@ class RowFile(Sequence[Row]):
                 self.starts.append(start)
                 self.sizes.append(len(line))
         self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        finalize(self, os.close, self.descriptor)
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -3,6 +3,8 @@
 make pretrain
 """
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -16,6 +18,9 @@ from stages.common.options import PretrainOptions
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
 from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_arguments
+
+# more text changes a vocabulary of some thousand tokens little, and takes a minute for each 200 MB
+TOKENIZER_BYTES = 5 * 10**7
 
 
 def work(options: PretrainOptions, stage: Stage) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def train_new(
     if options.tokenizer:
         tokenizer = load_tokenizer(stage.input(options.tokenizer))
     else:
-        tokenizer = new_tokenizer((_text_of(row) for row in rows), options.vocab_size)
+        tokenizer = new_tokenizer(tokenizer_text(rows, path), options.vocab_size)
     dataset = text_dataset(rows, tokenizer, options.context, token_files(stage, path), labels=options.packing)
     set_seed(options.seed)
     policy = new_policy(
@@ -61,6 +66,14 @@ def train_new(
     )
     history = train(trainer, stage, options)
     return policy, tokenizer, {"rows": tally.as_dict(), "tokens": tokens, "history": history}
+
+
+def tokenizer_text(rows: Sequence[Row], path: Path) -> Iterator[str]:
+    """The text that a new tokenizer is trained on: all, or every n-th document of a file above TOKENIZER_BYTES."""
+    step = -(-path.stat().st_size // TOKENIZER_BYTES)
+    if step > 1:
+        say(f"trains the tokenizer on one document in {step}")
+    return (_text_of(rows[i]) for i in range(0, len(rows), max(step, 1)))
 
 
 def _text_of(row: Row) -> str:

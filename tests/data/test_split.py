@@ -1,0 +1,81 @@
+"""The split into training and test rows: as a computation in memory gives it, with a few bytes for each row."""
+
+import json
+import random
+import tracemalloc
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.split import Split, key_of
+from rlhf.rows import read_jsonl
+
+
+def divided(folder, rows, **options):
+    """The training and the test rows of each kind."""
+    split = Split(folder)
+    for kind, kind_rows in rows.items():
+        split.add(kind, kind_rows)
+    split.divide(**{"test_share": 0.1, "test_rows": 400, "seed": 0, **options})
+    parts = {}
+    for kind in rows:
+        files = folder / f"{kind}.jsonl", folder / f"{kind}_test.jsonl"
+        split.write(kind, *files)
+        parts[kind] = [[row for _, row in read_jsonl(file)] for file in files]
+    split.close()
+    return parts
+
+
+def in_memory(rows, test_share, test_rows, seed):
+    """The definition: of a random order of all keys, the first of each kind are held out."""
+    keys = {kind: {json.dumps([next(iter(row.items()))]) for row in kind_rows} for kind, kind_rows in rows.items()}
+    order = sorted(set().union(*keys.values()))
+    random.Random(f"split {seed}").shuffle(order)
+    test = set()
+    for kind_keys in keys.values():
+        share = round(test_share * len(kind_keys))
+        share = max(share, 1) if len(kind_keys) >= 5 and test_share else share
+        test |= set([key for key in order if key in kind_keys][: min(share, test_rows)])
+    return {
+        kind: [[row for row in kind_rows if (json.dumps([next(iter(row.items()))]) in test) == part] for part in (0, 1)]
+        for kind, kind_rows in rows.items()
+    }
+
+
+texts = st.lists(st.text("aZ\\é中\ud800\n", min_size=1, max_size=3), max_size=30)
+
+
+@given(texts, texts, st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.integers(0, 9), st.integers(0, 3))
+def test_it_is_that_of_a_computation_in_memory(tmp_path_factory, prompts, others, share, most, seed):
+    rows = {
+        "demonstrations": [{"prompt": prompt, "completion": str(i)} for i, prompt in enumerate(prompts)],
+        "prompts": [{"prompt": prompt} for prompt in others],
+        "text": [{"text": text} for text in others],
+    }
+    parts = divided(tmp_path_factory.mktemp("split"), rows, test_share=share, test_rows=most, seed=seed)
+    assert parts == in_memory(rows, share, most, seed)
+
+
+def test_weights_of_messages_do_not_make_another_prompt():
+    reply = {"role": "assistant", "content": "b"}
+    assert key_of({"prompt": [reply | {"weight": 1}]}) == key_of({"prompt": [reply]})
+
+
+def test_no_temporary_file_is_left(tmp_path):
+    divided(tmp_path, {"text": [{"text": str(i)} for i in range(10)]})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.jsonl", "text_test.jsonl"]
+
+
+def test_memory_does_not_grow_with_the_length_of_the_rows(tmp_path):
+    peaks = []
+    for length in (10, 10_000):
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        tracemalloc.start()
+        split = Split(folder)
+        split.add("text", ({"text": f"{i} " + "x" * length} for i in range(3000)))
+        split.divide(0.1, 400, 0)
+        split.write("text", folder / "a", folder / "b")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 10_000_000  # 30 MB of rows
