@@ -3,7 +3,9 @@
 import json
 import random
 import tracemalloc
+from itertools import chain
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +56,43 @@ def test_it_is_that_of_a_computation_in_memory(tmp_path_factory, prompts, others
     }
     parts = divided(tmp_path_factory.mktemp("split"), rows, test_share=share, test_rows=most, seed=seed)
     assert parts == in_memory(rows, share, most, seed)
+
+
+@pytest.mark.parametrize("same_prompts", [True, False], ids=["all kinds share their prompts", "half of them"])
+def test_a_held_out_prompt_is_in_the_training_rows_of_no_kind(tmp_path, same_prompts):
+    def rows_of(kind, count, start=0):
+        return [{"prompt": f"{i}", kind: "x"} for i in range(start, start + count) for _ in range(2)]
+
+    rows = {
+        "demonstrations": rows_of("completion", 40),
+        "comparisons": rows_of("ranks", 40, 0 if same_prompts else 20),
+        "prompts": rows_of("answer", 30, 0 if same_prompts else 10),
+        "text": [{"text": f"document {i}"} for i in range(30)],
+    }
+    parts = divided(tmp_path, rows, test_share=0.2)
+    training, test = (
+        {row["prompt"] for kind in rows if kind != "text" for row in parts[kind][part]} for part in (0, 1)
+    )
+    assert not training & test
+    for kind, kind_rows in rows.items():
+        assert sorted(map(str, chain(*parts[kind]))) == sorted(map(str, kind_rows))
+        share = len(parts[kind][1]) / len(kind_rows)
+        assert share == pytest.approx(0.2, abs=0.04) if same_prompts or kind == "text" else 0.2 <= share < 0.5
+
+
+def test_of_five_prompts_one_is_held_out_and_of_four_texts_none(tmp_path):
+    rows = {"prompts": [{"prompt": f"{i}"} for i in range(5)], "text": [{"text": f"{i}"} for i in range(4)]}
+    parts = divided(tmp_path, rows)
+    assert {kind: list(map(len, kind_parts)) for kind, kind_parts in parts.items()} == {
+        "prompts": [4, 1],
+        "text": [4, 0],
+    }
+
+
+def test_no_more_rows_are_held_out_than_the_options_allow(tmp_path):
+    rows = {"prompts": [{"prompt": f"{i}"} for i in range(100)]}
+    assert len(divided(tmp_path, rows, test_rows=5)["prompts"][1]) == 5
+    assert len(divided(tmp_path, rows, test_share=0.0)["prompts"][1]) == 0
 
 
 def test_weights_of_messages_do_not_make_another_prompt():
