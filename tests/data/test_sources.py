@@ -68,7 +68,7 @@ def test_the_place_of_a_row_is_its_file_and_line(tmp_path):
         ("a.json", b'[{"a": 1},', "not JSON"),
         ("a.jsonl", b'{"a": 1}\n{"a"\n', r"a\.jsonl:2"),
         ("a.txt", b"good\n\xff\xfe bad\n", r"a\.txt:2: .*UTF-8"),
-        ("a.parquet", b"no parquet", "can't load"),
+        ("a.parquet", b"no parquet", "can't be read"),
     ],
 )
 def test_an_unreadable_file_is_refused(tmp_path, name, content, message):
