@@ -71,7 +71,10 @@ def read_path(path: Path, sample_by: str) -> Iterator[RawRow]:
     except FileNotFoundError as error:
         raise InputError(f"no file at {path}") from error
     except _DAMAGED as error:
-        raise InputError(f"{path}: can't be read ({first_line(error)}); is the file complete?") from error
+        remedy = (
+            "" if getattr(error, "errno", None) else "; is the file complete?"
+        )  # errno: not permitted, for instance
+        raise InputError(f"{path}: can't be read ({first_line(error)}){remedy}") from error
 
 
 def is_data(path: PurePath, name: str) -> bool:
@@ -145,4 +148,4 @@ def _format(path: PurePath) -> str:
 
 
 def _hidden(path: PurePath) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in path.parts)

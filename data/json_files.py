@@ -66,7 +66,7 @@ def read_json(content: Content) -> Iterator[tuple[str, Any]]:
         if first == "[":
             yield from _numbered("element", values.elements(), content)
             if values.peek():
-                raise values.error("something follows the array of rows")
+                raise values.error("more follows the array of rows")
             return
         layout, key = _layout(values) if first == "{" else ("values", "")
     with content.text() as text:  # from the beginning
@@ -147,8 +147,8 @@ def _layout(values: "_Values") -> tuple[str, str]:
 
 def _kind(values: "_Values") -> tuple[str, Any]:
     """The kind of the next value, and the length of a list or the keys of an object."""
-    if values.peek() != "[":
-        value = values.value(MAX_TABLE)
+    if (first := values.peek()) != "[":
+        value = values.value(MAX_TABLE if first == "{" else MAX_LINE)
         return ("object", tuple(value)) if isinstance(value, dict) else ("value", None)
     kinds, length = set(), 0
     for length, element in enumerate(values.elements(), start=1):  # noqa: B007
@@ -182,8 +182,8 @@ def _key_of_rows(candidates: list[str], kinds: dict[str, str], name: str) -> str
         )
     if columns := sorted(_COLUMNS & kinds.keys()):
         raise InputError(
-            f"{name}: is it one row (it has the key {columns[0]}), or are its rows under {candidates[0]}? "
-            f"Name one row .jsonl, on one line; take the rows out: {example}"
+            f"{name}: is it one row (its keys: {', '.join(columns)}), or are its rows under {candidates[0]}? "
+            f"For one row, write it on one line of a .jsonl file; for several: {example}"
         )
     return candidates[0]
 
@@ -226,10 +226,10 @@ class _Values:
                 raise InputError(f"{self.name}:{self.line_of(self.position)}: not a usable row ({error})") from error
             if len(self.buffer) - self.position > limit:
                 raise self.error(f"a value of more than {limit:,} characters")
-            self._read()
+            self._read(limit)
 
     def skip(self) -> None:
-        """Passes over the next value; an array is not held in memory."""
+        """Skips the next value; an array is not held in memory."""
         if self.peek() == "[":
             for _ in self.elements():
                 pass
@@ -280,10 +280,10 @@ class _Values:
             raise self.error(f"Expecting '{character}'")
         self.position += 1
 
-    def _read(self) -> None:
-        """Reads on. Reads as much again as is left, so that decoding a long value again and again takes linear time."""
+    def _read(self, limit: int = 0) -> None:
+        """Reads on; doubles what is left, up to `limit`, so that decoding a long value again takes linear time."""
         before, rest = self.buffer[: self.position], self.buffer[self.position :]
         self.line += before.count("\n")
         self.column = len(before) - before.rfind("\n") if "\n" in before else self.column + len(before)
-        chunk = self.text.read(max(CHUNK, len(rest)))
+        chunk = self.text.read(max(CHUNK, min(len(rest), limit - len(rest))))
         self.buffer, self.position, self.ended = rest + chunk, 0, not chunk

@@ -35,7 +35,7 @@ def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple
             yield from read_path(path, sample_by)
     if not paths:
         if not _may_be_on_the_hub(name):
-            raise InputError(f"no file at {pattern}: name an existing one in the recipe")
+            raise InputError(f"no file at {pattern}: name an existing file or folder, or a hub data set (owner/name)")
         yield from _read_hub(name, pattern)
 
 
@@ -63,7 +63,7 @@ def _read_hub(name: str, path: Path) -> Iterator[tuple[str, Any]]:
     repository, configuration = "/".join([owner, *rest[:1]]), rest[1:]
     # load_dataset takes these names for files of the working directory, or for readers of such files
     if Path(repository).exists() or (not rest and importlib.util.find_spec(f"datasets.packaged_modules.{owner}")):
-        raise InputError(f"no file or folder at {path}: name an existing one in the recipe, or owner/name for the hub")
+        raise InputError(f"no file at {path}: name an existing file or folder, or a hub data set (owner/name)")
     import datasets  # here, because it takes a second, and files don't need it
 
     _silence(datasets)
@@ -75,9 +75,12 @@ def _read_hub(name: str, path: Path) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(rows, start=1):
             yield f"{name}, row {number}", row
     except Exception as error:  # whatever its readers and the network raise
-        offline = "; the hub is off (HF_HUB_OFFLINE), and only cached data sets can be read"
+        # the message of DatasetGenerationError has no reason
+        generation_failed = isinstance(error, datasets.exceptions.DatasetGenerationError)
+        reason = first_line(error.__cause__ if generation_failed and isinstance(error.__cause__, Exception) else error)
+        offline = "; the hub is off (HF_HUB_OFFLINE is set): only cached data sets can be read"
         raise InputError(
-            f"{name}: no file at {path}, and datasets can't load it ({first_line(error)})"
+            f"{name}: no file at {path}, and datasets can't load it ({reason})"
             f"{offline if datasets.config.HF_HUB_OFFLINE else ''}; name an existing file or a hub data set"
         ) from error
 

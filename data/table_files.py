@@ -92,8 +92,13 @@ def read_parquet(content: Content) -> Iterator[tuple[str, Any]]:
     """(`file, row n`, row) for every row. Values are what pyarrow's to_pylist makes of them."""
     import pyarrow.parquet as pq  # here, because plain files don't need it
 
-    # without a buffer a whole column of a row group would be held in memory
-    with _on_disk(content) as path, _readable(content.name), pq.ParquetFile(path, buffer_size=2**20) as file:
+    # without these a whole column of a row group would be held in memory
+    streamed = {"pre_buffer": False, "buffer_size": 2**20}
+    with (
+        _on_disk(content) as path,
+        _readable(content.name),
+        pq.ParquetFile(path, page_checksum_verification=True, **streamed) as file,
+    ):
         yield from _rows(file.schema_arrow, file.iter_batches(batch_size=BATCH), content.name)
 
 

@@ -53,8 +53,8 @@ def _paragraphs(text: TextIO) -> Iterator[str]:
         if split:
             *lines, rest = rest.splitlines(keepends=True)
             for line in lines:
-                yield from _pieces(line)
-            *pieces, rest = _pieces(rest)
+                yield from _pieces(line, MAX_LINE)
+            *pieces, rest = _pieces(rest, MAX_LINE)
             yield from pieces
     yield from _split(rest, split)
 
@@ -64,15 +64,15 @@ def _split(paragraph: str, split: bool) -> Iterator[str]:
         yield paragraph
         return
     for line in paragraph.splitlines(keepends=True):
-        yield from _pieces(line)
+        yield from _pieces(line, MAX_LINE)
 
 
-def _pieces(line: str) -> Iterator[str]:
-    """The line, cut if it is above MAX_LINE."""
-    while len(line) - line.endswith("\n") > MAX_LINE:
-        piece, line = _cut(line, MAX_LINE)
+def _pieces(text: str, limit: int) -> Iterator[str]:
+    """The text, cut into pieces of up to `limit` characters. A line break at its end does not count."""
+    while len(text) - text.endswith("\n") > limit:
+        piece, text = _cut(text, limit)
         yield piece
-    yield line
+    yield text
 
 
 def _documents(text: TextIO) -> Iterator[str]:
@@ -83,8 +83,8 @@ def _documents(text: TextIO) -> Iterator[str]:
         chunks.append(chunk)
         size += len(chunk)
         if size > MAX_DOCUMENT:
-            piece, rest = _cut("".join(chunks), MAX_DOCUMENT)
-            yield piece
+            *pieces, rest = _pieces("".join(chunks), MAX_DOCUMENT)
+            yield from pieces
             chunks, size = [rest], len(rest)
     yield "".join(chunks)
 
