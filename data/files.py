@@ -38,7 +38,7 @@ DECOMPRESSORS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.op
 
 # beside the data in folders of data sets: descriptions, and the metadata of `datasets`
 _DESCRIPTION_SUFFIXES = (".md", ".rst")
-_DESCRIPTION_NAMES = ("readme", "license", "licence", "copying", "citation", "changelog", "notice")
+_DESCRIPTION_NAMES = ("readme", "license", "licence", "copying", "citation", "changelog", "notice")  # or with .txt
 _METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
 # what decompressors raise for damaged, encrypted and unsupported files
@@ -71,20 +71,19 @@ def read_path(path: Path, sample_by: str) -> Iterator[RawRow]:
     except FileNotFoundError as error:
         raise InputError(f"no file at {path}") from error
     except _DAMAGED as error:
-        remedy = (
-            "" if getattr(error, "errno", None) else "; is the file complete?"
-        )  # errno: not permitted, for instance
-        raise InputError(f"{path}: can't be read ({first_line(error)}){remedy}") from error
+        # with an errno the system refused, for instance because a permission is missing
+        hint = "" if getattr(error, "errno", None) else "; is the file complete?"
+        raise InputError(f"{path}: can't be read ({first_line(error)}){hint}") from error
 
 
 def is_data(path: PurePath, name: str) -> bool:
     """False for a description or metadata. Raises InputError, which begins with `name`, for another unknown format."""
-    if path.name in _METADATA:
+    suffix = path.suffix.lower()
+    described = suffix in ("", ".txt") and path.stem.lower() in _DESCRIPTION_NAMES
+    if described or suffix in _DESCRIPTION_SUFFIXES or path.name in _METADATA:
         return False
-    if _format(path) in FORMATS or path.suffix.lower() == ".zip":
+    if _format(path) in FORMATS or suffix == ".zip":
         return True
-    if path.suffix.lower() in _DESCRIPTION_SUFFIXES or path.name.lower().startswith(_DESCRIPTION_NAMES):
-        return False
     raise InputError(
         f"{name}: its format is unknown; name the files to read, or a pattern, in place of the folder or archive "
         f"(formats: {' '.join(FORMATS)})"

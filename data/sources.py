@@ -25,6 +25,8 @@ def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple
     the whole "document". Raises InputError if nothing can be read.
     """
     pattern = path_of(name, folder)
+    if not name:
+        raise InputError("a source without a name: name a file, a folder or a hub data set")
     if os.path.exists(pattern):  # Path.exists raises OSError for a very long name
         yield from read_path(pattern, sample_by)
         return

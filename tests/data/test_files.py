@@ -113,7 +113,7 @@ def test_a_folder_is_read_with_its_subfolders_in_the_order_of_the_paths(tmp_path
         text = b'{"text": "b/a/y"}' if name.endswith("jsonl") else name.encode()
         text = gzip.compress(b"text\na") if name.endswith(".gz") else text
         path.write_bytes(zip_of({"c.txt": b"c"}) if name.endswith(".zip") else text)
-    for name in ("README.md", "LICENSE", "b/notes.rst", "dataset_infos.json"):
+    for name in ("README.md", "LICENSE", "b/readme.TXT", "b/notes.rst", "dataset_infos.json"):
         (tmp_path / name).write_text("{}")
     assert texts_of(tmp_path, "line") == ["a", "b/a/y", "b/x.txt", "c"]
 

@@ -89,7 +89,7 @@ def test_a_missing_file_and_an_unreachable_hub_id_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["a.JSONL", "chats.csv.gz", "chats.tar.gz", "./chats", "/chats", "~/chats", "*.txt", "a/b/c/d", "a/", "my chats",
-     "chats.md", "chats.jsonl:train", "a" * 300 + ".txt", "json", "csv", "parquet", "text", "data", "data/world", ""],
+     "chats.md", "chats.jsonl:train", "a" * 300 + ".txt", "json", "csv", "parquet", "text", "data", "data/world"],
 )  # fmt: skip
 def test_a_missing_path_is_not_looked_up_on_the_hub(name, monkeypatch, tmp_path):
     """Neither the names of readers of `datasets`, which would read the working directory, nor folders in it."""
@@ -137,6 +137,12 @@ def test_a_folder_and_a_pattern_that_matches_folders_read_the_files_in_them(tmp_
         (tmp_path / name).write_text(name)
     assert [row["text"] for _, row in read_source("en", str(tmp_path), "line")] == ["en/a.txt", "en/b.txt"]
     assert [row["text"] for _, row in read_source("*", str(tmp_path), "line")] == ["de/c.txt", "en/a.txt", "en/b.txt"]
+
+
+def test_a_source_without_a_name_is_not_the_folder(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(InputError, match="without a name"):
+        list(read_source("", str(tmp_path), "line"))
 
 
 def test_a_pattern_reads_files_of_unknown_format_only_if_it_has_their_suffix(tmp_path):
