@@ -1,38 +1,44 @@
-"""Reads raw rows from files and hub data sets. Each row comes with its place, for error messages."""
+"""Sources of raw rows: files, folders, patterns of files, and hub data sets. Each row has a place, for error messages."""
 
-import gzip
-import json
+import importlib.util
+import logging
+import os
+import re
+import warnings
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
+from data.files import DECOMPRESSORS, FORMATS, is_data, read_path
 from rlhf import InputError, first_line
-from rlhf.rows import read_jsonl, read_lines
 
-# files that datasets.load_dataset reads: suffix -> name of its builder
-_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
-
-# characters; a longer paragraph is taken for a text without blank lines, in which each line is a document
-MAX_PARAGRAPH = 20_000
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*){0,2}")  # name, owner/name or owner/name/configuration
 
 
 def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple[str, Any]]:
-    """(place, row) for every row of `name`: a file, a pattern of files, or a hub data set.
+    """(place, row) for every row of `name`: a file, a folder, a pattern of files, or a hub data set.
 
     Paths are relative to `folder`. A hub data set is "owner/name" or "owner/name/configuration"; ":split" after it
     selects another split than train ("test", "train[:1000]"). `sample_by` is the unit of a text file that becomes a
-    document: a "line", a "paragraph" (separated by blank lines; a paragraph above MAX_PARAGRAPH is split into lines) or
+    document: a "line", a "paragraph" (separated by blank lines; one above 20,000 characters is split into lines) or
     the whole "document". Raises InputError if nothing can be read.
     """
     pattern = path_of(name, folder)
+    if not name:
+        raise InputError("a source without a name: name a file, a folder or a hub data set")
+    if os.path.exists(pattern):  # Path.exists raises OSError for a very long name
+        yield from read_path(pattern, sample_by)
+        return
     paths = sorted(map(Path, glob(str(pattern))))
     for path in paths:
-        yield from _read_file(path, sample_by)
+        # "notes/*.md" names the suffix, "notes/*" does not
+        if path.is_dir() or path.suffix == pattern.suffix != "" or is_data(path, str(path)):
+            yield from read_path(path, sample_by)
     if not paths:
-        if pattern.suffix or name.startswith(("/", ".", "~")) or name.count("/") > 2:
-            raise InputError(f"no file at {pattern}: name an existing one in the recipe")
-        yield from _read_hub(name)
+        if not _may_be_on_the_hub(name):
+            raise InputError(f"no file at {pattern}: name an existing file or folder, or a hub data set (owner/name)")
+        yield from _read_hub(name, pattern)
 
 
 def path_of(name: str, folder: str | None) -> Path:
@@ -40,74 +46,49 @@ def path_of(name: str, folder: str | None) -> Path:
     return Path(folder or "", name).expanduser()
 
 
-def _read_file(path: Path, sample_by: str) -> Iterator[tuple[str, Any]]:
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix == ".jsonl":
-        yield from read_jsonl(path)
-    elif suffix == ".json":
-        yield from _read_json(path)
-    elif suffix in _BUILDERS:
-        options = {"delimiter": "\t"} if suffix == ".tsv" else {}
-        yield from _load(str(path), _BUILDERS[suffix], data_files=str(path), **options)
-    else:
-        yield from _read_text(path, sample_by)
+# --- the Hub ----------------------------------------------------------------------------------------------------------
 
 
-def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    """The elements of a JSON array, or the values of a file with one JSON value per line."""
-    text = "".join(line for _, line in read_lines(path))
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg.startswith("Extra data"):
-            yield from read_jsonl(path)
-            return
-        raise InputError(f"{path}: not JSON ({error.msg} in line {error.lineno}, blank ones not counted)") from error
-    except (RecursionError, ValueError) as error:  # brackets nested too deeply, or a number with too many digits
-        raise InputError(f"{path}: no usable rows ({error})") from error
-    for number, value in enumerate(values if isinstance(values, list) else [values], start=1):
-        yield f"{path}, element {number}", value
+def _may_be_on_the_hub(name: str) -> bool:
+    """Whether a name that no file has is like that of a hub data set."""
+    dataset = name.partition(":")[0]
+    if not _HUB_ID.fullmatch(dataset) or Path(dataset).suffix.lower() in (*FORMATS, *DECOMPRESSORS, ".zip"):
+        return False
+    # names without an owner are those of old data sets ("squad"), which have no dot
+    return "/" in dataset or "." not in dataset
 
 
-def _read_text(path: Path, sample_by: str) -> Iterator[tuple[str, Any]]:
-    if sample_by == "line":
-        yield from ((where, {"text": line.strip()}) for where, line in read_lines(path))
-        return
-    # for the error, with its line, if a byte is not UTF-8; read_lines omits blank lines, so the text is read again
-    for _ in read_lines(path):
-        pass
-    with _open_text(path) as file:
-        text = file.read()
-    parts = [text]
-    if sample_by == "paragraph":
-        paragraphs = text.split("\n\n")
-        parts = [part for p in paragraphs for part in (p.splitlines() if len(p) > MAX_PARAGRAPH else [p])]
-    for number, part in enumerate(filter(str.strip, parts), start=1):
-        yield f"{path}, {sample_by} {number}", {"text": part.strip()}
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8-sig"))
-    return open(path, encoding="utf-8-sig")
-
-
-def _read_hub(name: str) -> Iterator[tuple[str, Any]]:
+def _read_hub(name: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a hub data set; `path` is where no file is. They are read from the disk one at a time."""
     dataset, _, split = name.partition(":")
-    owner, _, rest = dataset.partition("/")
-    repository, *configuration = rest.split("/")
-    yield from _load(name, f"{owner}/{repository}", *configuration, split=split or "train")
+    owner, *rest = dataset.split("/")
+    repository, configuration = "/".join([owner, *rest[:1]]), rest[1:]
+    # load_dataset takes these names for files of the working directory, or for readers of such files
+    if Path(repository).exists() or (not rest and importlib.util.find_spec(f"datasets.packaged_modules.{owner}")):
+        raise InputError(f"no file at {path}: name an existing file or folder, or a hub data set (owner/name)")
+    import datasets  # here, because it takes a second, and files don't need it
 
-
-def _load(source: str, *args: str, **kwargs: str) -> Iterator[tuple[str, Any]]:
-    """The rows that datasets.load_dataset returns for these arguments."""
-    import datasets  # here, because it takes a second, and plain files and the embedded world don't need it
-
+    _silence(datasets)
+    number = 0
     try:
-        rows = datasets.load_dataset(*args, **{"split": "train", **kwargs})
-    except Exception as error:  # datasets raises whatever its readers and the network raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rows = datasets.load_dataset(repository, *configuration, split=split or "train")
+        for number, row in enumerate(rows, start=1):
+            yield f"{name}, row {number}", row
+    except Exception as error:  # whatever its readers and the network raise
+        # the message of DatasetGenerationError has no reason
+        generation_failed = isinstance(error, datasets.exceptions.DatasetGenerationError)
+        reason = first_line(error.__cause__ if generation_failed and isinstance(error.__cause__, Exception) else error)
+        offline = "; the hub is off (HF_HUB_OFFLINE is set): only cached data sets can be read"
         raise InputError(
-            f"{source}: datasets can't load it ({first_line(error)}); name an existing file or a hub data set"
+            f"{name}: no file at {path}, and datasets can't load it ({reason})"
+            f"{offline if datasets.config.HF_HUB_OFFLINE else ''}; name an existing file or a hub data set"
         ) from error
-    for number, row in enumerate(rows, start=1):
-        yield f"{source}, row {number}", row
+
+
+def _silence(datasets: Any) -> None:
+    """Turns off progress bars and log lines: the InputError has the reason."""
+    datasets.disable_progress_bars()
+    for library in ("datasets", "huggingface_hub", "fsspec", "filelock"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)

@@ -21,6 +21,7 @@ from stages.common.options import CHAIN
 from tests.pipeline import stage
 
 SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[2] / "shared" / "data"))
+CASES = SHARED.parent / "cases" / "rows"
 VOCABULARY = 400
 
 # the same examples in every run, without a time limit: a failure can be repeated on any machine
@@ -34,6 +35,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real input at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of small files as users have them. Tests that need it are skipped if it does not exist."""
+    if not CASES.is_dir():
+        pytest.skip(f"no cases at {CASES}")
+    return CASES
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import logging
+import warnings
 
 import datasets
 import pytest
@@ -68,7 +70,7 @@ def test_the_place_of_a_row_is_its_file_and_line(tmp_path):
         ("a.json", b'[{"a": 1},', "not JSON"),
         ("a.jsonl", b'{"a": 1}\n{"a"\n', r"a\.jsonl:2"),
         ("a.txt", b"good\n\xff\xfe bad\n", r"a\.txt:2: .*UTF-8"),
-        ("a.parquet", b"no parquet", "can't load"),
+        ("a.parquet", b"no parquet", "can't be read"),
     ],
 )
 def test_an_unreadable_file_is_refused(tmp_path, name, content, message):
@@ -82,6 +84,18 @@ def test_a_missing_file_and_an_unreachable_hub_id_are_refused(tmp_path):
         list(read_source("missing.jsonl", str(tmp_path), "line"))
     with pytest.raises(InputError, match="datasets can't load it"):
         list(read_source("nobody/nothing:test", None, "line"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.JSONL", "chats.csv.gz", "chats.tar.gz", "./chats", "/chats", "~/chats", "*.txt", "a/b/c/d", "a/", "my chats",
+     "chats.md", "chats.jsonl:train", "a" * 300 + ".txt", "json", "csv", "parquet", "text", "data", "data/world"],
+)  # fmt: skip
+def test_a_missing_path_is_not_looked_up_on_the_hub(name, monkeypatch, tmp_path):
+    """Neither the names of readers of `datasets`, which would read the working directory, nor folders in it."""
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: pytest.fail("looked up"))
+    with pytest.raises(InputError, match="no file"):
+        list(read_source(name, str(tmp_path / "empty"), "line"))
 
 
 def test_rows_are_never_executed(tmp_path):
@@ -108,6 +122,63 @@ def test_rows_are_never_executed(tmp_path):
     assert not ran.exists()
 
 
+# --- files, folders and patterns ---------------------------------------------------------------------------------------
+
+
+def test_a_file_whose_name_is_a_pattern_is_read_itself(tmp_path):
+    (tmp_path / "a[1].txt").write_text("itself")
+    (tmp_path / "a1.txt").write_text("match of the pattern")
+    assert rows_of(tmp_path / "a[1].txt") == [{"text": "itself"}]
+
+
+def test_a_folder_and_a_pattern_that_matches_folders_read_the_files_in_them(tmp_path):
+    for name in ("en/b.txt", "en/a.txt", "de/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [row["text"] for _, row in read_source("en", str(tmp_path), "line")] == ["en/a.txt", "en/b.txt"]
+    assert [row["text"] for _, row in read_source("*", str(tmp_path), "line")] == ["de/c.txt", "en/a.txt", "en/b.txt"]
+
+
+def test_a_source_without_a_name_is_not_the_folder(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(InputError, match="without a name"):
+        list(read_source("", str(tmp_path), "line"))
+
+
+def test_a_pattern_reads_files_of_unknown_format_only_if_it_has_their_suffix(tmp_path):
+    for name in ("README.md", "a.txt", "b.log"):
+        (tmp_path / name).write_text(name)
+    assert rows_of(tmp_path / "*.md") == [{"text": "README.md"}]
+    assert rows_of(tmp_path / "b.log") == [{"text": "b.log"}]
+    with pytest.raises(InputError, match="b.log: its format is unknown"):
+        rows_of(tmp_path / "*")
+    (tmp_path / "b.log").unlink()
+    assert rows_of(tmp_path / "*") == [{"text": "a.txt"}]
+
+
+# rows that each file of the folder gives; README.md of that folder says what they become
+ROWS_OF_CASES = {"control_characters.jsonl": 30, "silent.jsonl": 6}
+
+
+def test_every_case_is_read_except_the_one_in_another_encoding(cases):
+    for path in sorted(cases.iterdir()):
+        if path.name == "cp1252.csv":
+            with pytest.raises(InputError, match=r"cp1252\.csv:2: byte 0xE9 at offset 21 .*iconv -f CP1252 -t UTF-8"):
+                rows_of(path)
+        else:
+            assert len(rows_of(path)) == ROWS_OF_CASES.get(path.name, 12), path.name
+
+
+def test_cases_of_the_same_rows_in_many_formats_give_these_rows(cases):
+    rows = [{"prompt": f"q{number}", "completion": f" a{number}"} for number in range(12)]
+    names = """bom_crlf.jsonl ndjson.ndjson upper.JSONL x.jsonl.bz2 x.jsonl.xz x.zip
+               pandas_cols.json pandas_records.json toplevel_data.json semi.csv""".split()
+    for name in names:
+        assert rows_of(cases / name) == rows, name
+    without_every_third = [{**row, "completion": "" if n % 3 == 0 else row["completion"]} for n, row in enumerate(rows)]
+    assert rows_of(cases / "nan.csv") == without_every_third
+
+
 # --- the Hub ----------------------------------------------------------------------------------------------------------
 
 
@@ -124,3 +195,65 @@ def test_a_hub_data_set_is_loaded_by_its_name_configuration_and_split(monkeypatc
         (("owner/name",), {"split": "test[:5]"}),
         (("owner/name", "main"), {"split": "train"}),
     ]
+
+
+def test_names_without_an_owner_and_with_dots_can_be_hub_data_sets(monkeypatch):
+    calls = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: calls.append((args, kwargs)) or [1])
+    for name in ("squad", "squad:validation", "owner/name.v1.5", "owner/name/a.b-c:test[10%:]"):
+        assert list(read_source(name, "some/folder", "line")) == [(f"{name}, row 1", 1)]
+    assert calls == [
+        (("squad",), {"split": "train"}),
+        (("squad",), {"split": "validation"}),
+        (("owner/name.v1.5",), {"split": "train"}),
+        (("owner/name", "a.b-c"), {"split": "test[10%:]"}),
+    ]
+
+
+def test_rows_of_the_hub_are_read_one_at_a_time(monkeypatch):
+    def endless():
+        yield from ({"text": str(number)} for number in range(10**18))
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: endless())
+    assert next(read_source("owner/name", None, "line")) == ("owner/name, row 1", {"text": "0"})
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_an_error_of_the_hub_is_one_line_and_says_if_the_hub_is_off(monkeypatch, capfd, offline):
+    def fail(*args, **kwargs):
+        logging.getLogger("datasets.builder").error("a line of the library")
+        logging.getLogger("huggingface_hub.utils").error("Retrying")
+        warnings.warn("a warning of the library", stacklevel=1)
+        for _ in datasets.utils.tqdm(range(3)):
+            pass
+        raise ConnectionError("Couldn't reach it\nmore lines")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(InputError) as caught:
+        list(read_source("owner/name", None, "line"))
+    assert str(caught.value).startswith(
+        "owner/name: no file at owner/name, and datasets can't load it (Couldn't reach it)"
+    )
+    assert ("HF_HUB_OFFLINE" in str(caught.value)) is offline
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failed_download_gives_the_reason_of_the_reader(monkeypatch):
+    def fail(*args, **kwargs):
+        raise datasets.exceptions.DatasetGenerationError("An error occurred") from ValueError("bad column\n...")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(InputError, match="can't load it .bad column"):
+        list(read_source("owner/name", None, "line"))
+
+
+def test_an_error_of_the_hub_while_rows_are_read_is_refused(monkeypatch):
+    def rows():
+        yield {"text": "a"}
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: rows())
+    with pytest.raises(InputError, match="connection lost"):
+        list(read_source("owner/name", None, "line"))
