@@ -20,13 +20,17 @@ def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple
     """(place, row) for every row of `name`: a file, a folder, a pattern of files, or a hub data set.
 
     Paths are relative to `folder`. A hub data set is "owner/name" or "owner/name/configuration"; ":split" after it
-    selects another split than train ("test", "train[:1000]"). `sample_by` is the unit of a text file that becomes a
+    selects another split than train ("test", "train[:1000]"). A file of a hub data set is
+    "hf://datasets/owner/name/file" or "hf://datasets/owner/name@revision/file". `sample_by` is the unit of a text file that becomes a
     document: a "line", a "paragraph" (separated by blank lines; one above 20,000 characters is split into lines) or
     the whole "document". Raises InputError if nothing can be read.
     """
     pattern = path_of(name, folder)
     if not name:
         raise InputError("a source without a name: name a file, a folder or a hub data set")
+    if name.startswith("hf://"):
+        yield from read_path(_hub_file(name), sample_by)
+        return
     if os.path.exists(pattern):  # Path.exists raises OSError for a very long name
         yield from read_path(pattern, sample_by)
         return
@@ -58,6 +62,19 @@ def _may_be_on_the_hub(name: str) -> bool:
     return "/" in dataset or "." not in dataset
 
 
+def _hub_file(name: str) -> Path:
+    """The local copy of a file on the hub, which is downloaded if it is not in the cache."""
+    import datasets
+    from huggingface_hub import HfFileSystem, hf_hub_download
+
+    _silence(datasets)
+    try:
+        file: Any = HfFileSystem().resolve_path(name)
+        return Path(hf_hub_download(file.repo_id, file.path_in_repo, repo_type=file.repo_type, revision=file.revision))
+    except Exception as error:  # whatever the network and the hub raise
+        raise InputError(f"{name}: can't be downloaded ({first_line(error)}){_offline(datasets)}") from error
+
+
 def _read_hub(name: str, path: Path) -> Iterator[tuple[str, Any]]:
     """The rows of a hub data set; `path` is where no file is. They are read from the disk one at a time."""
     dataset, _, split = name.partition(":")
@@ -80,11 +97,16 @@ def _read_hub(name: str, path: Path) -> Iterator[tuple[str, Any]]:
         # the message of DatasetGenerationError has no reason
         generation_failed = isinstance(error, datasets.exceptions.DatasetGenerationError)
         reason = first_line(error.__cause__ if generation_failed and isinstance(error.__cause__, Exception) else error)
-        offline = "; the hub is off (HF_HUB_OFFLINE is set): only cached data sets can be read"
         raise InputError(
             f"{name}: no file at {path}, and datasets can't load it ({reason})"
-            f"{offline if datasets.config.HF_HUB_OFFLINE else ''}; name an existing file or a hub data set"
+            f"{_offline(datasets)}; name an existing file or a hub data set"
         ) from error
+
+
+def _offline(datasets: Any) -> str:
+    """The reason why the hub can't be reached, if the user has turned it off."""
+    is_off = datasets.config.HF_HUB_OFFLINE
+    return "; the hub is off (HF_HUB_OFFLINE is set): only cached data sets can be read" if is_off else ""
 
 
 def _silence(datasets: Any) -> None:

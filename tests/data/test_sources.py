@@ -210,6 +210,33 @@ def test_names_without_an_owner_and_with_dots_can_be_hub_data_sets(monkeypatch):
     ]
 
 
+def test_a_file_of_the_hub_is_downloaded_and_read_by_its_suffix(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = []
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "a"}\n'))
+
+    def download(repository, path, repo_type, revision):
+        asked.append((repository, path, repo_type, revision))
+        return str(tmp_path / "train.jsonl.gz")
+
+    monkeypatch.setattr(huggingface_hub.HfFileSystem, "_repo_and_revision_exist", lambda *args: (True, None))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    names = (
+        "hf://datasets/owner/name/some/train.jsonl.gz",
+        "hf://datasets/owner/name@refs/convert/parquet/a/train.jsonl.gz",
+    )
+    for name in names:
+        assert [row for _, row in read_source(name, "elsewhere", "line")] == [{"prompt": "a"}]
+    assert asked[0][:3] == ("owner/name", "some/train.jsonl.gz", "dataset")
+    assert asked[1] == ("owner/name", "a/train.jsonl.gz", "dataset", "refs/convert/parquet")
+
+
+def test_a_file_of_the_hub_that_can_not_be_downloaded_is_named(monkeypatch):
+    with pytest.raises(InputError, match="hf://datasets/no/such/file.jsonl: can't be downloaded"):
+        list(read_source("hf://datasets/no/such/file.jsonl", None, "line"))
+
+
 def test_rows_of_the_hub_are_read_one_at_a_time(monkeypatch):
     def endless():
         yield from ({"text": str(number)} for number in range(10**18))
