@@ -42,8 +42,6 @@ def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
         return {}
     if options.labeller is None:
         raise InputError("no labeller: name a function that scores completions, or files of comparisons under data")
-    if options.completions + options.swapped < 2:
-        raise InputError("a comparison needs at least two completions: raise completions or swapped")
 
     label = load_function(options.labeller)
     source = stage.model(options.model, "sft")

@@ -14,7 +14,7 @@ from rlhf.tokens import load_tokenizer, new_tokenizer, text_dataset
 from stages.common.console import say
 from stages.common.options import PretrainOptions
 from stages.common.stage import Stage, main
-from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_arguments
+from stages.common.training import SavingSFTTrainer, new_trainer, train, trainer_arguments
 
 
 def work(options: PretrainOptions, stage: Stage) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def train_new(
     options: PretrainOptions, stage: Stage
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """A new model and its tokenizer, trained on the run's text, and a summary for the record."""
+    arguments = trainer_arguments(SFTConfig, options, stage.partial)
     tally = Tally()
     rows = read_rows(stage.rows(options.text, "text.jsonl"), "text", tally)
     if options.tokenizer:
@@ -50,11 +51,10 @@ def train_new(
     tokens = sum(dataset["length"][:])
     say(f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
 
-    arguments = trainer_arguments(SFTConfig, options, stage.partial)
     if options.packing:
         arguments.packing, arguments.packing_strategy, arguments.max_length = True, "wrapped", options.context
-    trainer = SavingSFTTrainer(
-        model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
+    trainer = new_trainer(
+        SavingSFTTrainer, options, model=policy, arguments=arguments, dataset=dataset, tokenizer=tokenizer
     )
     history = train(trainer, stage, options)
     return policy, tokenizer, {"rows": tally.as_dict(), "tokens": tokens, "history": history}
