@@ -52,7 +52,7 @@ class PPOConfig:
     )
     response_length: int = option(64, "tokens after which a response is truncated", at_least=1, at_most=10**6)
     temperature: float = option(
-        1.0, "sampling temperature, divided out of every log-probability (InstructGPT: 1)", above=0
+        1.0, "sampling temperature, divided out of every log-probability (InstructGPT: 1)", at_least=0.01, at_most=100
     )
     missing_eos_penalty: float | None = option(
         1.0, "subtracted from the score of a truncated response; none for no penalty", at_least=0
@@ -82,8 +82,11 @@ class PPOConfig:
         0.2,
         "clip range: the probability ratio is clipped to 1 - cliprange and 1 + cliprange (InstructGPT: 0.2)",
         above=0,
+        at_most=1000,
     )
-    cliprange_value: float = option(0.2, "clip range of the value around its old value, in units of the score", above=0)
+    cliprange_value: float = option(
+        0.2, "clip range of the value around its old value, in units of the score", above=0, at_most=10**6
+    )
     vf_coef: float = option(
         0.5,
         "weight of the value loss; matters with share_trunk; without it AdamW cancels the factor, up to gradient clipping",

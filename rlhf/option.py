@@ -20,15 +20,19 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Range:
-    """The allowed values of a number: `at_least` and `at_most` are allowed themselves, `above` and `below` are not."""
+    """The allowed values of a number: `at_least` and `at_most` are allowed themselves, `above` and `below` are not.
+
+    With `or_zero`, 0 is allowed besides.
+    """
 
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
+    or_zero: bool = False
 
     def __contains__(self, number: float) -> bool:
-        return (
+        return (self.or_zero and number == 0) or (
             (self.at_least is None or number >= self.at_least)
             and (self.above is None or number > self.above)
             and (self.at_most is None or number <= self.at_most)
@@ -36,10 +40,12 @@ class Range:
         )
 
     def __str__(self) -> str:
+        zero = "0 or " if self.or_zero else ""
         if self.at_least is not None and self.at_most is not None:
-            return f"from {self.at_least:,} to {self.at_most:,}"
-        bounds = {name.replace("_", " "): bound for name, bound in vars(self).items() if bound is not None}
-        return " and ".join(f"{name} {bound:,}" for name, bound in bounds.items())
+            return f"{zero}from {self.at_least:,} to {self.at_most:,}"
+        names = ("at_least", "above", "at_most", "below")
+        bounds = {name.replace("_", " "): bound for name in names if (bound := getattr(self, name)) is not None}
+        return zero + " and ".join(f"{name} {bound:,}" for name, bound in bounds.items())
 
 
 def option(
@@ -50,9 +56,10 @@ def option(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    or_zero: bool = False,
 ) -> Any:
     """A dataclass field with a default, a help text and, for a number, its range, which `check_options` checks."""
-    metadata = {"help": help, "range": Range(at_least, above, at_most, below)}
+    metadata = {"help": help, "range": Range(at_least, above, at_most, below, or_zero)}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)

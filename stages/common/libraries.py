@@ -11,7 +11,6 @@ from rlhf import InputError
 from rlhf.config import PPOConfig
 from rlhf.option import Range, did_you_mean, problem_of, shown
 from stages.common.options import PPOOptions, RewardOptions, StageOptions, TrainingOptions
-from stages.common.recipe import no_such_option
 
 PLAIN_SCHEDULES = ("linear", "cosine", "constant")  # they exist, and take no arguments
 # arguments of transformers' trainers that read or write outside the run's folder
@@ -99,23 +98,23 @@ def check_trainer(further: dict[str, Any], options: TrainingOptions) -> None:
     hints = get_type_hints(RewardConfig if isinstance(options, RewardOptions) else SFTConfig)
     for name, value in further.items():
         if own := name if hasattr(options, name) else OPTION_OF.get(name):
-            raise InputError(f"trainer: {name} is the option {own}: set that")
+            raise InputError(f"trainer: {name} is set by the option {own}")
         if name in OUTSIDE:
             raise InputError(f"trainer: {name} would read or write outside the run's folder")
         if name in FIXED:
             raise InputError(f"trainer: {name} can't be set: the checkpoints or the log of the stage depend on it")
         if name not in hints:
-            raise InputError(f"trainer: {no_such_option(name, hints)}")
+            raise InputError(f"trainer: TRL has no argument {shown(name)}{did_you_mean(name, hints)}")
         if problem := argument_problem(value, hints[name], RANGES.get(name, Range())):
             raise InputError(f"trainer: {name} is {shown(value)}; {problem}")
 
 
 def argument_problem(value: Any, hint: Any, limits: Range) -> str:
-    """What an argument must be, if its type is a simple one or a set of names that the value is not of; else ""."""
+    """What an argument must be, if its type is a simple one or an Enum that the value is not of; else ""."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
-    names = next(
-        ([member.value for member in kind] for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)), []
-    )
-    if names:
-        return "" if value in names else f"it must be one of {', '.join(map(str, names))}{did_you_mean(value, names)}"
+    enum = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)), None)
+    if enum is not None:
+        names = [str(member.value) for member in enum]
+        allowed = f"one of {', '.join(names)}" if len(names) <= 15 else f"one of the {len(names)} that transformers has"
+        return "" if value in names else f"it must be {allowed}{did_you_mean(value, names)}"
     return problem_of(value, hint, limits) if len(kinds) == 1 and kinds[0] in (bool, int, float, str) else ""

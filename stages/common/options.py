@@ -144,10 +144,10 @@ class PretrainOptions(TrainingOptions):
     tokenizer: str | None = option(
         None, "tokenizer of the new model (a folder or a hub id), by default one trained on the text"
     )
-    vocab_size: int = option(2048, "maximum vocabulary size of the new tokenizer", at_least=258, at_most=10**7)
+    vocab_size: int = option(2048, "maximum vocabulary size of the new tokenizer", at_least=258, at_most=10**6)
     layers: int = option(3, "transformer blocks of the new model", at_least=1, at_most=1000)
-    width: int = option(128, "hidden size of the new model", at_least=1, at_most=10**6)
-    heads: int = option(8, "attention heads of the new model", at_least=1, at_most=10**6)
+    width: int = option(128, "hidden size of the new model", at_least=1, at_most=10**5)
+    heads: int = option(8, "attention heads of the new model", at_least=1, at_most=10**5)
     context: int = option(
         128,
         "context length of the new model, in tokens; longer documents are split into pieces",
@@ -155,7 +155,10 @@ class PretrainOptions(TrainingOptions):
         at_most=10**6,
     )
     initializer_range: float = option(
-        0.1, "standard deviation of the initial weights (GPT-2: 0.02, too small for narrow models)", above=0
+        0.1,
+        "standard deviation of the initial weights (GPT-2: 0.02, too small for narrow models)",
+        above=0,
+        at_most=100,
     )
     packing: bool = option(False, "fill each row with several documents; useful for short documents in a long context")
 
@@ -188,7 +191,7 @@ class ComparisonsOptions(SavingOptions):
     count: int = option(1800, "number of training prompts whose completions are compared", at_least=1, at_most=10**9)
     test_count: int = option(
         300,
-        "number of held-out prompts whose completions are compared, to test the reward model",
+        "number of held-out prompts whose completions are compared, to test the reward model; 0: no test",
         at_least=0,
         at_most=10**9,
     )
@@ -201,7 +204,7 @@ class ComparisonsOptions(SavingOptions):
         at_least=0,
         at_most=1000,
     )
-    temperature: float = option(1.0, "sampling temperature", above=0)
+    temperature: float = option(1.0, "sampling temperature", at_least=0.01, at_most=100)
     response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     batch_size: int = option(256, "completions sampled in one batch", at_least=1, at_most=10**6)
 
@@ -262,7 +265,9 @@ class SamplesOptions(StageOptions):
         at_least=1,
         at_most=10**9,
     )
-    temperature: float = option(1.0, "sampling temperature; 0: greedy decoding", at_least=0)
+    temperature: float = option(
+        1.0, "sampling temperature; 0: greedy decoding", at_least=0.01, at_most=100, or_zero=True
+    )
     response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     gold: str | None = option(
         None, "a Python function, module:function, that returns true quality, printed beside each answer"
@@ -276,7 +281,9 @@ class EvaluateOptions(StageOptions):
         "models to evaluate: stages of the run, folders or hub ids; those listed after sft are compared with it",
     )
     count: int = option(400, "maximum number of held-out prompts", at_least=1, at_most=10**9)
-    temperature: float = option(1.0, "sampling temperature; greedy decoding is evaluated as well", at_least=0)
+    temperature: float = option(
+        1.0, "sampling temperature; greedy decoding is evaluated as well", at_least=0.01, at_most=100
+    )
     response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     best_of: int = option(
         0,
