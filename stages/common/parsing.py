@@ -135,7 +135,7 @@ def _argument_type(hint: Any) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"metavar": f"{{{','.join(get_args(kind))}}}"}
     if get_origin(kind) is list:
-        return {"type": get_args(kind)[0], "nargs": "+", "metavar": "VALUE"}
+        return {"type": _converter(get_args(kind)[0]), "nargs": "+", "metavar": "VALUE"}
     convert = _or_none(_converter(kind)) if optional else _converter(kind)
     return {"type": convert, "metavar": "VALUE"} | ({"nargs": "?", "const": True} if kind is bool else {})
 

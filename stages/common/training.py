@@ -176,7 +176,7 @@ def row_limit(options: TrainingOptions, context: int) -> int:
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
     """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`. Raises InputError for no row."""
     order = batch_order(dataset["length"][:], options.batch_size, options.epochs, options.seed)
-    if not order:
+    if len(order) == 0:
         raise InputError(f"epochs is {options.epochs:g}, which is less than one of the {len(dataset)} rows: raise it")
     return dataset.select(order)
 
