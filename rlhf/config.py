@@ -1,119 +1,143 @@
 """The options of PPO: dataclass fields, each with a default and a help text that gives meaning, unit and source."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 from rlhf import InputError
+from rlhf.option import check_options, option
 
-
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with a default and a help text."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
-
-
-# gae needs a value model; the others compare the responses to one prompt
-ADVANTAGE_ESTIMATORS = ("gae", "rloo")
+LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 
 
 @dataclass
 class PPOConfig:
     """Names and meanings as in the PPOConfig that TRL had until 1.12, plus `ptx_coef`."""
 
-    total_episodes: int = option(7040, "responses sampled in all (InstructGPT: 256,000)")
-    batch_size: int = option(128, "responses per step, over all processes (InstructGPT: 512)")
-    num_generations: int = option(1, "responses sampled for each prompt; the shared prompt is computed once")
-    num_ppo_epochs: int = option(2, "epochs over each batch (InstructGPT: 1)")
-    num_mini_batches: int = option(2, "minibatches, and so optimizer steps, per epoch (InstructGPT: 8)")
-    micro_batch_size: int | None = option(
-        None, "rows in one forward pass of the update, by default the whole minibatch; changes memory, not results"
+    total_episodes: int = option(7040, "responses sampled in all (InstructGPT: 256,000)", at_least=1, at_most=10**9)
+    batch_size: int = option(
+        128, "responses per step, over all processes (InstructGPT: 512)", at_least=1, at_most=10**6
     )
-    learning_rate: float = option(2e-4, "peak learning rate of the policy, for AdamW (InstructGPT: 9.65e-6 for 1.3B)")
+    num_generations: int = option(
+        1, "responses sampled for each prompt; the shared prompt is computed once", at_least=1, at_most=10**6
+    )
+    num_ppo_epochs: int = option(2, "epochs over each batch (InstructGPT: 1)", at_least=1, at_most=1000)
+    num_mini_batches: int = option(
+        2, "minibatches, and so optimizer steps, per epoch (InstructGPT: 8)", at_least=1, at_most=10**6
+    )
+    micro_batch_size: int | None = option(
+        None,
+        "rows in one forward pass of the update, by default the whole minibatch; changes memory, not results",
+        at_least=1,
+        at_most=10**6,
+    )
+    learning_rate: float = option(
+        2e-4, "peak learning rate of the policy, for AdamW (InstructGPT: 9.65e-6 for 1.3B)", at_least=0
+    )
     value_learning_rate: float | None = option(
-        4e-4, "peak learning rate of the value model; none: that of the policy (InstructGPT: 9e-6)"
+        4e-4, "peak learning rate of the value model; none: that of the policy (InstructGPT: 9e-6)", at_least=0
     )
     lr_scheduler_type: str = option(
         "linear", "schedule of both learning rates: linear, cosine, constant, or any other that transformers has"
     )
-    lr_warmup_steps: int = option(0, "optimizer steps over which both learning rates rise from 0 to their peak")
-    adam_beta1: float = option(0.9, "AdamW's beta 1 (InstructGPT: 0.9)")
-    adam_beta2: float = option(0.95, "AdamW's beta 2 (InstructGPT: 0.95)")
-    adam_epsilon: float = option(1e-5, "AdamW's epsilon (summarize_from_feedback_details, arXiv 2403.17031: 1e-5)")
-    max_grad_norm: float = option(
-        1.0, "norm to which the gradients of the policy and of the value model are clipped, separately"
+    lr_warmup_steps: int = option(
+        0, "optimizer steps over which both learning rates rise from 0 to their peak", at_least=0, at_most=10**9
     )
-    response_length: int = option(64, "tokens after which a response is truncated")
-    temperature: float = option(1.0, "sampling temperature, divided out of every log-probability (InstructGPT: 1)")
+    adam_beta1: float = option(0.9, "AdamW's beta 1 (InstructGPT: 0.9)", at_least=0, below=1)
+    adam_beta2: float = option(0.95, "AdamW's beta 2 (InstructGPT: 0.95)", at_least=0, below=1)
+    adam_epsilon: float = option(
+        1e-5, "AdamW's epsilon (summarize_from_feedback_details, arXiv 2403.17031: 1e-5)", above=0
+    )
+    max_grad_norm: float = option(
+        1.0, "norm to which the gradients of the policy and of the value model are clipped, separately", above=0
+    )
+    response_length: int = option(64, "tokens after which a response is truncated", at_least=1, at_most=10**6)
+    temperature: float = option(
+        1.0, "sampling temperature, divided out of every log-probability (InstructGPT: 1)", at_least=0.01, at_most=100
+    )
     missing_eos_penalty: float | None = option(
-        1.0, "subtracted from the score of a truncated response; none for no penalty"
+        1.0, "subtracted from the score of a truncated response; none for no penalty", at_least=0
     )
     kl_coef: float = option(
-        0.05, "beta: weight of the KL penalty, the log-ratio to the reference in nats (InstructGPT: 0.02)"
+        0.05, "beta: weight of the KL penalty, the log-ratio to the reference in nats (InstructGPT: 0.02)", at_least=0
     )
     kl_target: float | None = option(
         None,
         "target KL of an adaptive kl_coef, in nats per response; none keeps kl_coef fixed (Ziegler et al., arXiv 1909.08593)",
+        above=0,
     )
-    kl_horizon: float = option(10_000, "horizon of the adaptive kl_coef, in episodes; smaller adapts faster")
-    advantage_estimator: str = option(
+    kl_horizon: float = option(10_000, "horizon of the adaptive kl_coef, in episodes; smaller adapts faster", above=0)
+    advantage_estimator: Literal["gae", "rloo"] = option(
         "gae",
         "gae: generalised advantage estimation with a value model (InstructGPT); rloo: no value model, the baseline of a response is the mean return of the other num_generations - 1 responses to its prompt (arXiv 2402.14740)",
     )
-    gamma: float = option(1.0, "discount factor per token; 1 is no discount (InstructGPT: none)")
-    lam: float = option(0.95, "lambda of generalised advantage estimation (Stiennon et al., arXiv 2009.01325: 0.95)")
+    gamma: float = option(1.0, "discount factor per token; 1 is no discount (InstructGPT: none)", at_least=0, at_most=1)
+    lam: float = option(
+        0.95,
+        "lambda of generalised advantage estimation (Stiennon et al., arXiv 2009.01325: 0.95)",
+        at_least=0,
+        at_most=1,
+    )
     whiten_rewards: bool = option(False, "scale rewards to unit variance, without shifting their mean (Ziegler et al.)")
     cliprange: float = option(
-        0.2, "clip range: the probability ratio is clipped to 1 - cliprange and 1 + cliprange (InstructGPT: 0.2)"
+        0.2,
+        "clip range: the probability ratio is clipped to 1 - cliprange and 1 + cliprange (InstructGPT: 0.2)",
+        above=0,
+        at_most=1000,
     )
-    cliprange_value: float = option(0.2, "clip range of the value around its old value, in units of the score")
+    cliprange_value: float = option(
+        0.2, "clip range of the value around its old value, in units of the score", above=0, at_most=10**6
+    )
     vf_coef: float = option(
         0.5,
         "weight of the value loss; matters with share_trunk; without it AdamW cancels the factor, up to gradient clipping",
+        at_least=0,
     )
     share_trunk: bool = option(False, "use a value head on the policy instead of a separate value model")
-    value_warmup_steps: int = option(2, "first steps in which only the value model is trained")
+    value_warmup_steps: int = option(
+        2, "first steps in which only the value model is trained", at_least=0, at_most=10**9
+    )
     ptx_coef: float = option(
         0.5,
         "gamma of PPO-ptx: weight of the mean cross-entropy of a pretraining token relative to the mean PPO loss of a token (InstructGPT: 27.8, normalised differently)",
+        at_least=0,
     )
     ptx_batch_size: int = option(
-        24, "pretraining documents per optimizer step, over all processes (InstructGPT: 8 per episode)"
+        24,
+        "pretraining documents per optimizer step, over all processes (InstructGPT: 8 per episode)",
+        at_least=1,
+        at_most=10**6,
     )
     ema_decay: float | None = option(
         None,
         "decay per optimizer step of an exponential moving average of the policy's weights, which is saved as the policy; none saves the last weights (InstructGPT: 0.992)",
+        at_least=0,
+        below=1,
     )
     max_kl: float | None = option(
         100.0,
         "the run stops if the KL to the reference, in nats per response, is higher (1 to 12 is healthy); none never stops",
+        above=0,
     )
     min_entropy: float | None = option(
         0.001,
         "the run stops if the entropy, in nats per token, is lower, as the policy has collapsed; none never stops",
+        at_least=0,
     )
     skip_nonfinite: bool = option(
         False, "skip and count updates with a gradient that is not finite, instead of stopping"
     )
-    seed: int = option(0, "seed of all random numbers")
+    seed: int = option(0, "seed of all random numbers", at_least=0, at_most=LARGEST_SEED)
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
 
     def __post_init__(self) -> None:
-        counts = ("total_episodes", "batch_size", "num_generations", "num_ppo_epochs", "num_mini_batches")
-        for name in (*counts, "response_length"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_options(self)
         self._check_estimator()
-        if self.temperature <= 0:
-            raise InputError(f"temperature is {self.temperature}; PPO samples, so it must be above 0")
         self.check_split(processes=1)
         if self.total_episodes < self.batch_size:
             raise InputError(f"total_episodes {self.total_episodes} is less than one batch of {self.batch_size}")
 
     def _check_estimator(self) -> None:
         name = self.advantage_estimator
-        if name not in ADVANTAGE_ESTIMATORS:
-            raise InputError(f"advantage_estimator is {name!r}; it must be {' or '.join(ADVANTAGE_ESTIMATORS)}")
         if not self.has_value_model and self.num_generations < 2:
             raise InputError(
                 f"advantage_estimator {name} compares responses to one prompt: num_generations must be at least 2"

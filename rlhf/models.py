@@ -39,10 +39,8 @@ def new_policy(
 ) -> PreTrainedModel:
     """A GPT-2 of the given size with random weights, for `tokenizer`, without dropout.
 
-    Raises InputError if the width is not a multiple of the heads.
+    The width must be a multiple of the heads.
     """
-    if width % heads:
-        raise InputError(f"width {width} can't be shared by {heads} heads: make it a multiple of them")
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=context,

@@ -18,7 +18,7 @@ from data.labeller import rank
 from rlhf import InputError
 from rlhf.models import load_policy, max_prompt_length, on_device
 from rlhf.rollout import Completion, sample_completions
-from rlhf.rows import Row, Tally, plain_text, read_jsonl, read_rows, write_rows
+from rlhf.rows import Row, Tally, plain_text, read_jsonl, read_lines, read_rows, write_rows
 from rlhf.run.checkpoint import step_of
 from rlhf.scoring import RewardFunction, call_reward_function
 from rlhf.tokens import load_tokenizer, prompt_dataset
@@ -42,8 +42,6 @@ def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
         return {}
     if options.labeller is None:
         raise InputError("no labeller: name a function that scores completions, or files of comparisons under data")
-    if options.completions + options.swapped < 2:
-        raise InputError("a comparison needs at least two completions: raise completions or swapped")
 
     label = load_function(options.labeller)
     source = stage.model(options.model, "sft")
@@ -68,8 +66,14 @@ def _prompts(
     count: int,
     options: ComparisonsOptions,
 ) -> tuple[list[Row], list[list[int]]]:
-    """The first `count` prompts of a file as rows and token ids, without those that leave no room for a response."""
-    rows = read_rows(stage.rows(None, f"{file}.jsonl"), "prompts")[:count]
+    """The first `count` prompts of a file as rows and token ids, without those that leave no room for a response.
+
+    None if `count` is 0, or if the data has no held-out prompts.
+    """
+    path = stage.rows(None, f"{file}.jsonl")
+    if count == 0 or (file == "prompts_test" and not any(read_lines(path))):
+        return [], []
+    rows = read_rows(path, "prompts")[:count]
     tally = Tally(used=len(rows))
     dataset = prompt_dataset(rows, tokenizer, max_prompt_length(policy, options.response_length), tally)
     say(f"{file}: {tally}; {options.completions} completions each, plus {options.swapped} taken from other prompts")

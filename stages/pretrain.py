@@ -17,7 +17,7 @@ from stages.common.console import say
 from stages.common.options import PretrainOptions
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
-from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_arguments
+from stages.common.training import SavingSFTTrainer, new_trainer, train, trainer_arguments
 
 # more text changes a vocabulary of some thousand tokens little, and takes a minute for each 200 MB
 TOKENIZER_BYTES = 5 * 10**7
@@ -42,6 +42,7 @@ def train_new(
     options: PretrainOptions, stage: Stage
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """A new model and its tokenizer, trained on the run's text, and a summary for the record."""
+    arguments = trainer_arguments(SFTConfig, options, stage.partial)
     tally = Tally()
     path = stage.rows(options.text, "text.jsonl")
     rows = read_rows(path, "text", tally)
@@ -57,12 +58,11 @@ def train_new(
     tokens = int(dataset.data.column("length").to_numpy().sum())
     say(f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
 
-    arguments = trainer_arguments(SFTConfig, options, stage.partial)
     if options.packing:
         arguments.packing, arguments.packing_strategy, arguments.max_length = True, "wrapped", options.context
         arguments.dataset_kwargs = None  # TRL packs the rows
-    trainer = SavingSFTTrainer(
-        model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
+    trainer = new_trainer(
+        SavingSFTTrainer, options, model=policy, arguments=arguments, dataset=dataset, tokenizer=tokenizer
     )
     history = train(trainer, stage, options)
     return policy, tokenizer, {"rows": tally.as_dict(), "tokens": tokens, "history": history}

@@ -23,7 +23,7 @@ from stages.common.console import say
 from stages.common.options import RewardOptions
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
-from stages.common.training import SavingRewardTrainer, in_batches, row_limit, train, trainer_arguments
+from stages.common.training import SavingRewardTrainer, new_trainer, row_limit, train, trainer_arguments
 
 NORMALISED_ON = 4096  # maximum number of sequences over which scores are normalised
 Item = TypeVar("Item")
@@ -31,6 +31,7 @@ Item = TypeVar("Item")
 
 def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     """Writes the reward model and the tokenizer; returns row counts, test accuracies and the log for the record."""
+    arguments = trainer_arguments(RewardConfig, options, stage.partial)
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
     set_seed(options.seed)
@@ -49,9 +50,8 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     completions = len(dataset.data.column("ranks").combine_chunks().flatten())
     say(f"{tally}, {completions:,} completions, {options.epochs:g} epochs; test: {test_tally}")
 
-    arguments = trainer_arguments(RewardConfig, options, stage.partial)
-    trainer = SavingRewardTrainer(
-        model=scorer.model, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
+    trainer = new_trainer(
+        SavingRewardTrainer, options, model=scorer.model, arguments=arguments, dataset=dataset, tokenizer=tokenizer
     )
     history = train(trainer, stage, options)
     scorer.eval()

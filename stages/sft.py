@@ -17,11 +17,12 @@ from stages.common.console import say
 from stages.common.options import SFTOptions
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
-from stages.common.training import SavingSFTTrainer, in_batches, row_limit, train, trainer_arguments
+from stages.common.training import SavingSFTTrainer, new_trainer, row_limit, train, trainer_arguments
 
 
 def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     """Writes the model and the tokenizer; returns row counts and the log for the record."""
+    arguments = trainer_arguments(SFTConfig, options, stage.partial)
     source = stage.model(options.model, "pretrain")
     tokenizer = load_tokenizer(source)
     policy = load_policy(source, tokenizer)
@@ -33,9 +34,8 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     say(f"{tally}, {options.epochs:g} epochs")
 
     set_seed(options.seed)
-    arguments = trainer_arguments(SFTConfig, options, stage.partial)
-    trainer = SavingSFTTrainer(
-        model=policy, args=arguments, train_dataset=in_batches(dataset, options), processing_class=tokenizer
+    trainer = new_trainer(
+        SavingSFTTrainer, options, model=policy, arguments=arguments, dataset=dataset, tokenizer=tokenizer
     )
     history = train(trainer, stage, options)
     policy.save_pretrained(stage.partial)

@@ -1,6 +1,11 @@
 """Options of PPO that contradict each other are refused."""
 
+import math
+from dataclasses import fields
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlhf import InputError
 from rlhf.config import PPOConfig
@@ -14,11 +19,21 @@ from rlhf.config import PPOConfig
             "batch_size 6 can't be split .*must be a multiple of 4 minibatches",
         ),
         ({"total_episodes": 4}, "less than one batch"),
-        ({"temperature": 0.0}, "must be above 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; it must be from 0.01 to 100"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs is 0"),
         ({"num_generations": 0}, "num_generations is 0"),
+        ({"kl_coef": -1.0}, "kl_coef is -1.0; it must be at least 0"),
+        ({"kl_coef": 10**400}, "a number of more than 300 digits"),
+        ({"kl_coef": math.inf}, "kl_coef is inf; it must be a finite number, at least 0"),
+        ({"kl_coef": None}, "kl_coef is None; it must be a number, at least 0"),
+        ({"max_kl": -1}, "max_kl is -1; it must be above 0 or none"),
+        ({"response_length": 8.0}, "response_length is 8.0; it must be a whole number, from 1 to 1,000,000"),
+        ({"response_length": True}, "response_length is True; it must be a whole number"),
+        ({"bf16": 1}, "bf16 is 1; it must be true or false"),
+        ({"lr_scheduler_type": 3}, "lr_scheduler_type is 3; it must be a text"),
         ({"num_generations": 3}, "multiple of 2 minibatches x 3 responses to each prompt"),
-        ({"advantage_estimator": "grpo"}, "advantage_estimator is 'grpo'; it must be gae or rloo"),
+        ({"advantage_estimator": "grpo"}, "advantage_estimator is 'grpo'; it must be gae or rloo$"),
+        ({"advantage_estimator": "GAE"}, 'it must be gae or rloo, did you mean "gae"\\?'),
         ({"advantage_estimator": "rloo"}, "num_generations must be at least 2"),
         ({"advantage_estimator": "rloo", "num_generations": 2, "share_trunk": True}, "uses no values"),
     ],
@@ -34,3 +49,26 @@ def test_pretraining_text_that_processes_can_not_share_equally_is_refused():
     with pytest.raises(InputError, match="ptx_batch_size 3 can't be shared by 2 processes"):
         config.check_split(2)
     PPOConfig(**{**vars(config), "ptx_coef": 0.0}).check_split(2)
+
+
+numbers = st.integers() | st.floats() | st.sampled_from([0, 1, 2, 0.5, 1.0, 10**400]) | st.none() | st.booleans()
+
+
+@given(st.dictionaries(st.sampled_from([field.name for field in fields(PPOConfig)]), numbers | st.text(max_size=5)))
+def test_a_config_is_refused_or_every_number_has_a_meaning(options):
+    try:
+        config = PPOConfig(**options)
+    except InputError as error:
+        assert any(name in str(error) for name in options)
+        return
+    assert config.learning_rate >= 0 and config.kl_coef >= 0 and config.ptx_coef >= 0 and config.vf_coef >= 0
+    assert 0 <= config.gamma <= 1 and 0 <= config.lam <= 1
+    assert 0 <= config.adam_beta1 < 1 and 0 <= config.adam_beta2 < 1 and config.adam_epsilon > 0
+    assert config.cliprange > 0 and config.cliprange_value > 0 and config.max_grad_norm > 0
+    assert config.temperature > 0 and config.response_length >= 1 and 0 <= config.seed < 2**32
+    assert config.ema_decay is None or 0 <= config.ema_decay < 1
+    assert config.steps >= 1 and config.updates_per_step >= 1 and config.ptx_batch_size >= 1
+    for name in ("batch_size", "num_mini_batches", "lr_warmup_steps", "value_warmup_steps"):
+        assert type(getattr(config, name)) is int and getattr(config, name) >= 0
+    numbers = [value for value in vars(config).values() if isinstance(value, int | float)]
+    assert all(map(math.isfinite, numbers))

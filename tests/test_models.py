@@ -54,11 +54,6 @@ def test_a_new_policy_has_the_given_size_and_no_dropout(tokenizer):
         max_prompt_length(model, 24)
 
 
-def test_a_width_that_is_not_a_multiple_of_the_heads_is_refused(tokenizer):
-    with pytest.raises(InputError, match="width 20 can't be shared by 3 heads"):
-        new_policy(tokenizer, layers=1, width=20, heads=3, context=8, initializer_range=0.1)
-
-
 def test_a_saved_policy_generates_with_transformers_alone(folder):
     loaded = load_policy(folder, load_tokenizer(folder))
     loaded.save_pretrained(folder)

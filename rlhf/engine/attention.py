@@ -153,8 +153,9 @@ class _GroupedProducts(torch.autograd.Function):
         heads, _, width = grad.shape
         dq, dk, dv = torch.zeros((3, *grad.shape), dtype=grad.dtype, device=grad.device)
         start = 0
+        saved = ctx.saved_tensors  # activation checkpointing lets them be read once
         for number, group in enumerate(ctx.layout.groups):
-            qs, ks, vs, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
+            qs, ks, vs, weights = saved[4 * number : 4 * number + 4]
             (count, queries, _), span = group.shape, slice(start, start + len(group.real_queries))
             # queries that are padding get no gradient
             output = grad.new_zeros(heads, count * queries, width).index_copy_(1, group.real_queries, grad[:, span])

@@ -8,12 +8,13 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from rlhf.config import PPOConfig
 from rlhf.models import ValueHead
 from rlhf.run.checkpoint import load_state, save_state
 from rlhf.run.randomness import random_state, set_random_state
+from rlhf.run.schedule import new_schedule
 
 
 class TrainingState:
@@ -27,7 +28,7 @@ class TrainingState:
         self.shares_trunk = isinstance(value_model, ValueHead)  # the value model is a head on the policy
         groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
         if value_model is not None:
-            rate = config.value_learning_rate or config.learning_rate
+            rate = config.learning_rate if config.value_learning_rate is None else config.value_learning_rate
             groups.append({"params": list(value_model.parameters()), "lr": rate})
         optimizer = AdamW(
             groups,
@@ -36,7 +37,7 @@ class TrainingState:
             weight_decay=0.0,
             fused=True,
         )
-        self.scheduler = get_scheduler(
+        self.scheduler = new_schedule(
             config.lr_scheduler_type, optimizer, config.lr_warmup_steps, config.steps * config.updates_per_step
         )
         self.policy, self.optimizer = accelerator.prepare(policy, optimizer)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from rlhf import InputError
-from rlhf.config import PPOConfig, option
+from rlhf.config import LARGEST_SEED, PPOConfig
+from rlhf.option import check_options, option
 
 # every stage comes after the stages whose results it reads
 CHAIN = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
@@ -26,9 +27,17 @@ class StageOptions:
     results: dict | None = option(
         None, "folders of the results of other stages, as JSON; by default those of the run, then those of its base"
     )
-    run_seed: int | None = option(None, "seed of all stages of the run, as make's SEED gives it; --seed overrides it")
+    run_seed: int | None = option(
+        None,
+        "seed of all stages of the run, as make's SEED gives it; --seed overrides it",
+        at_least=0,
+        at_most=LARGEST_SEED,
+    )
     output: str | None = option(None, "folder for this stage's result; by default <run>/<stage>")
-    seed: int = option(0, "seed of all random numbers of the stage")
+    seed: int = option(0, "seed of all random numbers of the stage", at_least=0, at_most=LARGEST_SEED)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @property
     def run_folder(self) -> Path:
@@ -40,35 +49,50 @@ class StageOptions:
 class SavingOptions(StageOptions):
     """Options of a stage that saves checkpoints and resumes from them."""
 
-    save_steps: int | None = option(None, "steps between checkpoints; none: only save_minutes decides")
+    save_steps: int | None = option(
+        None, "steps between checkpoints; none: only save_minutes decides", at_least=1, at_most=10**9
+    )
     save_minutes: float | None = option(
         0.5,
         "minutes between checkpoints, more if saving takes over a twentieth of the time; none: only save_steps decides",
+        above=0,
     )
-    save_total_limit: int = option(2, "number of newest checkpoints to keep; the finished result keeps them too")
-
-    def __post_init__(self) -> None:
-        for name in ("save_steps", "save_minutes", "save_total_limit"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"{name} is {value}; it must be above 0")
+    save_total_limit: int = option(
+        2, "number of newest checkpoints to keep; the finished result keeps them too", at_least=1, at_most=10**9
+    )
 
 
 @dataclass
 class TrainingOptions(SavingOptions):
     """Options of pretraining, SFT and the reward model; `trainer` passes any other argument to TRL's trainer."""
 
-    epochs: float = option(1.0, "epochs over the rows")
-    batch_size: int = option(16, "rows per step and process; for the reward model, prompts with all their completions")
-    learning_rate: float = option(1e-3, "peak learning rate of AdamW")
+    epochs: float = option(1.0, "epochs over the rows", above=0, at_most=1000)
+    max_steps: int | None = option(
+        None,
+        "maximum number of optimizer steps, at which the schedule of the learning rate ends; none: epochs decide",
+        at_least=1,
+        at_most=10**9,
+    )
+    batch_size: int = option(
+        16,
+        "rows per step and process; for the reward model, prompts with all their completions",
+        at_least=1,
+        at_most=10**6,
+    )
+    learning_rate: float = option(1e-3, "peak learning rate of AdamW", at_least=0)
     lr_scheduler_type: str = option(
         "cosine", "schedule of the learning rate: cosine, linear, constant, or any other that transformers has"
     )
-    warmup_steps: int = option(50, "steps over which the learning rate rises from 0 to its peak")
-    weight_decay: float = option(0.01, "decoupled weight decay")
-    adam_beta2: float = option(0.95, "AdamW's beta 2 (InstructGPT: 0.95); beta 1 is 0.9")
+    warmup_steps: int = option(
+        50, "steps over which the learning rate rises from 0 to its peak", at_least=0, at_most=10**9
+    )
+    weight_decay: float = option(0.01, "decoupled weight decay", at_least=0)
+    adam_beta2: float = option(0.95, "AdamW's beta 2 (InstructGPT: 0.95); beta 1 is 0.9", at_least=0, below=1)
     max_length: int | None = option(
-        None, "maximum tokens of a row, by default the model's context; longer rows are dropped and counted"
+        None,
+        "maximum tokens of a row, by default the model's context; longer rows are dropped and counted",
+        at_least=2,
+        at_most=10**6,
     )
     bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that transformers supports")
@@ -80,9 +104,9 @@ class TrainingOptions(SavingOptions):
 @dataclass
 class DataOptions(StageOptions):
     world: bool = option(False, "generate text, demonstrations and prompts of the embedded world")
-    world_documents: int = option(50_000, "number of pretraining documents of the world")
-    world_demonstrations: int = option(6_000, "number of demonstrations of the world")
-    world_prompts: int = option(6_000, "number of prompts of the world")
+    world_documents: int = option(50_000, "number of pretraining documents of the world", at_least=1, at_most=10**7)
+    world_demonstrations: int = option(6_000, "number of demonstrations of the world", at_least=1, at_most=10**7)
+    world_prompts: int = option(6_000, "number of prompts of the world", at_least=1, at_most=10**7)
 
     folder: str | None = option(
         None, "folder of the files that text, demonstrations, comparisons and prompts name; by default the current one"
@@ -95,18 +119,24 @@ class DataOptions(StageOptions):
     prompts: list[str] = option(
         [], "files or hub data sets of prompts, for PPO; by default the prompts of demonstrations and comparisons"
     )
-    sample_by: str = option(
+    sample_by: Literal["line", "paragraph", "document"] = option(
         "paragraph", "unit of a .txt file that becomes one document: line, paragraph or document (the whole file)"
     )
-    limit: int | None = option(None, "maximum number of rows to use of each file or data set")
+    limit: int | None = option(
+        None, "maximum number of rows to use of each file or data set", at_least=1, at_most=10**9
+    )
 
     preview: int = option(1, "rows of each kind to print as text")
 
     test_share: float = option(
         0.1,
         "share of the prompts, or texts, of the files that is held out for the test; rows with these prompts are not trained on",
+        at_least=0,
+        at_most=1,
     )
-    test_rows: int = option(400, "maximum number of prompts, or texts, held out for the test")
+    test_rows: int = option(
+        400, "maximum number of prompts, or texts, held out for the test", at_least=0, at_most=10**7
+    )
 
 
 @dataclass
@@ -116,15 +146,28 @@ class PretrainOptions(TrainingOptions):
     tokenizer: str | None = option(
         None, "tokenizer of the new model (a folder or a hub id), by default one trained on the text"
     )
-    vocab_size: int = option(2048, "maximum vocabulary size of the new tokenizer")
-    layers: int = option(3, "transformer blocks of the new model")
-    width: int = option(128, "hidden size of the new model")
-    heads: int = option(8, "attention heads of the new model")
-    context: int = option(128, "context length of the new model, in tokens; longer documents are split into pieces")
+    vocab_size: int = option(2048, "maximum vocabulary size of the new tokenizer", at_least=258, at_most=10**6)
+    layers: int = option(3, "transformer blocks of the new model", at_least=1, at_most=1000)
+    width: int = option(128, "hidden size of the new model", at_least=1, at_most=10**5)
+    heads: int = option(8, "attention heads of the new model", at_least=1, at_most=10**5)
+    context: int = option(
+        128,
+        "context length of the new model, in tokens; longer documents are split into pieces",
+        at_least=2,
+        at_most=10**6,
+    )
     initializer_range: float = option(
-        0.1, "standard deviation of the initial weights (GPT-2: 0.02, too small for narrow models)"
+        0.1,
+        "standard deviation of the initial weights (GPT-2: 0.02, too small for narrow models)",
+        above=0,
+        at_most=100,
     )
     packing: bool = option(False, "fill each row with several documents; useful for short documents in a long context")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads:
+            raise InputError(f"width {self.width} can't be shared by {self.heads} heads: make it a multiple of them")
 
 
 @dataclass
@@ -144,18 +187,33 @@ class ComparisonsOptions(SavingOptions):
     noise: float = option(
         1.5,
         "the labeller prefers the better of two completions with probability sigmoid(difference / noise); 0: no noise",
+        at_least=0,
     )
-    tie_margin: float = option(0.0, "completions tie if their perceived qualities differ by at most this")
-    count: int = option(1800, "number of training prompts whose completions are compared")
-    test_count: int = option(300, "number of held-out prompts whose completions are compared, to test the reward model")
-    completions: int = option(4, "K, the completions sampled for each prompt (InstructGPT: 4 to 9)")
+    tie_margin: float = option(0.0, "completions tie if their perceived qualities differ by at most this", at_least=0)
+    count: int = option(1800, "number of training prompts whose completions are compared", at_least=1, at_most=10**9)
+    test_count: int = option(
+        300,
+        "number of held-out prompts whose completions are compared, to test the reward model; 0: no test",
+        at_least=0,
+        at_most=10**9,
+    )
+    completions: int = option(
+        4, "K, the completions sampled for each prompt (InstructGPT: 4 to 9)", at_least=1, at_most=1000
+    )
     swapped: int = option(
         1,
         "completions of other prompts added to each ranking, so that the reward model learns to reject off-topic answers",
+        at_least=0,
+        at_most=1000,
     )
-    temperature: float = option(1.0, "sampling temperature")
-    response_length: int = option(64, "tokens after which a completion is truncated")
-    batch_size: int = option(256, "completions sampled in one batch")
+    temperature: float = option(1.0, "sampling temperature", at_least=0.01, at_most=100)
+    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
+    batch_size: int = option(256, "completions sampled in one batch", at_least=1, at_most=10**6)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.completions + self.swapped < 2:
+            raise InputError("a comparison needs at least two completions: raise completions or swapped")
 
 
 @dataclass
@@ -189,12 +247,8 @@ class PPOOptions(PPOConfig, SavingOptions):
         None, "JSON Lines file of {text} for the pretraining mix; by default the one from `make data`"
     )
     gold: str | None = option(None, "a Python function, module:function, that returns true quality; it is only logged")
-    show_samples: int = option(10, "steps between printed sample completions; 0: print none")
+    show_samples: int = option(10, "steps between printed sample completions; 0: print none", at_least=0, at_most=10**9)
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that Accelerate supports")
-
-    def __post_init__(self) -> None:
-        PPOConfig.__post_init__(self)
-        SavingOptions.__post_init__(self)
 
 
 @dataclass
@@ -207,9 +261,16 @@ class SamplesOptions(StageOptions):
         None, 'text around each --prompt, which replaces {}; "chat" makes it a chat message of the user'
     )
     models: list[str] = option(["pretrain", "sft", "ppo"], "models to compare: stages of the run, folders or hub ids")
-    count: int = option(6, "number of prompts to take from a file, alternating between tasks if it has a column `task`")
-    temperature: float = option(1.0, "sampling temperature; 0: greedy decoding")
-    response_length: int = option(64, "tokens after which a completion is truncated")
+    count: int = option(
+        6,
+        "number of prompts to take from a file, alternating between tasks if it has a column `task`",
+        at_least=1,
+        at_most=10**9,
+    )
+    temperature: float = option(
+        1.0, "sampling temperature; 0: greedy decoding", at_least=0.01, at_most=100, or_zero=True
+    )
+    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     gold: str | None = option(
         None, "a Python function, module:function, that returns true quality, printed beside each answer"
     )
@@ -221,11 +282,16 @@ class EvaluateOptions(StageOptions):
         ["pretrain", "sft", "ppo"],
         "models to evaluate: stages of the run, folders or hub ids; those listed after sft are compared with it",
     )
-    count: int = option(400, "maximum number of held-out prompts")
-    temperature: float = option(1.0, "sampling temperature; greedy decoding is evaluated as well")
-    response_length: int = option(64, "tokens after which a completion is truncated")
+    count: int = option(400, "maximum number of held-out prompts", at_least=1, at_most=10**9)
+    temperature: float = option(
+        1.0, "sampling temperature; greedy decoding is evaluated as well", at_least=0.01, at_most=100
+    )
+    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     best_of: int = option(
-        0, "n of best-of-n: of n completions of the SFT model, the one with the highest score; 0: not evaluated"
+        0,
+        "n of best-of-n: of n completions of the SFT model, the one with the highest score; 0: not evaluated",
+        at_least=0,
+        at_most=10**4,
     )
     gold: str | None = option(None, "a Python function, module:function, that returns true quality")
     perfect: float = option(10.0, "gold score from which an answer counts as perfect")

@@ -6,11 +6,9 @@ reported with file and line.
 
 import importlib
 import json
-import math
 import sys
 from argparse import (
     SUPPRESS,
-    ArgumentDefaultsHelpFormatter,
     ArgumentError,
     ArgumentParser,
     ArgumentTypeError,
@@ -18,12 +16,13 @@ from argparse import (
 )
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
-from importlib.util import find_spec
-from types import NoneType
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rlhf import InputError
+from rlhf.option import check_option, kind_of
 from rlhf.run.files import as_json
+from stages.common.libraries import check_library_values
 from stages.common.options import OPTIONS, PLACES, StageOptions
 from stages.common.recipe import no_such_option, recipe_options
 
@@ -55,11 +54,12 @@ def parse(stage: str, argv: list[str] | None = None) -> Any:
 def parse_given(stage: str, argv: list[str]) -> Parsed:
     """The same as `parse`, with the names of the options that are set.
 
-    Functions and trackers that options name are not looked up, see `check_values`.
+    What options name, such as functions and trackers, is not looked up, see `check_values`.
     """
     options_class = OPTIONS[stage]
     recipe = _recipe_named_in(argv)
     parser = _parser(options_class, stage)
+    parse_argv = partial(_parse, parser, options_class)
     parser.description = f"Defaults are those of the recipe {recipe}; add --recipe NAME for those of another."
     typed = {argument[2:].split("=")[0].replace("-", "_") for argument in argv if argument.startswith("--")}
     given = set(typed)
@@ -71,28 +71,21 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
             raise InputError(f"{where}: {no_such_option(name, names)} in {stage}")
         # an empty list overrides that of a base recipe; argparse can't parse an empty list
         is_empty_list = value == [] and isinstance(parser.get_default(name), list)
-        parsed = [] if is_empty_list else getattr(_parse(parser, _as_argv(name, value), where), name)
+        parsed = [] if is_empty_list else getattr(parse_argv(_as_argv(name, value), where), name)
         parser.set_defaults(**{name: parsed})
         given.add(name)
-    values = vars(_parse(parser, argv, "command line"))
+    values = vars(parse_argv(argv, "command line"))
     if values["run_seed"] is not None and "seed" not in typed:
         values["seed"] = values["run_seed"]
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name} is {value}; it must be a finite number")
-    if not 0 <= values["seed"] < 2**32:
-        raise InputError(f"seed is {values['seed']}; it must be a whole number from 0 to 4294967295")
     return Parsed(options_class(**values), given)
 
 
 def check_values(options: StageOptions) -> None:
-    """Raises InputError if the options name a function or a tracker that does not exist."""
+    """Raises InputError if the options name a function, a schedule, a tracker or an argument that does not exist."""
     for name in FUNCTIONS:
         if getattr(options, name, None):
             load_function(getattr(options, name))
-    tracker = getattr(options, "log_with", None)
-    if tracker and find_spec(tracker) is None:
-        raise InputError(f"log_with {tracker}: no package of that name; install it, `pip install {tracker}`")
+    check_library_values(options)
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -120,7 +113,6 @@ def _parser(options_class: type[StageOptions], stage: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"python -m stages.{stage}",
         usage="%(prog)s [--OPTION VALUE ...]",
-        formatter_class=ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
         exit_on_error=False,
     )
@@ -129,7 +121,8 @@ def _parser(options_class: type[StageOptions], stage: str) -> ArgumentParser:
         default = field.default if field.default_factory is MISSING else field.default_factory()
         flags = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
         kwargs = _argument_type(types[field.name])
-        help_text = field.metadata["help"].replace("%", "%%")
+        notes = "; ".join(filter(None, [str(field.metadata["range"]), "default: %(default)s"]))
+        help_text = f"{field.metadata['help'].replace('%', '%%')} ({notes})"
         parser.add_argument(*flags, dest=field.name, default=default, help=help_text, **kwargs)
         if default is True:
             parser.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=SUPPRESS)
@@ -138,19 +131,27 @@ def _parser(options_class: type[StageOptions], stage: str) -> ArgumentParser:
 
 def _argument_type(hint: Any) -> dict[str, Any]:
     """The arguments of `add_argument` for a field of this type."""
-    if get_origin(hint) is Literal:
-        return {"choices": get_args(hint)}
-    if get_origin(hint) is list:
-        return {"type": get_args(hint)[0], "nargs": "+", "metavar": "VALUE"}
-    alternatives = get_args(hint)
-    convert = next((_converter(t) for t in alternatives if t is not NoneType), None) or _converter(hint)
-    if NoneType in alternatives:
-        convert = _or_none(convert)
-    return {"type": convert, "metavar": "VALUE"} | ({"nargs": "?", "const": True} if hint is bool else {})
+    kind, optional = kind_of(hint)
+    if get_origin(kind) is Literal:
+        return {"metavar": f"{{{','.join(get_args(kind))}}}"}
+    if get_origin(kind) is list:
+        return {"type": _converter(get_args(kind)[0]), "nargs": "+", "metavar": "VALUE"}
+    convert = _or_none(_converter(kind)) if optional else _converter(kind)
+    return {"type": convert, "metavar": "VALUE"} | ({"nargs": "?", "const": True} if kind is bool else {})
 
 
-def _converter(of: Any) -> Callable[[str], Any]:
-    return {bool: _boolean, dict: _json_object}.get(of, of)
+def _converter(kind: Any) -> Callable[[str], Any]:
+    if kind in (int, float):
+        return partial(_number, kind)
+    return {bool: _boolean, dict: _json_object}.get(kind, kind)
+
+
+def _number(kind: type[int | float], text: str) -> Any:
+    """The number that a text holds; the text itself if it holds none, which `check_option` refuses."""
+    try:
+        return kind(text)
+    except ValueError:
+        return text
 
 
 def _boolean(text: str) -> bool:
@@ -177,7 +178,7 @@ def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return optional
 
 
-def _parse(parser: ArgumentParser, argv: list[str], where: str) -> Namespace:
+def _parse(parser: ArgumentParser, options_class: type[StageOptions], argv: list[str], where: str) -> Namespace:
     lists, argv = _list_values(parser, argv)
     try:
         namespace, unknown = parser.parse_known_args(argv)
@@ -188,6 +189,11 @@ def _parse(parser: ArgumentParser, argv: list[str], where: str) -> Namespace:
         if argument.startswith("--"):
             raise InputError(f"{where}: {no_such_option(argument[2:].split('=')[0], vars(namespace))}")
         raise InputError(f"{where}: {argument!r} belongs to no option; options begin with --")
+    for name, value in vars(namespace).items():
+        try:
+            check_option(options_class, name, value)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
     return namespace
 
 

@@ -5,7 +5,6 @@ one overrides. If `base` is the folder of a run, the recipe overrides that run's
 where they would be the same.
 """
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from rlhf import InputError
+from rlhf.option import did_you_mean
 from stages.common.options import STAGES
 from stages.common.run import SETTINGS, settings_of
 
@@ -117,5 +117,4 @@ def _values(node: yaml.Node, path: Path, depth: int = 0) -> Any:
 
 def no_such_option(name: str, names: Iterable[str]) -> str:
     """The message for an option that does not exist."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f'there is no option "{name}"' + (f', did you mean "{close[0]}"?' if close else "")
+    return f'there is no option "{name}"{did_you_mean(name, names)}'

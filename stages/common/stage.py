@@ -21,7 +21,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from rlhf import InputError
+from rlhf import InputError, first_line
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace, write_json
 from stages.common.code import code_hash
@@ -208,8 +208,19 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
         if isinstance(error, OSError) and error.errno not in _CORRECTABLE:
             raise
         sys.exit(_fail(name, f"{error}; finished results are unchanged", 2))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(_fail(name, f"not enough memory for these options: {first_line(error)}", 2))
     except KeyboardInterrupt as error:
         sys.exit(_fail(name, str(error) or "interrupted", 128 + getattr(error, "signal", signal.SIGINT)))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory of the machine or the GPU is exhausted. torch raises RuntimeError for both."""
+    return isinstance(error, MemoryError) or any(
+        text in str(error) for text in ("out of memory", "can't allocate memory")
+    )
 
 
 def warn_about_bf16(options: StageOptions) -> None:

@@ -2,17 +2,19 @@
 
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
 from trl import RewardConfig, SFTConfig
 
-from rlhf import InputError
+from rlhf import InputError, first_line
 from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
 from rlhf.sft import PackedSFTTrainer
@@ -21,9 +23,6 @@ from stages.common.console import ProgressBar
 from stages.common.options import TrainingOptions
 from stages.common.resume import Saver
 from stages.common.stage import Stage
-
-# arguments of transformers' trainers that read or write outside the run's folder
-OUTSIDE = {"logging_dir", "push_to_hub", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
 
 # transformers' new and old name of the same argument; the new one is used if it exists
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
@@ -35,8 +34,6 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
     """The options as arguments of a TRL trainer. Raises InputError if TRL refuses them."""
     further = options.trainer or {}
     checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
-    if outside := OUTSIDE & further.keys():
-        raise InputError(f"trainer: {', '.join(sorted(outside))} would read or write outside the run's folder")
     try:
         arguments = config_class(
             output_dir=str(folder),
@@ -62,7 +59,7 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
                 **further,
             },
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
     if isinstance(arguments, SFTConfig) and arguments.max_length is None and not arguments.packing:
         # the rows are token ids already, and TRL would copy them all to add labels
@@ -136,6 +133,9 @@ class SavingRewardTrainer(Resumable, RankingRewardTrainer):
     """The resumable trainer of the reward model."""
 
 
+AnyTrainer = TypeVar("AnyTrainer", SavingSFTTrainer, SavingRewardTrainer)
+
+
 class TrainerProgress(TrainerCallback):
     """Shows a progress bar with means of loss and accuracy over the last 20 steps."""
 
@@ -177,10 +177,48 @@ def row_limit(options: TrainingOptions, context: int) -> int:
 
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
-    """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`."""
-    return dataset.select(
-        batch_order(dataset.data.column("length").to_numpy(), options.batch_size, options.epochs, options.seed)
-    )
+    """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`. Raises InputError for no row."""
+    order = batch_order(dataset.data.column("length").to_numpy(), options.batch_size, options.epochs, options.seed)
+    if len(order) == 0:
+        raise InputError(f"epochs is {options.epochs:g}, which is less than one of the {len(dataset)} rows: raise it")
+    return dataset.select(order)
+
+
+@contextmanager
+def naming_arguments(further: dict[str, Any] | None) -> Iterator[None]:
+    """A context in which an error becomes an InputError that names `further`, the arguments for TRL that the user set.
+
+    TRL and torch check many of them only when they are used. Without any, errors pass unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not further or isinstance(error, InputError):
+            raise
+        names = ", ".join(further)
+        raise InputError(
+            f"training fails with the arguments in trainer ({names}): {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def new_trainer(
+    trainer_class: type[AnyTrainer],
+    options: TrainingOptions,
+    *,
+    model: nn.Module,
+    arguments: SFTConfig | RewardConfig,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+) -> AnyTrainer:
+    """A trainer for all epochs of the rows, or for `max_steps` optimizer steps if these are fewer."""
+    rows = in_batches(dataset, options)
+    with naming_arguments(options.trainer):
+        trainer = trainer_class(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+        if options.max_steps is not None:
+            # TRL would start the rows again if there are too few for max_steps
+            steps = -(-len(trainer.get_train_dataloader()) // arguments.gradient_accumulation_steps)
+            arguments.max_steps = min(options.max_steps, steps)
+    return trainer
 
 
 def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[dict[str, float]]:
@@ -195,7 +233,8 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
     with trainer.saver as saver:
         checkpoint = saver.latest()
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with naming_arguments(options.trainer):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UnpicklingError as error:
             raise InputError(
                 f"the checkpoint {checkpoint} contains pickled objects, which would run code; remove it"
