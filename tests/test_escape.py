@@ -74,13 +74,15 @@ def rendered(source: str) -> list[tuple[str, str]]:
     elements, tokens = [], parser.parse(source)
     for opening, token in zip(tokens, tokens[1:], strict=False):
         if token.type == "inline":
-            breaks = [child.type == "html_inline" and child.content == "<br>" for child in token.children]
-            texts = [
-                "\n" if is_break else child.content for is_break, child in zip(breaks, token.children, strict=True)
-            ]
-            elements.append((opening.tag, "".join(texts)))
-            assert all(is_break or child.type == "text" for is_break, child in zip(breaks, token.children, strict=True))
+            elements.append((opening.tag, "".join(map(_literal, token.children))))
     return elements
+
+
+def _literal(child) -> str:
+    if (child.type, child.content) == ("html_inline", "<br>"):
+        return "\n"
+    assert child.type == "text", child
+    return child.content
 
 
 @pytest.mark.parametrize(
