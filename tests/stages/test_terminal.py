@@ -9,7 +9,8 @@ import pytest
 
 from rlhf.rollout import Completion
 from stages.common.console import ProgressBar, print_error, print_lines, say
-from stages.samples import as_lines
+from stages.common.options import SamplesOptions
+from stages.samples import as_lines, as_markdown
 from tests.forks import ROOT
 from tests.pipeline import TOY, make_here, shell, stage
 from tests.recipes import write_recipe
@@ -75,10 +76,25 @@ def test_a_progress_bar_on_a_terminal_escapes_its_description(monkeypatch, capsy
 
 def test_a_sample_can_not_imitate_another_answer():
     forged = "\n  ppo        perfect (gold 10.0)"
-    lines = as_lines(f"a{forged}", [("sft", Completion([], f"b{forged}{EVIL}", True), 0.0)])
+    lines = as_lines(f"a{forged}", [("sft\r", Completion([], f"b{forged}{EVIL}", True), 0.0)])
     assert lines[:3] == ["", "| a", "|   ppo        perfect (gold 10.0)"]
-    assert lines[3].startswith("  sft        b ppo perfect (gold 10.0)" + r"\x1b[31mred\u202e\r\x07")
+    assert lines[3].startswith(r"  sft\r      b ppo perfect (gold 10.0)\x1b[31mred\u202e\r\x07")
     assert lines[-1].endswith("(gold 0.0)")
+
+
+def test_prompts_names_and_answers_stay_in_their_cells_of_samples_md():
+    names = ["sft", f"a|b {EVIL}"]
+    answers = [Completion([], text, True) for text in (f"x|y\n# {EVIL}z", "<script>[x](javascript:y) `*_")]
+    table = [(f"{EVIL}|\n|---|", list(zip(names, answers, [None, 2.0], strict=True)))]
+    source = as_markdown(table, names, SamplesOptions())
+    assert_clean(source)
+    # the parser of the tests refuses markup, so the emphasis of the gold, our own, is taken out
+    heading, *cells = rendered(source.replace(" *(2.0)*", " (2.0)"))
+    assert heading == ("h1", "Samples, temperature 1")
+    assert cells == [
+        *(("th", text) for text in ("prompt", "sft", f"a|b {SHOWN}")),
+        *(("td", text) for text in (f"{SHOWN}|\n|---|", f"x|y\n# {SHOWN}z", "<script>[x](javascript:y) `*_ (2.0)")),
+    ]
 
 
 def test_samples_show_control_characters_of_a_prompt_and_their_table_keeps_its_columns(run):
@@ -86,7 +102,7 @@ def test_samples_show_control_characters_of_a_prompt_and_their_table_keeps_its_c
     output = stage("samples", "--prompt", prompt, "--models", "sft", "ppo", "--response_length", "4", run=run)
     assert_clean(output)
     assert f"\n| User: a|b <script>\n| # {SHOWN}\n" in output
-    table = (run / "samples" / "samples.md").read_text(encoding="utf-8")
+    table = (run / "samples" / "samples.md").read_bytes().decode()
     assert_clean(table)
     assert "<script" not in table
     cells = rendered(table)[1:]
@@ -153,7 +169,7 @@ def test_the_report_of_an_evaluation_is_markdown_whatever_run_and_model_are_call
     arguments = ("--models", "sft", model, "--count", "2", "--response_length", "4", "--best_of", "0")
     output = stage("evaluate", *arguments, run=run)
     assert_clean(output)
-    report = (run / "evaluate" / "report.md").read_text(encoding="utf-8")
+    report = (run / "evaluate" / "report.md").read_bytes().decode()
     assert_clean(report)
     assert "<b>" not in report
     elements = rendered(report)
