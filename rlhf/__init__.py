@@ -6,6 +6,7 @@
     models     policies, reward models and value models       config     the options of PPO
     rows       read and check rows                            tokens     tokenizers; rows to token ids and batches
     evaluate   win rate, KL, perplexity                       report     plots and tables
+    escape     text that is safe to print
     engine/    fast forward passes and decoding
     run/       sanity checks, divergence checks, metrics, checkpoints
 

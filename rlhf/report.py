@@ -8,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from rlhf.escape import markdown
+
 # metric -> title of its panel
 PANELS = {
     "score": "reward model's score",
@@ -42,7 +44,8 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """A Markdown table of the metrics, with a row per metric and a column per model."""
     models = [name for name in metrics if name not in ("reward", "seconds")]
     names = dict.fromkeys(name for model in models for name in metrics[model] if not name.endswith(("_low", "_high")))
-    rows = [["", *models]] + [[name, *(_cell(metrics[model], name) for model in models)] for name in names]
+    rows = [["", *map(markdown, models)]]
+    rows += [[markdown(name), *(_cell(metrics[model], name) for model in models)] for name in names]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rlhf import report
+from rlhf.escape import markdown
 from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate, without_nan
 from rlhf.models import Scorer, context_length, device, load_scorer
 from rlhf.reward import score_sequences
@@ -18,7 +19,7 @@ from rlhf.rows import Row, read_rows
 from rlhf.run.files import write_json
 from rlhf.tokens import completion_ids, load_tokenizer, prompt_ids, same_vocabulary, text_dataset
 from stages.common.answers import Answerer, answerable, gold_of, load_answerers
-from stages.common.console import say
+from stages.common.console import print_lines, say
 from stages.common.options import CHAIN, EvaluateOptions
 from stages.common.run import INPUT
 from stages.common.stage import Stage, main
@@ -52,8 +53,8 @@ def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
     metrics["seconds"] = {name: record["seconds"] for name in CHAIN if (record := stage.record(name))}
     write_json(stage.partial / "metrics.json", metrics)
     text = report.metrics_table(metrics)
-    print(f"\n{text}", flush=True)
-    heading = f"# {stage.run.folder.name}, {len(rows)} held-out prompts"
+    print_lines("", *text.split("\n"))
+    heading = f"# {markdown(stage.run.folder.name)}, {len(rows)} held-out prompts"
     (stage.partial / "report.md").write_text(f"{heading}\n\n{text}\n", encoding="utf-8")
     return {"metrics": metrics}
 

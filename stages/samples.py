@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
+from rlhf.escape import markdown, printable
 from rlhf.rollout import Completion
 from rlhf.rows import Row, Tally, Text, plain_text, read_lines, read_rows, valid_rows
 from stages.common.answers import answerable, gold_of, load_answerers
-from stages.common.console import say
+from stages.common.console import print_lines, say
 from stages.common.options import SamplesOptions
 from stages.common.stage import Stage, main
 
@@ -39,7 +40,7 @@ def work(options: SamplesOptions, stage: Stage) -> dict[str, Any]:
         (row["prompt"], list(zip(names, completions, gold, strict=True)))
         for row, completions, gold in zip(rows, zip(*answers, strict=True), zip(*golds, strict=True), strict=True)
     ]
-    print("\n".join(line for prompt, cells in table for line in as_lines(prompt, cells)), flush=True)
+    print_lines(*(line for prompt, cells in table for line in as_lines(prompt, cells)))
     (stage.partial / "samples.md").write_text(as_markdown(table, names, options), encoding="utf-8")
     return {"prompts": len(rows), "models": [model.source for model in answerers]}
 
@@ -67,25 +68,27 @@ def from_template(text: str, template: str | None) -> Text:
 
 
 def as_lines(prompt: Text, cells: list[Cell]) -> list[str]:
-    """Lines for the screen: the prompt, then each model's name and answer, wrapped to the terminal."""
+    """Lines for the screen: the prompt behind a `|`, then each model's name and answer, wrapped to the terminal."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    lines = ["", *plain_text(prompt).split("\n")]
+    lines = ["", *(f"| {line}" for line in plain_text(prompt).split("\n"))]
     for name, completion, gold in cells:
-        text = " ".join(completion.text.split()) + ("" if completion.finished else " ...")
-        score = f"  (gold {gold:.1f})" if is_known(gold) else ""
-        lines += textwrap.wrap(text + score, width, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13)
+        words = printable(completion.text.replace("\n", " ")).split()  # before wrapping, which measures the text
+        text = " ".join(words) + ("" if completion.finished else " ...")
+        score, heading = f"  (gold {gold:.1f})" if is_known(gold) else "", f"  {printable(name):<11}"
+        lines += textwrap.wrap(text + score, width, initial_indent=heading, subsequent_indent=" " * 13)
     return lines
 
 
 def as_markdown(table: list[tuple[Text, list[Cell]]], names: list[str], options: SamplesOptions) -> str:
     """The prompts and answers as a Markdown table with a column per model."""
-    heading = [f"# Samples, temperature {options.temperature:g}", "", f"| prompt | {' | '.join(names)} |"]
-    lines = [*heading, "|---" * (len(names) + 1) + "|"]
+    heading = f"# Samples, temperature {options.temperature:g}"
+    columns = " | ".join(["prompt", *map(markdown, names)])
+    lines = [heading, "", f"| {columns} |", "|---" * (len(names) + 1) + "|"]
     for prompt, cells in table:
-        row = [plain_text(prompt)]
+        row = [markdown(plain_text(prompt))]
         for _, completion, gold in cells:
-            row.append(completion.text.strip() + (f" *({gold:.1f})*" if is_known(gold) else ""))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in row) + " |")
+            row.append(markdown(completion.text.strip()) + (f" *({gold:.1f})*" if is_known(gold) else ""))
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -60,7 +60,7 @@ class Forks:
     def run(self, stage: str, argv: list[str], modules: Sequence[str] = ()) -> tuple[int, str]:
         """Runs a stage; its exit status and its output."""
         assert self.process.stdin and self.process.stdout
-        with tempfile.NamedTemporaryFile("r") as log:
+        with tempfile.NamedTemporaryFile("r", newline="") as log:  # a carriage return stays one
             print(json.dumps([stage, argv, log.name, list(modules)]), file=self.process.stdin, flush=True)
             return int(self.process.stdout.readline()), log.read()
 

@@ -17,7 +17,7 @@ IRRELEVANT = {
     )),
     "rlhf.run.checkpoint", "rlhf.run.files",
 }  # fmt: skip
-REPORT = "rlhf.report"  # changes the result of evaluate only
+REPORT = {"rlhf.report", "rlhf.escape"}  # change the result of evaluate only
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -35,7 +35,7 @@ def code_hash(stage: str, functions: list[str]) -> str:
     named = [function.partition(":")[0] for function in functions]
     digest = hashlib.sha256()
     for module, tree in sorted({*imported([f"stages.{stage}"], [ROOT]), *imported(named, own_places())}):
-        if module == REPORT and stage != "evaluate":
+        if module in REPORT and stage != "evaluate":
             continue
         digest.update(f"{module}\n{tree}\n".encode())
     return digest.hexdigest()[:16]

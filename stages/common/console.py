@@ -1,16 +1,39 @@
-"""Output of the stages: lines with a label, durations, progress bars."""
+"""Output of the stages: lines with a label, errors, durations, progress bars.
 
+Everything that is printed passes through here, where text from data, models and file names is escaped.
+"""
+
+import io
 import sys
 import time
 
 from tqdm import tqdm
 
+from rlhf.escape import printable
+
 INDENT = " " * 13
+
+
+def escape_unencodable() -> None:
+    """Makes stdout show a character that its encoding lacks as an escape such as `\\xe9`, as Python does on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def print_lines(*lines: str) -> None:
+    """Prints lines. A newline within one of them is escaped, so that text from data can't look like another line."""
+    print("\n".join(map(printable, lines)), flush=True)
 
 
 def say(text: str, label: str = "") -> None:
     """Prints a line, with the label in the first column."""
-    print(f"{label:<13}{text}".rstrip(), flush=True)
+    print_lines(f"{label:<13}{text}".rstrip())
+
+
+def print_error(message: str, blank: bool = False) -> None:
+    """Prints an error on stderr, below a blank line if `blank`. Further lines of the message begin with `  | `."""
+    lines = "\n  | ".join(map(printable, message.rstrip("\n").split("\n")))
+    print(f"\n{lines}" if blank else lines, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -39,19 +62,16 @@ class ProgressBar:
         self.done += steps
         text = "  ".join(f"{name} {number:.3g}" for name, number in numbers.items())
         if not self.bar.disable:
-            self.bar.set_description_str(text, refresh=False)
+            self.bar.set_description_str(printable(text), refresh=False)
             self.bar.update(steps)
         elif time.time() - self.printed > 20:
             self.printed, spent = time.time(), time.time() - self.started
             left = spent / (self.done - self.before) * (self.total - self.done)
-            print(
-                f"{INDENT}{100 * self.done / self.total:3.0f} %  {_clock(spent)}, {_clock(left)} left  {text}",
-                flush=True,
-            )
+            say(f"{100 * self.done / self.total:3.0f} %  {_clock(spent)}, {_clock(left)} left  {text}")
 
-    def write(self, line: str) -> None:
-        """Prints a line above the bar."""
-        tqdm.write(line, file=sys.stdout)
+    def write(self, *lines: str) -> None:
+        """Prints lines above the bar, as `print_lines` does."""
+        tqdm.write("\n".join(map(printable, lines)), file=sys.stdout)
         sys.stdout.flush()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 
 from rlhf import InputError
 from rlhf.run.files import set_aside
-from stages.common.console import duration, say
+from stages.common.console import duration, escape_unencodable, print_error, print_lines, say
 from stages.common.decisions import NEVER_MADE, Decision, Options, decide, options_of, plan, stages_up_to
 from stages.common.interruption import lock
 from stages.common.options import CHAIN, STAGES
@@ -53,7 +53,7 @@ def print_plan(request: Request, decisions: list[Decision]) -> None:
         if not decision.runs and decision.folder.parent != request.run.folder:
             based.setdefault(decision.folder.parent, []).append(decision.stage)
     for folder, stages in based.items():
-        print(f"from {folder}: {', '.join(stages)}", flush=True)
+        print_lines(f"from {folder}: {', '.join(stages)}")
     for decision in decisions:
         if decision.stage != request.goal and (repeated := request.repeated_arguments(decision.stage)):
             say(f"with the options of its last command line: {' '.join(repeated)}", decision.stage)
@@ -61,10 +61,10 @@ def print_plan(request: Request, decisions: list[Decision]) -> None:
         names = ", ".join(decision.stage for decision in kept)
         changed = "; ".join(dict.fromkeys(text for decision in kept for text in decision.ignored_changes))
         more = f"`make {kept[0].stage}` runs one again, REMAKE=1 all" if kept[1:] else f"`make {names}` runs it again"
-        print(f"kept: {names} ({changed}; {more})", flush=True)
+        print_lines(f"kept: {names} ({changed}; {more})")
     new = [decision.stage for decision in decisions if decision.reasons == [NEVER_MADE]]
     if new:
-        print(f"to be made in {request.run.folder}: {', '.join(new)}", flush=True)
+        print_lines(f"to be made in {request.run.folder}: {', '.join(new)}")
     for decision in decisions:
         if decision.runs and decision.stage not in new:
             say(_in_words(decision), decision.stage)
@@ -139,7 +139,7 @@ def show(request: Request, decisions: list[Decision]) -> None:
         folder = request.run.find(request.goal)
         say(f"up to date, in {folder}", request.goal)
         if request.goal == "evaluate":
-            print(f"\n{(folder / REPORT).read_text(encoding='utf-8')}", end="")
+            print_lines("", *(folder / REPORT).read_text(encoding="utf-8").rstrip("\n").split("\n"))
 
 
 def run_stage(request: Request, stage: str) -> None:
@@ -170,6 +170,7 @@ def start(stage: str, argv: list[str]) -> int:
 
 def main() -> None:
     """`python -m stages GOAL`, with make's variables in the environment."""
+    escape_unencodable()
     goals = sys.argv[1:]
     if len(goals) != 1 or goals[0] not in STAGES:
         sys.exit(
@@ -178,7 +179,7 @@ def main() -> None:
     try:
         make(Request.read(goals[0], os.environ))
     except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
+        print_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -25,7 +25,7 @@ from rlhf import InputError, first_line
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace, write_json
 from stages.common.code import code_hash
-from stages.common.console import duration, say
+from stages.common.console import duration, escape_unencodable, print_error, print_lines, say
 from stages.common.interruption import STOPPED, interruption, lock
 from stages.common.options import PLACES, StageOptions
 from stages.common.parsing import FUNCTIONS, Parsed, check_values, parse_given
@@ -55,7 +55,7 @@ class Stage:
         """Locks the result and clears the temporary folder. False if the result was already finished."""
         self.partial.mkdir(parents=True, exist_ok=True)
         self.lock = lock(self.partial)
-        print(f"\n{self.name}", flush=True)
+        print_lines("", self.name)
         if self.recover():
             say(f"had finished when it was interrupted, in {self.result}")
             return False
@@ -189,6 +189,7 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
     """Runs a stage. Exit status 2 for an error that the user can correct, 130 after Ctrl-C, 143 after SIGTERM."""
     gc.freeze()
     gc.enable()
+    escape_unencodable()
     warnings.filterwarnings("ignore")  # warnings of libraries, which the user can't act on
     for library in ("accelerate", "trl", "torch"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -241,5 +242,5 @@ _CORRECTABLE = {
 
 
 def _fail(name: str, message: str, status: int) -> int:
-    print(f"\n{name}: {message}", file=sys.stderr, flush=True)
+    print_error(f"{name}: {message}", blank=True)
     return status

@@ -80,9 +80,10 @@ def test_relative_imports_and_the_packages_of_a_module_matter(tmp_path, monkeypa
     assert code_hash("ppo", ["mine.good:good"]) == before
 
 
-def test_an_edit_of_the_report_concerns_the_evaluation_only(monkeypatch):
+@pytest.mark.parametrize("name", ["report.py", "escape.py"])
+def test_an_edit_of_the_report_concerns_the_evaluation_only(name, monkeypatch):
     before = {name: code_hash(name, []) for name in STAGES}
     parse = code._parse
     edited = ast.parse("edited = True")
-    monkeypatch.setattr(code, "_parse", lambda path: edited if path.name == "report.py" else parse(path))
-    assert {name for name in STAGES if code_hash(name, []) != before[name]} == {"evaluate"}
+    monkeypatch.setattr(code, "_parse", lambda path: edited if path.name == name else parse(path))
+    assert {stage for stage in STAGES if code_hash(stage, []) != before[stage]} == {"evaluate"}
