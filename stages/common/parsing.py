@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rlhf import InputError
+from rlhf.escape import printable
 from rlhf.option import check_option, kind_of
 from rlhf.run.files import as_json
 from stages.common.libraries import check_library_values
@@ -56,6 +57,9 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
 
     What options name, such as functions and trackers, is not looked up, see `check_values`.
     """
+    for argument in argv:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise InputError(f"{argument}: the command line is not UTF-8")
     options_class = OPTIONS[stage]
     recipe = _recipe_named_in(argv)
     parser = _parser(options_class, stage)
@@ -108,9 +112,16 @@ def load_function(name: str) -> Callable[..., Any]:
 # --- argparse ---------------------------------------------------------------------------------------------------------
 
 
+class _Parser(ArgumentParser):
+    """A parser whose help shows names and values of a recipe escaped."""
+
+    def format_help(self) -> str:
+        return "\n".join(map(printable, super().format_help().split("\n")))
+
+
 def _parser(options_class: type[StageOptions], stage: str) -> ArgumentParser:
     """A parser with one argument per field of the options. A field that may be None accepts "none"."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=f"python -m stages.{stage}",
         usage="%(prog)s [--OPTION VALUE ...]",
         allow_abbrev=False,
