@@ -37,6 +37,7 @@ from stages.common.console import say
 from stages.common.options import PPOOptions
 from stages.common.parsing import load_function
 from stages.common.ppo_log import response_rows, train_and_log
+from stages.common.preview import say_if_too_long, say_tokens
 from stages.common.stage import Stage, main
 
 
@@ -57,6 +58,9 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         text = pretraining_text(stage.rows(options.text, "text.jsonl"), options, tokenizer, context_length(policy))
     schedule = f"{options.steps} steps of {options.batch_size} responses"
     say(f"prompts: {tally}; {len(text):,} pieces of pretraining text; {schedule}")
+    say_if_too_long(tally, "lower response_length, or take a model with a longer context")
+    say(f"first prompt, {len(prompts[0]):,} tokens; the model generates [[response]]:")
+    say_tokens(tokenizer, prompts[0], after="[[response]]")
 
     accelerator = make_accelerator(options, stage)
     trainer = PPOTrainer(
@@ -139,7 +143,11 @@ def pretraining_text(
     needed = config.steps * config.updates_per_step * config.ptx_batch_size
     # random stream 5, because the trainer uses 1 to 4
     order = shuffled(len(documents), 0, min(needed, len(documents)), (config.seed, 5))
-    return text_dataset([documents[i] for i in order], tokenizer, max_length)["input_ids"]
+    tally = Tally(used=len(order))
+    dataset = text_dataset([documents[i] for i in order], tokenizer, max_length, tally=tally)
+    if tally.dropped:
+        say(f"pretraining text: {tally}")
+    return dataset["input_ids"]
 
 
 def make_reward(

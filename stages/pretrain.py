@@ -13,6 +13,7 @@ from rlhf.rows import Row, Tally, read_rows
 from rlhf.tokens import load_tokenizer, new_tokenizer, text_dataset
 from stages.common.console import say
 from stages.common.options import PretrainOptions
+from stages.common.preview import say_tokens
 from stages.common.stage import Stage, main
 from stages.common.training import SavingSFTTrainer, in_batches, train, trainer_arguments
 
@@ -42,13 +43,16 @@ def train_new(
         tokenizer = load_tokenizer(stage.input(options.tokenizer))
     else:
         tokenizer = new_tokenizer((_text_of(row) for row in rows), options.vocab_size)
-    dataset = text_dataset(rows, tokenizer, options.context)
+    dataset = text_dataset(rows, tokenizer, options.context, tally=tally)
     set_seed(options.seed)
     policy = new_policy(
         tokenizer, options.layers, options.width, options.heads, options.context, options.initializer_range
     )
     tokens = sum(dataset["length"][:])
     say(f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
+    first = dataset[0]["input_ids"]
+    say(f"first document, {len(first):,} tokens, all learned:")
+    say_tokens(tokenizer, first)
 
     arguments = trainer_arguments(SFTConfig, options, stage.partial)
     if options.packing:

@@ -11,12 +11,15 @@ batches      padding, and the order of rows
 
 from rlhf.tokens.batches import batch_order, pad
 from rlhf.tokens.chats import RefusedChat, render_chat
-from rlhf.tokens.datasets import comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset
+from rlhf.tokens.datasets import TOO_LONG, comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset
 from rlhf.tokens.files import TokenFiles
 from rlhf.tokens.ids import completion_ids, prompt_ids, text_ids
+from rlhf.tokens.labels import IGNORED
 from rlhf.tokens.tokenizers import load_tokenizer, new_tokenizer, prepare_tokenizer, same_vocabulary
 
 __all__ = [
+    "IGNORED",
+    "TOO_LONG",
     "RefusedChat",
     "TokenFiles",
     "batch_order",

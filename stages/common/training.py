@@ -173,6 +173,13 @@ def row_limit(options: TrainingOptions, context: int) -> int:
     return min(options.max_length or context, context)
 
 
+def length_remedy(options: TrainingOptions, context: int) -> str:
+    """What keeps rows that are longer than `row_limit`."""
+    if row_limit(options, context) < context:
+        return f"raise max_length; the model's context has {context:,} tokens"
+    return f"take a model with a longer context than {context:,} tokens; a new one has the `context` of pretraining"
+
+
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
     """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`."""
     return dataset.select(
