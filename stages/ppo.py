@@ -58,9 +58,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         text = pretraining_text(stage.rows(options.text, "text.jsonl"), options, tokenizer, context_length(policy))
     schedule = f"{options.steps} steps of {options.batch_size} responses"
     say(f"prompts: {tally}; {len(text):,} pieces of pretraining text; {schedule}")
-    say_if_too_long(tally, "lower response_length, or take a model with a longer context")
-    say(f"first prompt, {len(prompts[0]):,} tokens; the model generates [[response]]:")
-    say_tokens(tokenizer, prompts[0], after="[[response]]")
+    show(prompts[0], tally, tokenizer)
 
     accelerator = make_accelerator(options, stage)
     trainer = PPOTrainer(
@@ -84,6 +82,13 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     tokenizer.save_pretrained(stage.partial)
     report.draw_training(history, stage.partial / "ppo.png")
     return {"rows": tally.as_dict(), "metrics": history[-1]}
+
+
+def show(prompt: list[int], tally: Tally, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Prints a prompt as the model sees it, and a hint if most prompts are too long."""
+    say_if_too_long(tally, "lower response_length, or take a model with a longer context")
+    say(f"first prompt, {len(prompt):,} tokens; the model generates [[response]]:")
+    say_tokens(tokenizer, prompt, after="[[response]]")
 
 
 def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:

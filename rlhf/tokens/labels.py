@@ -45,10 +45,10 @@ class Labeller:
             return learned, 0
         tools = row.get("tools")
         text = render_chat(self.tokenizer, messages, True, tools)
-        _, offsets = ids_with_offsets(self.tokenizer, text)
+        ids, offsets = ids_with_offsets(self.tokenizer, text)
         for index in wanted:
             span = reply_span(self.tokenizer, messages, index, text, True, tools)
-            tokens = self._tokens(prompt, offsets, span)
+            tokens = self._tokens(prompt, offsets if ids == prompt else [], span)
             learned[tokens.start : tokens.stop] = [True] * len(tokens)
             missed += not tokens
         return learned, missed

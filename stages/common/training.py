@@ -177,7 +177,7 @@ def length_remedy(options: TrainingOptions, context: int) -> str:
     """What keeps rows that are longer than `row_limit`."""
     if row_limit(options, context) < context:
         return f"raise max_length; the model's context has {context:,} tokens"
-    return f"take a model with a longer context than {context:,} tokens; a new one has the `context` of pretraining"
+    return f"the model's context is {context:,} tokens; take another model, or raise `context` of pretrain"
 
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
