@@ -57,7 +57,12 @@ class Tally:
         self.dropped += counts
 
     def __str__(self) -> str:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common())
+        parts = []
+        for reason, count in self.dropped.most_common():
+            share = round(100 * count / max(self.used + self.dropped.total(), 1))
+            shown = f" ({f'{share} %' if share else 'under 1 %'})" if reason.startswith("longer than") else ""
+            parts.append(f"{count:,}{shown} {reason}")
+        reasons = ", ".join(parts)
         return f"{self.used:,} rows" + (f" ({self.dropped.total():,} dropped: {reasons})" if reasons else "")
 
     def as_dict(self) -> dict[str, Any]:

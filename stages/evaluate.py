@@ -88,7 +88,7 @@ def load_reward(stage: Stage) -> tuple[Scorer, PreTrainedTokenizerBase] | None:
 def answer(model: Answerer, rows: list[Row], temperature: float, options: EvaluateOptions) -> Answers:
     """One answer of a model to each row's prompt, with gold scores."""
     completions = model.answer(rows, options.response_length, temperature, options.seed)
-    prompts = prompt_ids(model.tokenizer, [row["prompt"] for row in rows])
+    prompts = prompt_ids(model.tokenizer, [row["prompt"] for row in rows], [row.get("tools") for row in rows])
     return Answers(model, prompts, completions, gold_of(options.gold, rows, completions))
 
 

@@ -38,6 +38,7 @@ from stages.common.console import say
 from stages.common.options import PPOOptions
 from stages.common.parsing import load_function
 from stages.common.ppo_log import response_rows, train_and_log
+from stages.common.preview import say_if_too_long, say_tokens
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
 
@@ -60,6 +61,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         text = pretraining_text(path, options, tokenizer, context_length(policy), token_files(stage, path))
     schedule = f"{options.steps} steps of {options.batch_size} responses"
     say(f"prompts: {tally}; {len(text):,} pieces of pretraining text; {schedule}")
+    show(prompts[0], tally, tokenizer)
 
     accelerator = make_accelerator(options, stage)
     trainer = PPOTrainer(
@@ -83,6 +85,13 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     tokenizer.save_pretrained(stage.partial)
     report.draw_training(history, stage.partial / "ppo.png")
     return {"rows": tally.as_dict(), "metrics": history[-1]}
+
+
+def show(prompt: list[int], tally: Tally, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Prints a prompt as the model sees it, and a hint if most prompts are too long."""
+    say_if_too_long(tally, "lower response_length, or take a model with a longer context")
+    say(f"first prompt, {len(prompt):,} tokens; the model generates [[response]]:")
+    say_tokens(tokenizer, prompt, after="[[response]]")
 
 
 def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:
@@ -155,7 +164,12 @@ def pretraining_text(
         ends = zip(*(np.searchsorted(row, order(count), side) for side in ("left", "right")), strict=True)
         return dataset.select(np.concatenate([np.arange(first, last) for first, last in ends]))["input_ids"]
     documents = read_rows(path, "text")
-    return text_dataset(Subset(documents, order(len(documents))), tokenizer, max_length)["input_ids"]
+    chosen = Subset(documents, order(len(documents)))
+    tally = Tally(used=len(chosen))
+    dataset = text_dataset(chosen, tokenizer, max_length, tally=tally)
+    if tally.dropped:
+        say(f"pretraining text: {tally}")
+    return dataset["input_ids"]
 
 
 def make_reward(

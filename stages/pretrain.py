@@ -15,6 +15,7 @@ from rlhf.rows import Row, Tally, read_rows
 from rlhf.tokens import load_tokenizer, new_tokenizer, text_dataset
 from stages.common.console import say
 from stages.common.options import PretrainOptions
+from stages.common.preview import say_tokens
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
 from stages.common.training import SavingSFTTrainer, new_trainer, train, trainer_arguments
@@ -50,13 +51,17 @@ def train_new(
         tokenizer = load_tokenizer(stage.input(options.tokenizer))
     else:
         tokenizer = new_tokenizer(tokenizer_text(rows, path), options.vocab_size)
-    dataset = text_dataset(rows, tokenizer, options.context, token_files(stage, path), labels=options.packing)
+    files = token_files(stage, path)
+    dataset = text_dataset(rows, tokenizer, options.context, files, tally, options.packing)
     set_seed(options.seed)
     policy = new_policy(
         tokenizer, options.layers, options.width, options.heads, options.context, options.initializer_range
     )
     tokens = int(dataset.data.column("length").to_numpy().sum())
     say(f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
+    first = dataset[0]["input_ids"]
+    say(f"first document, {len(first):,} tokens, all learned:")
+    say_tokens(tokenizer, first)
 
     if options.packing:
         arguments.packing, arguments.packing_strategy, arguments.max_length = True, "wrapped", options.context

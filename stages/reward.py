@@ -18,12 +18,13 @@ from rlhf.evaluate import Estimate, ratio_estimate
 from rlhf.models import Scorer, context_length, new_scorer, stop_token_ids
 from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
 from rlhf.rows import Row, Tally, read_lines, read_rows
-from rlhf.tokens import comparison_dataset, demonstration_dataset, load_tokenizer
+from rlhf.tokens import comparison_dataset, demonstration_dataset, load_tokenizer, prompt_ids
 from stages.common.console import say
 from stages.common.options import RewardOptions
+from stages.common.preview import say_if_too_long, say_ranking
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
-from stages.common.training import SavingRewardTrainer, new_trainer, row_limit, train, trainer_arguments
+from stages.common.training import SavingRewardTrainer, length_remedy, new_trainer, row_limit, train, trainer_arguments
 
 NORMALISED_ON = 4096  # maximum number of sequences over which scores are normalised
 Item = TypeVar("Item")
@@ -49,6 +50,10 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
         test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
     completions = len(dataset.data.column("ranks").combine_chunks().flatten())
     say(f"{tally}, {completions:,} completions, {options.epochs:g} epochs; test: {test_tally}")
+    say_if_too_long(tally, length_remedy(options, context_length(scorer.model)))
+    first = dataset[0]
+    (prompt,) = prompt_ids(tokenizer, [rows[first["row"]]["prompt"]], [rows[first["row"]].get("tools")])
+    say_ranking(tokenizer, first["sequences"], first["ranks"], prompt)
 
     trainer = new_trainer(
         SavingRewardTrainer, options, model=scorer.model, arguments=arguments, dataset=dataset, tokenizer=tokenizer

@@ -1,23 +1,26 @@
 """Supervised fine-tuning (SFT): trains the pretrained model on demonstrations.
 
-The loss covers the completion and its eos, but not the prompt.
+The loss covers every reply of a chat, each with its stop token, and neither the user's turns nor headers of turns; or,
+with `last_reply_only`, the completion alone.
 
     make sft
 """
 
 from typing import Any
 
-from transformers import set_seed
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig
 
 from rlhf.models import context_length, load_policy, stop_token_ids
 from rlhf.rows import Tally, read_rows
-from rlhf.tokens import demonstration_dataset, load_tokenizer
+from rlhf.tokens import IGNORED, demonstration_dataset, load_tokenizer
 from stages.common.console import say
 from stages.common.options import SFTOptions
+from stages.common.preview import say_if_too_long, say_tokens
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
-from stages.common.training import SavingSFTTrainer, new_trainer, row_limit, train, trainer_arguments
+from stages.common.training import SavingSFTTrainer, length_remedy, new_trainer, row_limit, train, trainer_arguments
 
 
 def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
@@ -30,8 +33,11 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     path = stage.rows(options.demonstrations, "demonstrations.jsonl")
     rows = read_rows(path, "demonstrations", tally)
     longest, stops = row_limit(options, context_length(policy)), stop_token_ids(policy, tokenizer)
-    dataset = demonstration_dataset(rows, tokenizer, longest, tally, stops, token_files(stage, path))
+    files = token_files(stage, path)
+    dataset = demonstration_dataset(rows, tokenizer, longest, tally, stops, files, options.last_reply_only)
     say(f"{tally}, {options.epochs:g} epochs")
+    say_if_too_long(tally, length_remedy(options, context_length(policy)))
+    show(dataset, tokenizer)
 
     set_seed(options.seed)
     trainer = new_trainer(
@@ -41,6 +47,15 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     policy.save_pretrained(stage.partial)
     tokenizer.save_pretrained(stage.partial)
     return {"rows": tally.as_dict(), "history": history}
+
+
+def show(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Prints the first row as the model sees it, and how many replies of all rows are not learned."""
+    ids, learned = dataset[0]["input_ids"], [label != IGNORED for label in dataset[0]["labels"]]
+    say(f"first row, {len(ids):,} tokens, {sum(learned):,} of them learned, in [[ ]]:")
+    say_tokens(tokenizer, ids, learned)
+    if missed := int(dataset.data.column("not_located").to_numpy().sum()):
+        say(f"{missed:,} replies are not learned: the chat template changes them when other messages follow")
 
 
 if __name__ == "__main__":

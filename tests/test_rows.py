@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from datetime import datetime
 
 import pytest
@@ -128,6 +129,13 @@ def test_rows_with_empty_texts_are_dropped_and_counted():
     assert len(rows) == tally.used == 1
     assert tally.dropped == {"empty prompt": 2, "empty completion": 2}
     assert str(tally) == "1 rows (4 dropped: 2 empty prompt, 2 empty completion)"
+
+
+def test_the_share_of_rows_that_are_too_long_is_shown():
+    counts = {"longer than 256 tokens": 12, "empty prompt": 8}
+    expected = "380 rows (20 dropped: 12 (3 %) longer than 256 tokens, 8 empty prompt)"
+    assert str(Tally(used=380, dropped=Counter(counts))) == expected
+    assert "1 (under 1 %) longer than 9" in str(Tally(used=999, dropped=Counter({"longer than 9 tokens": 1})))
 
 
 def test_comparisons_without_a_usable_pair_are_dropped_and_counted():

@@ -1,6 +1,8 @@
 """Tokenizers, and rows as token ids.
 
 tokenizers   trained on text or loaded, with eos, pad and a chat template
+chats        chats as text, and where a reply lies in it
+labels       which tokens of a demonstration are learned
 ids          prompts, completions and documents as token ids
 datasets     rows of each kind as datasets of token ids
 files        datasets in Arrow files, made by several processes and mapped into memory
@@ -8,12 +10,24 @@ batches      padding, and the order of rows
 """
 
 from rlhf.tokens.batches import batch_order, pad
-from rlhf.tokens.datasets import comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset, tokenised_text
+from rlhf.tokens.chats import RefusedChat, render_chat
+from rlhf.tokens.datasets import (
+    TOO_LONG,
+    comparison_dataset,
+    demonstration_dataset,
+    prompt_dataset,
+    text_dataset,
+    tokenised_text,
+)
 from rlhf.tokens.files import TokenFiles
-from rlhf.tokens.ids import completion_ids, prompt_ids, render_chat, text_ids
+from rlhf.tokens.ids import completion_ids, prompt_ids, text_ids
+from rlhf.tokens.labels import IGNORED
 from rlhf.tokens.tokenizers import load_tokenizer, new_tokenizer, prepare_tokenizer, same_vocabulary
 
 __all__ = [
+    "IGNORED",
+    "TOO_LONG",
+    "RefusedChat",
     "TokenFiles",
     "batch_order",
     "comparison_dataset",

@@ -40,6 +40,7 @@ _TYPES = {
     "sequences": pa.list_(_TOKENS),
     "ranks": pa.list_(pa.float64()),
     "length": pa.int32(),
+    "not_located": pa.int32(),
     "row": pa.int64(),
 }
 

@@ -51,9 +51,8 @@ def answerable(rows: Sequence[Row], answerers: list[Answerer], response_length: 
         longest, tally = max_prompt_length(model.policy, response_length), Tally(used=len(rows))
         rows = [rows[i] for i in prompt_dataset(rows, model.tokenizer, longest, tally)["row"]]
         if tally.dropped:
-            say(
-                f"{tally.dropped.total():,} prompts dropped for all models: longer than {longest} tokens for {model.name}"
-            )
+            reasons = ", ".join(tally.dropped)
+            say(f"{tally.dropped.total():,} prompts dropped for all models: {reasons} for {model.name}")
     return list(rows)
 
 

@@ -176,6 +176,7 @@ class SFTOptions(TrainingOptions):
     demonstrations: str | None = option(
         None, "JSON Lines file of {prompt, completion}; by default the one from `make data`"
     )
+    last_reply_only: bool = option(False, "of a chat, learn the last reply alone instead of every reply")
 
 
 @dataclass

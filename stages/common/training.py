@@ -176,6 +176,13 @@ def row_limit(options: TrainingOptions, context: int) -> int:
     return min(options.max_length or context, context)
 
 
+def length_remedy(options: TrainingOptions, context: int) -> str:
+    """What keeps rows that are longer than `row_limit`."""
+    if row_limit(options, context) < context:
+        return f"raise max_length; the model's context has {context:,} tokens"
+    return f"the model's context is {context:,} tokens; take another model, or raise `context` of pretrain"
+
+
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
     """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`. Raises InputError for no row."""
     order = batch_order(dataset.data.column("length").to_numpy(), options.batch_size, options.epochs, options.seed)
