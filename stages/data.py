@@ -10,12 +10,14 @@ from itertools import islice
 from typing import Any
 
 from data import world
-from data.adapters import ANSWERS, adapt
+from data.columns import Source
+from data.shapes import ANSWERS
 from data.sources import path_of, read_source
 from rlhf import InputError
-from rlhf.rows import Row, Tally, valid_rows, write_rows
+from rlhf.rows import Row, Tally, valid_rows, without_weights, write_rows
 from stages.common.console import say
 from stages.common.options import DataOptions
+from stages.common.parsing import load_function
 from stages.common.stage import Stage, main
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
@@ -28,7 +30,7 @@ def work(options: DataOptions, stage: Stage) -> dict[str, Any]:
     for kind in KINDS:
         if sources := getattr(options, kind):
             for source in sources:
-                stage.input(str(path_of(source, options.folder)))
+                stage.input(str(path_of(Source.parse(source).path, options.folder)))
             tally = Tally()
             loaded[kind] = list(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
             if not loaded[kind]:
@@ -89,14 +91,15 @@ def split(rows: dict[str, list[Row]], options: DataOptions) -> dict[str, list[Ro
 
 
 def _key(row: Row) -> str:
-    """A key that is equal for rows with the same prompt or text."""
-    return json.dumps([(column, row[column]) for column in ("prompt", "text", "messages") if column in row][:1])
+    """A key that is equal for rows with the same prompt or text, whatever the weights of its replies."""
+    columns = [column for column in ("prompt", "text", "messages") if column in row]
+    return json.dumps([(column, without_weights(row[column])) for column in columns][:1])
 
 
 def _raw_rows(sources: list[str], kind: str, options: DataOptions, tally: Tally) -> Iterator[tuple[str, Any]]:
-    for source in sources:
-        raw_rows = islice(read_source(source, options.folder, options.sample_by), options.limit)
-        yield from ((where, row) for where, raw in raw_rows for row in adapt(raw, kind, tally, where))
+    for source in map(Source.parse, sources):
+        raw_rows = islice(read_source(source.path, options.folder, options.sample_by), options.limit)
+        yield from source.rows(raw_rows, kind, tally, load_function)
 
 
 def _prompts_of(rows: dict[str, list[Row]], part: str) -> list[Row]:
@@ -110,7 +113,8 @@ def _prompts_of(rows: dict[str, list[Row]], part: str) -> list[Row]:
             for column, value in row.items()
             if column not in ANSWERS and not (ranks and isinstance(value, list) and len(value) == len(ranks))
         }
-        prompts.setdefault(json.dumps(row["prompt"]), {**extra, "prompt": row["prompt"]})
+        prompt = without_weights(row["prompt"])
+        prompts.setdefault(json.dumps(prompt), {**extra, "prompt": prompt})
     return list(prompts.values())
 
 

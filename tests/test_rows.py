@@ -43,8 +43,14 @@ def test_rows_are_read_from_plain_and_gzipped_jsonl_with_blank_lines_and_a_bom(t
         ("prompts", {"prompt": [{"role": "user"}]}, "messages with role and content"),
         (
             "prompts",
-            {"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
-            'a message of "prompt" has list as its content',
+            {"prompt": [{"role": "user", "content": {"type": "text", "text": "a"}}]},
+            '"prompt": a message has dict as its content',
+        ),
+        ("prompts", {"prompt": [{"role": "critic", "content": "a"}]}, "unknown role 'critic'"),
+        (
+            "demonstrations",
+            {"prompt": [{"role": "assistant", "content": "a", "weight": 0.5}], "completion": "b"},
+            "weight 0.5; it must be 0 or 1",
         ),
         ("text", {"words": "a"}, 'no "text"'),
         ("demonstrations", {"prompt": "a"}, 'no "completion"'),
@@ -136,6 +142,64 @@ def test_comparisons_without_a_usable_pair_are_dropped_and_counted():
         "fewer than two completions": 1,
         "all completions tied": 1,
     }
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"from": "human", "value": "Hi"}, {"role": "user", "content": "Hi"}),
+        ({"role": "User", "content": "Hi", "timestamp": 7, "name": None}, {"role": "user", "content": "Hi"}),
+        ({"role": "model", "content": "Hi", "weight": 0}, {"role": "assistant", "content": "Hi", "weight": 0}),
+        (
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "Hi", "image": None}, {"type": "text", "text": " you"}],
+            },
+            {"role": "user", "content": "Hi you"},
+        ),
+        (
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"function": {"name": "f", "arguments": {"b": None}}}],
+            },
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+        ),
+        ({"role": "ipython", "content": ""}, {"role": "tool", "content": ""}),
+    ],
+)
+def test_messages_of_other_forms_are_normalised_in_a_file_of_demonstrations(given, expected):
+    (row,), _ = validated("demonstrations", {"prompt": [given], "completion": "b"})
+    assert row["prompt"] == [expected]
+
+
+def test_messages_that_hold_more_than_text_are_dropped_and_counted():
+    parts = ([{"type": "image_url", "image_url": {}}], [{"type": "audio"}], [{"type": "text", "text": 3}])
+    rows, tally = validated(
+        "prompts",
+        *({"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}, *part]}]} for part in parts),
+    )
+    assert rows == []
+    assert tally.dropped == {"message with a picture": 1, "message with a part that is not text": 2}
+
+
+def test_an_empty_system_message_is_removed():
+    (row,), _ = validated("prompts", {"prompt": [{"role": "system", "content": ""}, {"role": "user", "content": "a"}]})
+    assert row["prompt"] == [{"role": "user", "content": "a"}]
+
+
+def test_only_demonstrations_keep_the_weights_of_replies():
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]
+    plain = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (row,), _ = validated("demonstrations", {"prompt": chat, "completion": "c"})
+    assert row["prompt"] == chat
+    (row,), _ = validated("prompts", {"prompt": chat})
+    assert row["prompt"] == plain
+    (row,), _ = validated("comparisons", {"prompt": chat, "chosen": "c", "rejected": "d"})
+    assert row["prompt"] == plain
 
 
 # --- rankings ---------------------------------------------------------------------------------------------------------
