@@ -43,7 +43,7 @@ def answer(value: Any, completion: Any) -> Row:
     """A question, which the user asks, and the answer."""
     prompt = asked(text(value, "the question"), "the question")
     completion = text(completion, "the answer")
-    return {"prompt": prompt, "completion": completion.strip() if len(prompt) > 1 else completion}
+    return {"prompt": prompt, "completion": completion.strip() if transcript_prompt(value) else completion}
 
 
 def instruction(value: Any, output: Any, input: Any = None, context: Any = None) -> Row:

@@ -1,72 +1,189 @@
-"""Adapters: rows of public data sets become rows of this project, or are counted or refused."""
+"""Shapes: rows of public data sets become rows of this project, or are counted or refused."""
+
+import re
+from pathlib import Path
 
 import pytest
 
-from data.adapters import adapt
+from data.shapes import SHAPES, rows_of
 from data.sources import read_source
 from rlhf import InputError
 from rlhf.rows import Tally, valid_rows
+from tests.data.public_rows import ROWS, SYSTEM, ranking, said
 
-USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
+USER, ASSISTANT = said("Hi", "Hello!")
 
 
-def adapted(raw, kind):
-    """The rows that a raw row becomes, and the reasons for which rows were dropped."""
+def rows_and_tally(raw, kind, **options):
+    """The checked rows that a raw row, or a list of consecutive ones, becomes, and the tally."""
     tally = Tally()
-    return adapt(raw, kind, tally), dict(tally.dropped)
+    raw_rows = [(f"f:{i}", row) for i, row in enumerate(raw if isinstance(raw, list) else [raw], 1)]
+    return list(valid_rows(rows_of(raw_rows, kind, tally, **options), kind, tally)), tally
 
 
-# --- prompts, text and instructions -----------------------------------------------------------------------------------
+def adapted(raw, kind, **options):
+    """The checked rows that a raw row becomes, and the reasons for which rows were dropped."""
+    rows, tally = rows_and_tally(raw, kind, **options)
+    return rows, dict(tally.dropped)
 
 
-def test_strings_become_prompts_or_text():
-    assert adapted("Why?", "prompts") == ([{"prompt": [{"role": "user", "content": "Why?"}]}], {})
-    assert adapted("Once.", "text") == ([{"text": "Once."}], {})
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
-def test_alpaca_and_self_instruct_rows_become_demonstrations():
-    raw = {"instruction": "Add.", "input": "1 and 2", "output": "3", "history": [["Hi", "Hello!"]]}
-    question = {"role": "user", "content": "Add.\n\n1 and 2"}
-    assert adapted(raw, "demonstrations")[0] == [{"prompt": [USER, ASSISTANT, question], "completion": "3"}]
-    raw = {"instruction": "Name one.", "instances": [{"input": "", "output": "A"}, {"input": "tree", "output": "Oak"}]}
-    first, second = adapted(raw, "demonstrations")[0]
-    assert first == {"prompt": [{"role": "user", "content": "Name one."}], "completion": "A"}
-    assert second["prompt"][0]["content"] == "Name one.\n\ntree"
+def test_every_shape_of_the_table_has_a_row_in_the_tests():
+    assert [shape.name for shape in SHAPES] == list(dict.fromkeys(shape.name for shape in SHAPES))
+    assert {shape.name for shape in SHAPES} == ROWS.keys()
 
 
-def test_dolly_rows_become_demonstrations():
-    raw = {"instruction": "Name one.", "context": "tree, fox", "response": "A tree.", "category": "qa"}
-    (row,), _ = adapted(raw, "demonstrations")
-    prompt = [{"role": "user", "content": "Name one.\n\ntree, fox"}]
-    assert row == {"prompt": prompt, "completion": "A tree.", "category": "qa"}
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_of_every_shape_becomes_what_its_card_says(name):
+    kind, raw, expected = ROWS[name]
+    assert adapted(raw, kind) == ([expected], {}) or rows_and_tally(raw, kind)[0] == [expected]
 
 
-def test_a_list_of_outputs_becomes_a_ranking_with_the_best_first():
-    (row,), _ = adapted({"instruction": "Hi", "input": "", "output": ["good", "bad"]}, "comparisons")
-    assert row == {"prompt": [USER], "completions": ["good", "bad"], "ranks": [0, 1]}
+@pytest.mark.parametrize("name", ROWS)
+def test_the_prompts_of_every_shape_are_those_of_its_rows(name):
+    kind, raw, expected = ROWS[name]
+    if kind == "text":
+        return
+    prompts = [row["prompt"] for row in rows_and_tally(raw, "prompts")[0]]
+    plain = expected["prompt"]
+    if isinstance(plain, list):
+        plain = [{key: value for key, value in message.items() if key != "weight"} for message in plain]
+    assert prompts and plain in prompts
 
 
-def test_an_instruction_without_output_is_reported_as_lacking_a_completion():
-    (row,), _ = adapted({"instruction": "a", "reply": "b"}, "demonstrations")
-    with pytest.raises(InputError, match='no "completion"; the row has reply, prompt'):
-        list(valid_rows([("f:1", row)], "demonstrations", Tally()))
+def test_the_page_lists_every_example_of_the_table():
+    page = (Path(__file__).parents[2] / "docs" / "data-sets.md").read_text()
+    for shape in SHAPES:
+        for example in re.findall(r"[\w.-]+/[\w.-]+", shape.examples):
+            assert example in page, example
+
+
+# --- other rows of the same shapes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "expected"),
+    [
+        # PPO's prompts may be plain strings, which the user says
+        ("prompts", "Hi", {"prompt": [USER]}),
+        ("text", "Once.", {"text": "Once."}),
+        # Dolly, OpenOrca, FLAN
+        ("demonstrations", {"instruction": "Name one.", "context": "fox", "response": "A fox."}, {"prompt": said("Name one.\n\nfox"), "completion": "A fox."}),
+        ("demonstrations", {"id": "1", "system_prompt": "Be kind.", "question": "Hi", "response": "a"}, {"id": "1", "prompt": [SYSTEM, USER], "completion": "a"}),
+        ("demonstrations", {"inputs": "Hi", "targets": "a"}, {"prompt": [USER], "completion": "a"}),
+        # a system message beside Alpaca and ShareGPT rows is the first message
+        ("demonstrations", {"instruction": "Hi", "output": "a", "system": "Be kind.", "history": [["Yo", "Hello!"]]}, {"prompt": [SYSTEM, *said("Yo", "Hello!"), USER], "completion": "a"}),
+        ("demonstrations", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}], "system": "Be kind.", "tools": ""}, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}),
+        ("demonstrations", {"messages": [SYSTEM, USER, ASSISTANT], "system": "Be kind."}, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}),
+        # MOSS, and a system message that is empty
+        ("demonstrations", {"conversation": [{"human": "Hi", "assistant": "Hello!"}]}, {"prompt": [USER], "completion": [ASSISTANT]}),
+        ("demonstrations", {"conversations": [{"from": "system", "value": ""}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}, {"prompt": [USER], "completion": [ASSISTANT]}),
+        # LLaMA-Factory's pairs in Alpaca's columns, and pairs of columns with other names
+        ("comparisons", {"instruction": "Add.", "input": "1, 2", "chosen": "3", "rejected": "4"}, ranking(said("Add.\n\n1, 2"), ["3", "4"], [0, 1])),
+        ("comparisons", {"instruction": "Hi", "chosen_response": "a", "rejected_response": "b"}, ranking([USER], ["a", "b"], [0, 1])),
+        # RewardBench 2: all chosen tie, before all rejected
+        ("comparisons", {"prompt": "Hi", "chosen": ["a", "b"], "rejected": ["c", "d"]}, ranking([USER], ["a", "b", "c", "d"], [0, 0, 1, 1])),
+        # TRL: plain strings stay plain; the prompt beside replies as messages
+        ("comparisons", {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}, ranking("The sky is", [" blue.", " green."], [0, 1])),
+        ("comparisons", {"prompt": [USER], "chosen": [ASSISTANT], "rejected": said("", "No.")[1:]}, ranking([USER], [[ASSISTANT], said("", "No.")[1:]], [0, 1])),
+        # full HH: a transcript as the prompt
+        ("comparisons", {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " a", "rejected": " b"}, ranking([USER], ["a", "b"], [0, 1])),
+        # HelpSteer 2 puts the turns of a chat into one string
+        ("comparisons", {"prompt": "Hi\n<extra_id_1>Assistant\nHello!\n<extra_id_1>User\nWho?", "response_1": "a", "response_2": "b", "preference_strength": 2}, ranking(said("Hi", "Hello!", "Who?"), ["a", "b"], [1, 0])),
+        ("comparisons", {"info": {"article": "News.", "post": None}, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0}, ranking("Article:\n\nNews.\n\nTL;DR:\n\n", ["a", "b"], [0, 1])),
+        # princeton-nlp's rankings keep all sampled responses
+        ("comparisons", {"prompt": "Hi", "chosen": said("Hi", "a"), "rejected": said("Hi", "b"), "all_generated_responses": ["a", "b", "c"], "all_rm_scores": [0.3, 0.1, 0.2]}, ranking([USER], ["a", "b", "c"], [0, 2, 1])),
+    ],
+)  # fmt: skip
+def test_rows_of_the_same_kinds_become_what_they_mean(kind, raw, expected):
+    assert adapted(raw, kind) == ([expected], {})
+
+
+def test_a_ranking_of_a_tree_has_the_conversation_so_far_as_its_prompt():
+    root = {"text": "Hi", "role": "prompter", "replies": [
+        {"text": "Hello!", "role": "assistant", "rank": 0, "replies": [
+            {"text": "Who?", "role": "prompter", "replies": [
+                {"text": "a", "role": "assistant", "rank": 1, "replies": []},
+                {"text": "b", "role": "assistant", "rank": 0, "replies": []},
+            ]}]},
+        {"text": "No.", "role": "assistant", "rank": 1, "replies": []},
+    ]}  # fmt: skip
+    rows, _ = adapted({"message_tree_id": "1", "prompt": root}, "comparisons")
+    assert rows == [
+        ranking([USER], ["Hello!", "No."], [0, 1]),
+        ranking(said("Hi", "Hello!", "Who?"), ["a", "b"], [1, 0]),
+    ]
+    rows, _ = adapted({"message_tree_id": "1", "prompt": root}, "demonstrations")
+    assert [row["completion"] for row in rows] == ["Hello!", "b"]
+
+
+def test_messages_of_a_tree_whose_first_message_is_elsewhere_are_dropped_and_counted():
+    rows = [
+        {"message_id": str(i), "parent_id": "0", "text": "a", "role": "assistant", "rank": i, "message_tree_id": "0"}
+        for i in (1, 2)
+    ]
+    assert adapted(rows, "comparisons") == ([], {"message of a tree whose rows do not follow each other": 2})
+
+
+def test_a_rated_answer_without_another_one_of_its_prompt_beside_it_is_dropped_and_counted():
+    rows = [{"prompt": prompt, "completion": " a", "label": True} for prompt in "abab"]
+    reason = "completion without another one of the same prompt in the row before or after it"
+    assert adapted(rows, "comparisons") == ([], {reason: 4})
+
+
+def test_answers_labelled_as_bad_are_no_demonstrations():
+    rows = [{"prompt": "a", "completion": " b", "label": label} for label in (True, False)]
+    assert adapted(rows, "demonstrations") == ([{"prompt": "a", "completion": " b"}], {"completion labelled as bad": 1})
+
+
+@pytest.mark.parametrize("winner", ["tie", "tie (bothbad)", "both_bad"])
+def test_a_tie_of_two_models_is_dropped_and_counted(winner):
+    raw = {"conversation_a": said("Hi", "a"), "conversation_b": said("Hi", "b"), "winner": winner}
+    assert adapted(raw, "comparisons") == ([], {"all completions tied": 1})
 
 
 # --- chats ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_chat_becomes_its_last_reply_and_the_messages_before_it():
-    expected = [{"prompt": [USER], "completion": [ASSISTANT]}]
-    assert adapted({"messages": [USER, ASSISTANT]}, "demonstrations")[0] == expected
-    sharegpt = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}
-    assert adapted(sharegpt, "demonstrations")[0] == expected
-    rows, dropped = adapted({"messages": [USER]}, "demonstrations")
-    assert rows == [] and sum(dropped.values()) == 1
+def test_a_chat_without_a_reply_is_dropped_and_one_with_more_after_it_is_shortened():
+    rows, tally = rows_and_tally([{"messages": [USER]}, {"messages": [USER, ASSISTANT, USER]}], "demonstrations")
+    assert rows == [{"prompt": [USER], "completion": [ASSISTANT]}]
+    assert tally.dropped == {"chat that does not end with a reply": 1}
+    assert str(tally).endswith("(1 shortened: 1 chats, after their last reply)")
     assert adapted({"messages": [USER]}, "prompts")[0] == [{"prompt": [USER]}]
-    assert adapted({"messages": [{"role": "system", "content": "Be kind."}]}, "prompts")[0] == []
+    assert adapted({"messages": [SYSTEM]}, "prompts")[0] == []
 
 
-# --- pairs and rankings -----------------------------------------------------------------------------------------------
+def test_replies_before_the_last_one_have_the_weight_that_the_row_gives_or_1():
+    replies = [{**ASSISTANT, "weight": 0}, ASSISTANT, ASSISTANT, {**ASSISTANT, "weight": 0}]
+    chat = [message for reply in replies for message in (USER, reply)]
+    (row,), _ = adapted({"messages": chat}, "demonstrations")
+    assert [message.get("weight") for message in row["prompt"]] == [None, 0, None, 1, None]
+    assert row["completion"] == [ASSISTANT]
+    (row,), _ = adapted({"messages": chat}, "prompts")
+    assert not any("weight" in message for message in row["prompt"])
+
+
+def test_a_call_of_tools_without_words_stays_in_the_chat():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "w"}}]}
+    raw = {"messages": [USER, call, {"role": "tool", "content": "sunny"}, ASSISTANT], "tools": '[{"name": "w"}]'}
+    (row,), _ = adapted(raw, "demonstrations")
+    assert row["prompt"][1] == {**call, "content": "", "weight": 1}
+    assert row["tools"] == [{"type": "function", "function": {"name": "w"}}]
+
+
+def test_parts_of_text_are_joined_and_a_picture_drops_the_chat():
+    text = {"type": "text", "text": "Hi"}
+    rows = [{"messages": [{"role": "user", "content": parts}, ASSISTANT]} for parts in ([text], [text, {"type": "image"}])]
+    assert adapted(rows, "demonstrations") == (
+        [{"prompt": [USER], "completion": [ASSISTANT]}],
+        {"message with a picture": 1},
+    )
+
+
+# --- transcripts ------------------------------------------------------------------------------------------------------
 
 
 def test_the_prompt_of_two_transcripts_is_their_common_conversation():
@@ -83,14 +200,19 @@ def test_transcripts_of_different_conversations_are_dropped_and_counted():
     assert rows == [] and dropped == {"transcripts of different conversations": 1}
 
 
-def test_texts_with_a_common_beginning_are_split_at_its_last_space():
-    (row,), _ = adapted({"chosen": "Q: Who? A: Anna", "rejected": "Q: Who? A: Andy"}, "comparisons")
+def test_texts_with_a_common_beginning_are_split_at_its_last_space_only_if_asked():
+    raw = {"chosen": "Q: Who? A: Anna", "rejected": "Q: Who? A: Andy"}
+    with pytest.raises(InputError, match=r"f:1: .*common_prefix: true"):
+        adapted(raw, "comparisons")
+    (row,), _ = adapted(raw, "comparisons", common_prefix=True)
     assert row["prompt"] == "Q: Who? A:"
     assert row["completions"] == [" Anna", " Andy"]
+    with pytest.raises(InputError, match="question may be a part of the prompt"):
+        adapted({**raw, "question": "what is 1+2?"}, "comparisons", common_prefix=True)
 
 
 def test_a_ranking_among_the_demonstrations_becomes_its_best_completion():
-    ranking = {"prompt": "a", "completions": ["bad", "good"], "ranks": [1, 0]}
+    ranking = {"prompt": "a", "completions": ["bad", "good"], "ranks": [1, 0], "models": ["m", "n"]}
     expected = [{"prompt": "a", "completion": "good"}]
     assert adapted(ranking, "demonstrations")[0] == expected
     assert adapted({"prompt": "a", "chosen": "good", "rejected": "bad"}, "demonstrations")[0] == expected
@@ -124,33 +246,78 @@ def test_columns_of_another_answer_are_not_kept(raw):
     assert row.keys() == {"prompt", "completion"} and "x" not in row["completion"]
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        {"messages": "hello"},
-        {"messages": ["hello"]},
-        {"conversations": [1]},
-        {"instruction": 1, "input": 2, "output": "a"},
-        {"instruction": "a", "instances": [3]},
-        {"instruction": "a", "output": "b", "history": [1]},
-        {"chosen": [USER, "x"], "rejected": [USER, ASSISTANT]},
-        {"prompt": "a", "completions": 3, "ranks": 4},
-    ],
-)
-def test_a_row_with_values_of_the_wrong_type_is_refused_with_its_place(raw):
-    with pytest.raises(InputError, match="f.jsonl:7"):
-        rows = adapt(raw, "demonstrations", Tally(), "f.jsonl:7")
-        list(valid_rows([("f.jsonl:7", row) for row in rows], "demonstrations", Tally()))
+def test_prompts_keep_the_answers_for_a_reward_function():
+    assert adapted({"question": "1 + 1?", "answer": "#### 2"}, "prompts")[0] == [
+        {"prompt": said("1 + 1?"), "answer": "#### 2"}
+    ]
 
 
 def test_rows_in_the_format_of_trl_are_unchanged():
     for kind, row in {
         "prompts": {"prompt": "a"},
         "demonstrations": {"prompt": "a", "completion": "b"},
-        "comparisons": {"prompt": "a", "chosen": "b", "rejected": "c"},
         "text": {"text": "a"},
     }.items():
         assert adapted(row, kind) == ([row], {})
+
+
+def test_null_columns_count_as_absent_and_a_null_text_drops_the_row():
+    table = {"prompt": None, "completion": None, "messages": None, "instruction": None, "output": None}
+    assert adapted({**table, "messages": [USER, ASSISTANT]}, "demonstrations")[0][0]["completion"] == [ASSISTANT]
+    assert adapted({"prompt": "q", "completion": "a", "messages": None}, "demonstrations")[0][0]["completion"] == "a"
+    assert adapted({"instruction": "q", "output": None}, "demonstrations") == ([], {"empty output": 1})
+    assert adapted({"prompt": "q", "completion": float("nan")}, "demonstrations") == ([], {"empty completion": 1})
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "message"),
+    [
+        ("comparisons", {"prompt": "Hi", "question": "Who?", "chosen": "a", "rejected": "b"}, r"question may be .*`columns: \{prompt: \[question, prompt\], chosen: chosen, rejected: rejected\}`"),
+        ("comparisons", {"prompt": "1+1?", "initial_reason_steps": "Step 1:", "chosen": "a", "rejected": "b"}, "initial_reason_steps may be"),
+        ("demonstrations", {"question": "Who?", "context": "Anna is here.", "answer": "Anna"}, r"`columns: \{prompt: \[context, question\], completion: answer\}`"),
+        ("demonstrations", {"messages": [USER, ASSISTANT], "instruction": "Who?"}, "instruction may be"),
+        ("demonstrations", {"prompt": "a", "completion": "b", "functions": '[{"name": "f"}]'}, "functions may be"),
+        ("demonstrations", {"question": "Who?", "answer": ["Anna", "Andy"]}, "the answer is a list, not text"),
+        ("demonstrations", {"reply": "a", "instruction": "b"}, r"`columns: \{prompt: instruction, completion: reply\}`"),
+        ("demonstrations", {"messages": [{"role": "critic", "content": "a"}]}, "unknown role 'critic'"),
+        ("demonstrations", {"messages": [SYSTEM, USER, ASSISTANT], "system": "Be rude."}, "column system differs"),
+        ("comparisons", {"prompt": "Hi", "chosen": said("Who?", "a"), "rejected": said("Who?", "b")}, "prompt may be"),
+        ("comparisons", {"prompt": "Hi", "response": "a", "is_safe": True}, "is_safe says whether an answer is harmful"),
+        ("comparisons", {"prompt": "Hi", "completion": "a"}, "no known columns of comparisons"),
+        ("comparisons", {"context": [USER], "original_response": "a", "edited_response": "b"}, "no known columns"),
+        ("text", {"content": "x = 1"}, r"`columns: \{text: content\}`"),
+        ("demonstrations", {"messages": "hello"}, "the chat is text, not a list of messages"),
+        ("demonstrations", {"messages": ["hello"]}, "not a list of messages"),
+        ("demonstrations", {"conversations": [1]}, "not a list of"),
+        ("demonstrations", {"instruction": 1, "input": 2, "output": "a"}, "is a number, not text"),
+        ("demonstrations", {"instruction": "a", "instances": [3]}, "not a list of objects"),
+        ("demonstrations", {"instruction": "a", "output": "b", "history": [1]}, "history is a list, not"),
+        ("demonstrations", {"chosen": [USER, "x"], "rejected": [USER, ASSISTANT]}, "chosen is a list, not"),
+        ("demonstrations", {"prompt": "a", "completions": 3, "ranks": 4}, "completions and ranks are not lists"),
+        ("demonstrations", {}, "no columns"),
+        ("demonstrations", 7, "a row is an object with columns, not a number"),
+    ],
+)  # fmt: skip
+def test_a_row_in_doubt_is_refused_with_its_place_and_with_what_to_write(kind, raw, message):
+    with pytest.raises(InputError, match=rf"(?s)^f:1: .*{message}"):
+        adapted(raw, kind)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"prompt": "Hi", "prompt_id": "7", "question_type": "open", "input_quality": "good"},
+        {"prompt": "Q: Who?\nA:", "question": "Who?"},
+        {"prompt": "Hi", "context": "", "history": [], "system": None},
+        {"prompt": "Hi", "context": 7},
+    ],
+)
+def test_columns_that_repeat_or_describe_the_prompt_do_not_refuse_a_row(raw):
+    (row,), _ = adapted(raw, "prompts")
+    assert row["prompt"] == raw["prompt"]
 
 
 # --- real files -------------------------------------------------------------------------------------------------------
@@ -172,12 +339,30 @@ def test_every_row_of_real_files_is_used_or_counted_with_its_reason(shared, kind
     for source in REAL[kind]:
         tally = Tally()
         raw_rows = list(read_source(source, str(shared), "paragraph"))
-        rows = []
         for where, raw in raw_rows:
-            before = tally.dropped.total()
-            adapted_rows = adapt(raw, kind, tally)
-            assert adapted_rows or tally.dropped.total() == before + 1, where
-            rows += [(where, row) for row in adapted_rows]
-        assert len(list(valid_rows(rows, kind, tally))) == tally.used
-        assert tally.used + tally.dropped.total() >= len(raw_rows)
+            before = tally.used + tally.dropped.total()
+            list(valid_rows(rows_of([(where, raw)], kind, tally), kind, tally))
+            assert tally.used + tally.dropped.total() > before, where
         assert tally.used > 0.9 * len(raw_rows), tally
+
+
+COMPARISONS = (
+    "nectar ultrafeedback_raw webgpt saferlhf helpsteer sff orca_dpo silent lf_dpo oasst_tree kto hh_double_human".split()
+)
+DEMONSTRATIONS = (
+    "null_prompt null_messages str_messages toolcalls system_mid multi_assistant bom_crlf control_characters".split()
+)
+USED = {"helpsteer": 8, "silent": 6, "kto": 0, "control_characters": 30}  # the others: 12
+DROPPED = {"helpsteer": 4, "kto": 12}
+
+
+@pytest.mark.parametrize("name", [*COMPARISONS, *DEMONSTRATIONS])
+def test_the_small_inputs_of_users_give_the_rows_that_their_list_says(shared, name):
+    path = shared.parent / "cases" / "rows" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"no file at {path}")
+    kind, tally = "comparisons" if name in COMPARISONS else "demonstrations", Tally()
+    rows = list(valid_rows(rows_of(read_source(str(path), None, "line"), kind, tally), kind, tally))
+    assert len(rows) == USED.get(name, 12) and tally.dropped.total() == DROPPED.get(name, 0)
+    if name == "silent":
+        assert rows[0]["prompt"] == said("what is 1+2?")
