@@ -67,7 +67,7 @@ SHAPES = (
     Shape("sampled answers with scores", RANKING, "prompt|instruction|input", "generations|all_generated_responses ratings|rating|all_rm_scores",
           rankings.scored, ignores="labelling_prompt generation_prompt messages",
           examples="argilla/distilabel-intel-orca-dpo-pairs, princeton-nlp/llama3-ultrafeedback"),
-    Shape("sampled answers with ranks", RANKING, "prompt", "candidates_completions ranks", rankings.ranked,
+    Shape("sampled answers with ranks", RANKING, f"prompt|{QUESTION}", "candidates_completions|completions ranks", rankings.ranked,
           examples="argilla/OpenHermesPreferences"),
     Shape("Alpaca with several outputs", RANKING, "instruction", "output", instructions.outputs, "input context",
           examples="Chinese OpenAssistant rankings; outputs best first"),

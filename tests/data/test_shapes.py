@@ -176,7 +176,9 @@ def test_a_call_of_tools_without_words_stays_in_the_chat():
 
 def test_parts_of_text_are_joined_and_a_picture_drops_the_chat():
     text = {"type": "text", "text": "Hi"}
-    rows = [{"messages": [{"role": "user", "content": parts}, ASSISTANT]} for parts in ([text], [text, {"type": "image"}])]
+    rows = [
+        {"messages": [{"role": "user", "content": parts}, ASSISTANT]} for parts in ([text], [text, {"type": "image"}])
+    ]
     assert adapted(rows, "demonstrations") == (
         [{"prompt": [USER], "completion": [ASSISTANT]}],
         {"message with a picture": 1},
@@ -346,9 +348,7 @@ def test_every_row_of_real_files_is_used_or_counted_with_its_reason(shared, kind
         assert tally.used > 0.9 * len(raw_rows), tally
 
 
-COMPARISONS = (
-    "nectar ultrafeedback_raw webgpt saferlhf helpsteer sff orca_dpo silent lf_dpo oasst_tree kto hh_double_human".split()
-)
+COMPARISONS = "nectar ultrafeedback_raw webgpt saferlhf helpsteer sff orca_dpo silent lf_dpo oasst_tree kto hh_double_human".split()
 DEMONSTRATIONS = (
     "null_prompt null_messages str_messages toolcalls system_mid multi_assistant bom_crlf control_characters".split()
 )

@@ -29,6 +29,19 @@ def test_a_held_out_prompt_is_in_the_training_rows_of_no_kind(same_prompts):
         assert share == pytest.approx(0.2, abs=0.04) if same_prompts or kind == "text" else 0.2 <= share < 0.5
 
 
+def test_a_chat_is_held_out_of_all_kinds_whether_its_replies_have_weights_or_not():
+    chats = [[{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "a"}] for i in range(20)]
+    weighted = [[chat[0], {**chat[1], "weight": 1}, chat[0]] for chat in chats]
+    rows = {
+        "demonstrations": [{"prompt": chat, "completion": "b"} for chat in weighted],
+        "prompts": [{"prompt": [*chat, chat[0]]} for chat in chats],
+    }
+    parts = split(rows, DataOptions(test_share=0.2))
+    first = {name: {row["prompt"][0]["content"] for row in part} for name, part in parts.items()}
+    assert first["demonstrations_test"] == first["prompts_test"]
+    assert not any("weight" in message for row in _prompts_of(parts, "") for message in row["prompt"])
+
+
 def test_of_five_prompts_one_is_held_out_and_of_four_texts_none():
     rows = {"prompts": [{"prompt": f"{i}"} for i in range(5)], "text": [{"text": f"{i}"} for i in range(4)]}
     parts = split(rows, DataOptions())
