@@ -304,6 +304,10 @@ def normalised(messages: list[Any]) -> tuple[list[dict[str, Any]], str]:
         kept = {key: message[key] for key in MESSAGE_COLUMNS if message.get(key) is not None}
         if "weight" in kept and (kept["weight"] not in (0, 1) or isinstance(kept["weight"], bool)):
             raise InputError(f"a message has the weight {kept['weight']!r}; it must be 0 or 1")
+        if role != "assistant":
+            kept.pop("weight", None)
+        elif "weight" in kept:
+            kept["weight"] = int(kept["weight"])
         if "tool_calls" in kept:
             kept["tool_calls"] = _without_null(kept["tool_calls"])
         result.append({"role": role, "content": content, **kept})

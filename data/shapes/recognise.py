@@ -1,6 +1,5 @@
 """Recognises the shape of a row by its columns, and refuses a row if it is in doubt what the prompt is."""
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +9,12 @@ from data.shapes.kinds import Group, group_key, rows_of_forms
 from data.shapes.table import CHAT, COMMON_PREFIX, DEMONSTRATION, KINDS, PROMPT, RATED, SHAPES, TEXT, TREE, Shape
 from data.shapes.values import Drop, Unfit, is_absent, texts_in
 from rlhf import InputError
-from rlhf.rows import Row, Tally
+from rlhf.rows import ROLES, Row, Tally
 
 # columns that describe an answer: they are dropped when the answer is built from other columns
 ANSWERS = ("completion", "completions", "ranks", "ended", "chosen", "rejected")
 # columns that belong to the prompt of any shape, with other names for them
 BESIDE = {"system": "system|system_prompt|system_message", "history": "history", "tools": "tools"}
-# the last word of the name of a column that may belong to the prompt
-PROMPT_WORDS = set(
-    "prompt prompts question questions query instruction instructions input inputs context contexts history system "
-    "conversation conversations dialog dialogue messages message problem passage article document paragraph background "
-    "premise steps prefix functions tools".split()
-)
 
 
 @dataclass
@@ -114,6 +107,8 @@ def _found(raw: Any, kind: str, common_prefix: bool) -> Found:
         raise Unfit(f"a row is an object with columns, not {values.kind_of(raw)}")
     shapes = [COMMON_PREFIX, *_BY_KIND[kind]] if common_prefix and kind != "text" else _BY_KIND[kind]
     present = {column: value for column, value in raw.items() if not is_absent(value)}
+    if kind != "text" and (present.get("image") or present.get("images")):
+        raise Drop("row with a picture")
     misfits = []
     for shape in shapes:
         if columns := _columns(shape, present):
@@ -125,7 +120,8 @@ def _found(raw: Any, kind: str, common_prefix: bool) -> Found:
             if kind == "comparisons" and shape.not_ranked:
                 raise Unfit(f"no comparisons ({shape.name}): {shape.not_ranked}")
             if left := _left(found, present, kind):
-                raise Unfit(refusals.columns_left(left, found.shape, found.of_prompt, present, kind))
+                of_prompt = [column for column in present if column in found.of_prompt]
+                raise Unfit(refusals.columns_left(left, found.shape.name, of_prompt, present, kind))
             return found
     for shape in shapes:
         if not misfits and (columns := _columns(shape, raw)):
@@ -190,27 +186,20 @@ def _left(found: Found, row: Row, kind: str) -> list[str]:
     """The columns that look like a part of the prompt and are neither used nor repeated in the row."""
     if kind == "text":
         return []
-    rendered = [text.strip() for form in found.forms for text in texts_in(form)]
+    own = "\n".join(text.strip() for form in found.forms for text in texts_in(form))
+    parts = [text.strip() for column in found.used for text in texts_in(row[column])]
     ignored = found.used | set(found.shape.ignores.split())
-    return [
-        column
-        for column, value in row.items()
-        if column not in ignored and _is_of_prompt(column) and not _is_repeated(value, rendered)
-    ]
+    left = [column for column in row if column not in ignored and refusals.is_of_prompt(column)]
+    return [column for column in left if not _is_repeated(row[column], own, parts)]
 
 
-def _is_of_prompt(column: Any) -> bool:
-    words = re.findall(r"[A-Za-z][a-z]*", str(column).replace("_", " "))
-    return bool(words) and words[-1].lower() in PROMPT_WORDS
-
-
-def _is_repeated(value: Any, rendered: list[str]) -> bool:
-    """Whether all texts of a value are in the row's own texts, or the value is a text that holds all of those."""
-    texts = [text.strip() for text in texts_in(value) if text.strip()]
-    if len(texts) == 1 and all(_holds(texts[0], part) for part in rendered):
+def _is_repeated(value: Any, own: str, parts: list[str]) -> bool:
+    """Whether all texts of a value are among the row's own, or it is a text that renders the whole row: all its parts."""
+    if isinstance(value, str) and parts and all(_holds(value, part) for part in parts):
         return True
-    whole = "\n".join(rendered)
-    return all(text in ("user", "assistant", "system") or _holds(whole, text) for text in texts)
+    value = values.transcript_prompt(value) or value if isinstance(value, str) else value
+    texts = {text.strip() for text in texts_in(value)} - ROLES.keys()
+    return all(_holds(own, text) for text in texts)
 
 
 def _holds(whole: str, part: str) -> bool:

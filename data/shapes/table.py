@@ -95,7 +95,7 @@ SHAPES = (
 
     # a chosen and a rejected answer
     Shape("two conversations", RANKING, "", f"{CHOSEN} {REJECTED}", rankings.conversations,
-          ignores="conversation generation_prompt labelling_prompt",
+          ignores="conversation generation_prompt labelling_prompt init_prompt critic_prompt revision_prompt",
           examples="Anthropic/hh-rlhf, Skywork/Skywork-Reward-Preference-80K-v0.2, HuggingFaceH4/ultrafeedback_binarized"),
     Shape("a chat and a pair", RANKING, "conversations|trajectory|messages|context", f"{CHOSEN} {REJECTED}", rankings.pair,
           examples="hiyouga/DPO-En-Zh-20k (LLaMA-Factory), openbmb/UltraInteract_pair"),
@@ -129,7 +129,7 @@ SHAPES = (
           examples="tatsu-lab/alpaca, databricks/databricks-dolly-15k, garage-bAInd/Open-Platypus"),
     Shape("calls of tools", DEMONSTRATION, "query tools", "answers", chats.calls, examples="Salesforce/xlam-function-calling-60k"),
     Shape("a question and an answer", DEMONSTRATION, "question|query|problem|inputs",
-          "response|answer|output|completion|solution|generated_solution|targets", instructions.answer, ignores="original_question",
+          "solution|generated_solution|response|answer|output|completion|targets", instructions.answer, ignores="original_question",
           examples="Open-Orca/OpenOrca, meta-math/MetaMathQA, openai/gsm8k, CohereLabs/aya_dataset"),
     Shape("an input and an output", DEMONSTRATION, "input", "output|target|response", instructions.answer,
           examples="YeungNLP/firefly-train-1.1M"),

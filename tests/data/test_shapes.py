@@ -209,7 +209,7 @@ def test_texts_with_a_common_beginning_are_split_at_its_last_space_only_if_asked
     (row,), _ = adapted(raw, "comparisons", common_prefix=True)
     assert row["prompt"] == "Q: Who? A:"
     assert row["completions"] == [" Anna", " Andy"]
-    with pytest.raises(InputError, match="question may be a part of the prompt"):
+    with pytest.raises(InputError, match="question may belong to the prompt"):
         adapted({**raw, "question": "what is 1+2?"}, "comparisons", common_prefix=True)
 
 
@@ -277,19 +277,20 @@ def test_null_columns_count_as_absent_and_a_null_text_drops_the_row():
 @pytest.mark.parametrize(
     ("kind", "raw", "message"),
     [
-        ("comparisons", {"prompt": "Hi", "question": "Who?", "chosen": "a", "rejected": "b"}, r"question may be .*`columns: \{prompt: \[question, prompt\], chosen: chosen, rejected: rejected\}`"),
-        ("comparisons", {"prompt": "1+1?", "initial_reason_steps": "Step 1:", "chosen": "a", "rejected": "b"}, "initial_reason_steps may be"),
+        ("comparisons", {"prompt": "Hi", "question": "Who?", "chosen": "a", "rejected": "b"}, r"question may belong .*`columns: \{prompt: \[question, prompt\], chosen: chosen, rejected: rejected\}`"),
+        ("comparisons", {"prompt": "1+1?", "initial_reason_steps": "Step 1:", "chosen": "a", "rejected": "b"}, "initial_reason_steps may belong"),
         ("demonstrations", {"question": "Who?", "context": "Anna is here.", "answer": "Anna"}, r"`columns: \{prompt: \[context, question\], completion: answer\}`"),
-        ("demonstrations", {"messages": [USER, ASSISTANT], "instruction": "Who?"}, "instruction may be"),
-        ("demonstrations", {"prompt": "a", "completion": "b", "functions": '[{"name": "f"}]'}, "functions may be"),
+        ("demonstrations", {"messages": [USER, ASSISTANT], "instruction": "Who?"}, "instruction may belong"),
+        ("demonstrations", {"prompt": "a", "completion": "b", "functions": '[{"name": "f"}]'}, "functions may belong"),
         ("demonstrations", {"question": "Who?", "answer": ["Anna", "Andy"]}, "the answer is a list, not text"),
         ("demonstrations", {"reply": "a", "instruction": "b"}, r"`columns: \{prompt: instruction, completion: reply\}`"),
         ("demonstrations", {"messages": [{"role": "critic", "content": "a"}]}, "unknown role 'critic'"),
         ("demonstrations", {"messages": [SYSTEM, USER, ASSISTANT], "system": "Be rude."}, "column system differs"),
-        ("comparisons", {"prompt": "Hi", "chosen": said("Who?", "a"), "rejected": said("Who?", "b")}, "prompt may be"),
+        ("comparisons", {"prompt": "Hi", "chosen": said("Who?", "a"), "rejected": said("Who?", "b")}, "prompt may belong"),
         ("comparisons", {"prompt": "Hi", "response": "a", "is_safe": True}, "is_safe says whether an answer is harmful"),
         ("comparisons", {"prompt": "Hi", "completion": "a"}, "no known columns of comparisons"),
-        ("comparisons", {"context": [USER], "original_response": "a", "edited_response": "b"}, "no known columns"),
+        ("comparisons", {"context": [USER], "original_response": "a", "good_edited_response": "b", "bad_edited_response": "c"}, r"`columns: \{prompt: context, chosen: good_edited_response, rejected: bad_edited_response\}`"),
+        ("demonstrations", {"context": "c", "question": "Who?", "answers": {"text": ["a"], "answer_start": [1]}}, r"`columns: \{prompt: \[context, question\], completion: answers.text\[0\]\}`"),
         ("text", {"content": "x = 1"}, r"`columns: \{text: content\}`"),
         ("demonstrations", {"messages": "hello"}, "the chat is text, not a list of messages"),
         ("demonstrations", {"messages": ["hello"]}, "not a list of messages"),
@@ -320,6 +321,23 @@ def test_a_row_in_doubt_is_refused_with_its_place_and_with_what_to_write(kind, r
 def test_columns_that_repeat_or_describe_the_prompt_do_not_refuse_a_row(raw):
     (row,), _ = adapted(raw, "prompts")
     assert row["prompt"] == raw["prompt"]
+
+
+def test_a_prompt_that_repeats_the_conversation_or_renders_the_row_does_not_refuse_it():
+    """A prompt beside HH's transcripts; the rendered prompt beside Alpaca's columns."""
+    start = "\n\nHuman: Hi\n\nAssistant:"
+    raw = {"prompt": start, "chosen": f"{start} a", "rejected": f"{start} b"}
+    assert adapted(raw, "comparisons")[0] == [ranking([USER], ["a", "b"], [0, 1])]
+    raw = {"instruction": "Add.", "input": "1, 2", "output": "3"}
+    rendered = "Below is an instruction.\n\n### Instruction:\nAdd.\n\n### Input:\n1, 2\n\n### Output:\n3"
+    assert adapted({**raw, "prompt": rendered}, "demonstrations")[0] == [
+        {"prompt": said("Add.\n\n1, 2"), "completion": "3"}
+    ]
+
+
+def test_a_row_with_a_picture_beside_its_text_is_dropped_and_counted():
+    raw = {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a"}]}
+    assert adapted(raw, "demonstrations") == ([], {"row with a picture": 1})
 
 
 # --- real files -------------------------------------------------------------------------------------------------------
