@@ -203,7 +203,7 @@ def _at(value: Any, steps: list[str], where: str) -> Any:
 
 
 def _at_or_null(element: Any, steps: list[str], where: str) -> Any:
-    """The value at a path in an element of a list; null if the element lacks the first step, as a score may be missing."""
+    """The value at a path in an element of a list; null if the element lacks the first step, as a score may be."""
     if steps and isinstance(element, dict) and steps[0] not in element:
         return None
     return _at(element, steps, where)

@@ -8,8 +8,8 @@
     prompts         {"prompt"}                                         PPO, samples, evaluation
 
 The columns are TRL's where TRL has the format. A text is a string or a list of chat messages, `{"role", "content"}`,
-which the tokenizer's chat template renders; see `normalised` for other forms of a message. In a demonstration, a reply of
-the prompt with `"weight": 1` is learned too. Further columns are kept.
+which the tokenizer's chat template renders; see `normalised` for other forms of a message. In a demonstration, a reply
+of the prompt with `"weight": 1` is learned too. Further columns are kept.
 
 A malformed file or row raises InputError with file and line. A row with unusable content, such as an empty prompt, is
 dropped, and a `Tally` counts it by reason.
@@ -269,7 +269,7 @@ _NAMES_OF_ROLES = {
     "tool": "tool function observation ipython function_response",
 }
 ROLES = {name: role for role, names in _NAMES_OF_ROLES.items() for name in names.split()}
-# the columns of a message that chat templates read, and the weight of a reply; others, such as a time stamp, are removed
+# columns of a message that chat templates read, and the weight of a reply; others, such as a time stamp, are removed
 MESSAGE_COLUMNS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
 
 
@@ -286,7 +286,7 @@ def normalised(messages: list[Any]) -> tuple[list[dict[str, Any]], str]:
     """Chat messages as [{"role", "content", ...}], and the reason to drop them, or "".
 
     Roles of other data sets become user, assistant, system or tool, see ROLES; ShareGPT's `from` and `value` become
-    `role` and `content`. Content given in parts, [{"type": "text", "text"}], is joined; with a picture it is a reason to
+    `role` and `content`. Content in parts, [{"type": "text", "text"}], is joined; with a picture it is a reason to
     drop. Null beside `tool_calls` becomes "". An empty system message and null columns are removed. Raises InputError,
     without place, for anything else.
     """

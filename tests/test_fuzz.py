@@ -15,6 +15,7 @@ from rlhf.rows import Tally, read_lines, read_rows, valid_rows
 from rlhf.tokens import comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset
 from stages.common.options import OPTIONS, STAGES
 from stages.common.parsing import parse
+from tests.data.public_rows import ROWS as PUBLIC_ROWS
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
 NAMES = sorted({name for options in OPTIONS.values() for name in options.__dataclass_fields__} - {"recipe", "help"})
@@ -118,6 +119,26 @@ def test_random_rows_of_every_shape_become_rows_or_are_counted_or_refused(raw, c
         if found is not None:
             assert not raw or found or tally.dropped
             result_or_none(lambda: list(valid_rows(found, kind, tally)))  # noqa: B023
+
+
+changed = st.lists(
+    st.tuples(st.booleans(), st.sampled_from([*SHAPE_COLUMNS, "system", "tools"]) | words, column_values), max_size=2
+)
+
+
+@fuzzed
+@given(st.sampled_from(list(PUBLIC_ROWS.values())), st.lists(changed, min_size=3, max_size=3), st.randoms())
+def test_rows_of_public_data_sets_with_changed_columns_become_rows_or_are_counted_or_refused(public, changes, rng):
+    _, raw, _ = public
+    raw = [dict(row) for row in (raw if isinstance(raw, list) else [raw])]
+    for row, changes_of_row in zip(raw, changes, strict=False):
+        for replaces, column, value in changes_of_row:
+            row[rng.choice(sorted(row)) if replaces else column] = value
+    for kind in KINDS:
+        tally = Tally()
+        places = [(f"f:{i}", row) for i, row in enumerate(raw)]
+        found = result_or_none(lambda: list(valid_rows(rows_of(places, kind, tally), kind, tally)))  # noqa: B023
+        assert found is None or found or tally.dropped
 
 
 def strings_in(value):

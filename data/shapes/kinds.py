@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from data.shapes.chats import tree, tree_of_messages
 from data.shapes.values import Drop, Unfit, number
+from rlhf import InputError
 from rlhf.rows import Row, Tally, without_weights
 
 NO_REPLY = "chat that does not end with a reply"
@@ -85,7 +86,7 @@ class Group:
     others: list[Row] = field(default_factory=list)  # the further columns of each row
 
     def rows(self, kind: str, tally: Tally) -> list[Row]:
-        """The rows of `kind` that the group becomes. Raises Unfit for a malformed message of a tree."""
+        """The rows of `kind` that the group becomes. Raises InputError, with the place, for a malformed tree."""
         others = {k: v for k, v in self.others[0].items() if all(k in o and o[k] == v for o in self.others)}
         if self.is_tree:
             return [{**others, **row} for row in self._rows_of_tree(kind, tally)]
@@ -100,7 +101,13 @@ class Group:
         root, lost = tree_of_messages(self.forms)
         if lost:
             tally.dropped[ORPHAN] += lost
-        return rows_of_forms(tree(root), kind, tally) if root else []
+        try:
+            forms = tree(root) if root else []
+            if root and not forms:
+                tally.dropped["no answers"] += 1
+            return rows_of_forms(forms, kind, tally)
+        except Unfit as error:
+            raise InputError(f"{self.where}: {error}") from error
 
 
 def rows_of_forms(forms: list[Row], kind: str, tally: Tally) -> list[Row]:

@@ -32,7 +32,7 @@ def own(prompt: Any, completions: Any, ranks: Any, ended: Any = None) -> Row:
 
 
 def listed(answer: str, rank: str = "", score: str = "") -> Callable[..., Row]:
-    """A function for answers given as a list of objects, each with a text and a rank (low is best) or a score (high)."""
+    """A function for answers in a list of objects, each with a text and a rank (low is best) or a score (high)."""
 
     def ranking(prompt: Any, answers: Any) -> Row:
         answers = from_json(answers)

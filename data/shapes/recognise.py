@@ -194,7 +194,7 @@ def _left(found: Found, row: Row, kind: str) -> list[str]:
 
 
 def _is_repeated(value: Any, own: str, parts: list[str]) -> bool:
-    """Whether all texts of a value are among the row's own, or it is a text that renders the whole row: all its parts."""
+    """Whether all texts of a value are among the row's own, or it is a text with all parts of the row."""
     if isinstance(value, str) and parts and all(_holds(value, part) for part in parts):
         return True
     value = values.transcript_prompt(value) or value if isinstance(value, str) else value

@@ -2,8 +2,8 @@
 
 A shape fits a row if the row has all its columns and their values have the right types. The first shape that fits is
 used, so a shape with more columns comes before one with fewer. `a|b` are names for the same column, in order of
-preference. The function gets the values of `prompt` and `answers` in order, and those of `may`, which a row may lack, by
-name. Columns that belong to the prompt of any shape (`system`, `history`, `tools`) are added by `recognise`.
+preference. The function gets the values of `prompt` and `answers` in order, and those of `may`, which a row may lack,
+by name. Columns that belong to the prompt of any shape (`system`, `history`, `tools`) are added by `recognise`.
 """
 
 from collections.abc import Callable
@@ -60,14 +60,17 @@ SHAPES = (
           examples="this project's own columns"),
     Shape("Nectar", RANKING, "prompt|question", "answers", rankings.listed("answer", rank="rank"),
           examples="berkeley-nest/Nectar"),
-    Shape("UltraFeedback", RANKING, "instruction|prompt", "completions", rankings.listed("response", score="overall_score"),
+    Shape("UltraFeedback", RANKING, "instruction|prompt", "completions",
+          rankings.listed("response", score="overall_score"),
           examples="openbmb/UltraFeedback"),
     Shape("Stack Exchange preferences", RANKING, "question", "answers", rankings.listed("text", score="pm_score"),
           examples="HuggingFaceH4/stack-exchange-preferences"),
-    Shape("sampled answers with scores", RANKING, "prompt|instruction|input", "generations|all_generated_responses ratings|rating|all_rm_scores",
+    Shape("sampled answers with scores", RANKING, "prompt|instruction|input",
+          "generations|all_generated_responses ratings|rating|all_rm_scores",
           rankings.scored, ignores="labelling_prompt generation_prompt messages",
           examples="argilla/distilabel-intel-orca-dpo-pairs, princeton-nlp/llama3-ultrafeedback"),
-    Shape("sampled answers with ranks", RANKING, f"prompt|{QUESTION}", "candidates_completions|completions ranks", rankings.ranked,
+    Shape("sampled answers with ranks", RANKING, f"prompt|{QUESTION}", "candidates_completions|completions ranks",
+          rankings.ranked,
           examples="argilla/OpenHermesPreferences"),
     Shape("Alpaca with several outputs", RANKING, "instruction", "output", instructions.outputs, "input context",
           examples="Chinese OpenAssistant rankings; outputs best first"),
@@ -80,7 +83,8 @@ SHAPES = (
           examples="openai/webgpt_comparisons"),
     Shape("SafeRLHF", RANKING, "prompt", "response_0 response_1 better_response_id", rankings.by_number,
           examples="PKU-Alignment/PKU-SafeRLHF"),
-    Shape("HelpSteer preference", RANKING, "context|prompt", "response1|response_1 response2|response_2 overall_preference|preference_strength",
+    Shape("HelpSteer preference", RANKING, "context|prompt",
+          "response1|response_1 response2|response_2 overall_preference|preference_strength",
           rankings.by_strength, examples="nvidia/HelpSteer3, nvidia/HelpSteer2 (preference)"),
     Shape("summarize from feedback", RANKING, "info", "summaries choice", rankings.summaries,
           examples="openai/summarize_from_feedback (comparisons)"),
@@ -88,7 +92,8 @@ SHAPES = (
           examples="stanfordnlp/SHP"),
     Shape("Chatbot Arena", RANKING, "", "conversation_a conversation_b winner", rankings.arena,
           examples="lmsys/chatbot_arena_conversations, lmsys/mt_bench_human_judgments"),
-    Shape("Chatbot Arena, texts", RANKING, "prompt", "response_a response_b winner_model_a winner_model_b", rankings.arena_texts,
+    Shape("Chatbot Arena, texts", RANKING, "prompt", "response_a response_b winner_model_a winner_model_b",
+          rankings.arena_texts,
           "winner_tie", examples="lmarena-ai/arena-human-preference-55k"),
     Shape("Stack Exchange pairs", RANKING, "question", "response_j response_k", rankings.pair,
           examples="lvwerra/stack-exchange-paired"),
@@ -96,8 +101,10 @@ SHAPES = (
     # a chosen and a rejected answer
     Shape("two conversations", RANKING, "", f"{CHOSEN} {REJECTED}", rankings.conversations,
           ignores="conversation generation_prompt labelling_prompt init_prompt critic_prompt revision_prompt",
-          examples="Anthropic/hh-rlhf, Skywork/Skywork-Reward-Preference-80K-v0.2, HuggingFaceH4/ultrafeedback_binarized"),
-    Shape("a chat and a pair", RANKING, "conversations|trajectory|messages|context", f"{CHOSEN} {REJECTED}", rankings.pair,
+          examples="Anthropic/hh-rlhf, Skywork/Skywork-Reward-Preference-80K-v0.2, "
+                   "HuggingFaceH4/ultrafeedback_binarized"),
+    Shape("a chat and a pair", RANKING, "conversations|trajectory|messages|context", f"{CHOSEN} {REJECTED}",
+          rankings.pair,
           examples="hiyouga/DPO-En-Zh-20k (LLaMA-Factory), openbmb/UltraInteract_pair"),
     Shape("a pair", RANKING, "prompt", f"{CHOSEN} {REJECTED}", rankings.own_pair,
           examples="TRL, Dahoas/full-hh-rlhf, allenai/reward-bench-2, jondurbin/truthy-dpo-v0.1"),
@@ -109,7 +116,8 @@ SHAPES = (
     # an answer and its rating
     Shape("KTO", RATED, "prompt", "completion label", rankings.labelled, examples="trl-lib/kto-mix-14k"),
     Shape("KTO chats", RATED, "messages|conversations", "label|kto_tag", chats.labelled, examples="LLaMA-Factory"),
-    Shape("HelpSteer", RATED, "prompt", "response helpfulness", rankings.rated, examples="nvidia/HelpSteer, nvidia/HelpSteer2"),
+    Shape("HelpSteer", RATED, "prompt", "response helpfulness", rankings.rated,
+          examples="nvidia/HelpSteer, nvidia/HelpSteer2"),
     Shape("summaries with ratings", RATED, "info", "summary", rankings.summary,
           examples="openai/summarize_from_feedback (axis)"),
     Shape("BeaverTails", RATED, "prompt", "response is_safe", rankings.labelled,
@@ -119,27 +127,37 @@ SHAPES = (
     # chats
     Shape("messages", CHAT, "messages|conversations|conversation", "", chats.chat, ignores="generation_prompt",
           examples="HuggingFaceH4/ultrachat_200k, HuggingFaceH4/no_robots, teknium/OpenHermes-2.5 (ShareGPT)"),
-    Shape("alternating texts", CHAT, "conversations|data", "", chats.alternating, examples="GAIR/lima, stingning/ultrachat"),
+    Shape("alternating texts", CHAT, "conversations|data", "", chats.alternating,
+          examples="GAIR/lima, stingning/ultrachat"),
     Shape("Glaive", CHAT, "system chat", "", chats.glaive, examples="glaiveai/glaive-function-calling-v2"),
 
     # a prompt and its completion
-    Shape("a demonstration", DEMONSTRATION, "prompt", "completion", instructions.own, examples="this project's and TRL's columns"),
-    Shape("Self-Instruct", DEMONSTRATION, "instruction", "instances", instructions.instances, examples="yizhongw/self-instruct"),
-    Shape("Alpaca", DEMONSTRATION, "instruction", "output|response|completion|answer", instructions.instruction, "input context",
+    Shape("a demonstration", DEMONSTRATION, "prompt", "completion", instructions.own,
+          examples="this project's and TRL's columns"),
+    Shape("Self-Instruct", DEMONSTRATION, "instruction", "instances", instructions.instances,
+          examples="yizhongw/self-instruct"),
+    Shape("Alpaca", DEMONSTRATION, "instruction", "output|response|completion|answer", instructions.instruction,
+          "input context",
           examples="tatsu-lab/alpaca, databricks/databricks-dolly-15k, garage-bAInd/Open-Platypus"),
-    Shape("calls of tools", DEMONSTRATION, "query tools", "answers", chats.calls, examples="Salesforce/xlam-function-calling-60k"),
+    Shape("calls of tools", DEMONSTRATION, "query tools", "answers", chats.calls,
+          examples="Salesforce/xlam-function-calling-60k"),
     Shape("a question and an answer", DEMONSTRATION, "question|query|problem|inputs",
-          "solution|generated_solution|response|answer|output|completion|targets", instructions.answer, ignores="original_question",
+          "solution|generated_solution|response|answer|output|completion|targets", instructions.answer,
+          ignores="original_question",
           examples="Open-Orca/OpenOrca, meta-math/MetaMathQA, openai/gsm8k, CohereLabs/aya_dataset"),
     Shape("an input and an output", DEMONSTRATION, "input", "output|target|response", instructions.answer,
           examples="YeungNLP/firefly-train-1.1M"),
-    Shape("a prompt and a response", DEMONSTRATION, "prompt", "response", instructions.answer, examples="Dahoas/rm-static"),
+    Shape("a prompt and a response", DEMONSTRATION, "prompt", "response", instructions.answer,
+          examples="Dahoas/rm-static"),
     Shape("two roles", DEMONSTRATION, "message_1", "message_2", instructions.answer, examples="camel-ai/physics"),
 
     # prompts and text
-    Shape("a prompt", PROMPT, "prompt", "", instructions.prompt, examples="TRL, BytedTsinghua-SIA/DAPO-Math-17k (verl)"),
-    Shape("an instruction", PROMPT, "instruction", "", instructions.question, "input context", examples="tatsu-lab/alpaca_eval"),
-    Shape("a question", PROMPT, "question|query|problem|inputs", "", instructions.question, examples="HuggingFaceH4/MATH-500"),
+    Shape("a prompt", PROMPT, "prompt", "", instructions.prompt,
+          examples="TRL, BytedTsinghua-SIA/DAPO-Math-17k (verl)"),
+    Shape("an instruction", PROMPT, "instruction", "", instructions.question, "input context",
+          examples="tatsu-lab/alpaca_eval"),
+    Shape("a question", PROMPT, "question|query|problem|inputs", "", instructions.question,
+          examples="HuggingFaceH4/MATH-500"),
     Shape("text", TEXT, "text", "", instructions.plain, examples="allenai/c4, Salesforce/wikitext"),
     Shape("a transcript", CHAT, "text", "", chats.guanaco, examples="timdettmers/openassistant-guanaco"),
 )

@@ -141,7 +141,7 @@ def reply(value: Any, name: str) -> Reply:
 
 
 def tools(value: Any) -> list[Any] | None:
-    """The tools of a chat, given as a list or its JSON text, each in the form that chat templates take; None if empty."""
+    """The tools of a chat, a list or its JSON text, each in the form that chat templates take; None if empty."""
     listed = from_json(value)
     if isinstance(listed, str) and not listed.strip():
         return None
@@ -179,7 +179,7 @@ def transcript_prompt(value: Any) -> Messages | None:
 
 
 def steerlm(value: str) -> Messages | None:
-    """The messages of a prompt in NVIDIA's format, with "<extra_id_1>Assistant" between turns; None for another text."""
+    """The messages of a prompt in NVIDIA's format, with "<extra_id_1>Assistant" between turns; None otherwise."""
     if not _STEERLM_TURN.search(value):
         return None
     return turns(value if _STEERLM_TURN.match(value) else f"<extra_id_1>User\n{value}", _STEERLM_TURN)
