@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from rlhf.rows import Row, to_line
+from rlhf.rows import Row, to_line, without_weights
 
 FEW = 5  # with at least this many prompts, at least one is held out for the test
 
@@ -105,13 +104,6 @@ def key_of(row: Row) -> str:
     """A key that is equal for rows with the same prompt or text."""
     columns = [(column, without_weights(row[column])) for column in ("prompt", "text", "messages") if column in row]
     return json.dumps(columns[:1])
-
-
-def without_weights(text: Any) -> Any:
-    """A prompt whose messages have no `weight`: which of them SFT learns does not make it another prompt."""
-    if not isinstance(text, list):
-        return text
-    return [{name: value for name, value in message.items() if name != "weight"} for message in text]
 
 
 def hash_of(key: str) -> int:

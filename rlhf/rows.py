@@ -8,7 +8,8 @@
     prompts         {"prompt"}                                         PPO, samples, evaluation
 
 The columns are TRL's where TRL has the format. A text is a string or a list of chat messages, `{"role", "content"}`,
-which the tokenizer's chat template renders. Further columns are kept.
+which the tokenizer's chat template renders; see `normalised` for other forms of a message. In a demonstration, a reply
+of the prompt with `"weight": 1` is learned too. Further columns are kept.
 
 A malformed file or row raises InputError with file and line. A row with unusable content, such as an empty prompt, is
 dropped, and a `Tally` counts it by reason.
@@ -28,15 +29,16 @@ from weakref import finalize
 from rlhf import InputError
 
 Row = dict[str, Any]
-Text = str | list[dict[str, str]]  # a string, or chat messages
+Text = str | list[dict[str, Any]]  # a string, or chat messages
 
 
 @dataclass
 class Tally:
-    """The number of rows used, and of rows dropped, by reason."""
+    """The number of rows used, of rows dropped by reason, and of rows used in part, by what was left out."""
 
     used: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    shortened: Counter[str] = field(default_factory=Counter)
 
     def keep(self, usable: bool, reason: str) -> bool:
         """Returns `usable`. If it is False, counts one used row as dropped for this reason instead."""
@@ -57,17 +59,23 @@ class Tally:
         self.dropped += counts
 
     def __str__(self) -> str:
-        parts = []
-        for reason, count in self.dropped.most_common():
-            share = round(100 * count / max(self.used + self.dropped.total(), 1))
-            shown = f" ({f'{share} %' if share else 'under 1 %'})" if reason.startswith("longer than") else ""
-            parts.append(f"{count:,}{shown} {reason}")
-        reasons = ", ".join(parts)
-        return f"{self.used:,} rows" + (f" ({self.dropped.total():,} dropped: {reasons})" if reasons else "")
+        result = f"{self.used:,} rows"
+        for verb, counts in (("dropped", self.dropped), ("shortened", self.shortened)):
+            reasons = ", ".join(f"{count:,}{self._share(reason)} {reason}" for reason, count in counts.most_common())
+            result += f" ({counts.total():,} {verb}: {reasons})" if reasons else ""
+        return result
+
+    def _share(self, reason: str) -> str:
+        """The share of the rows that are too long, in brackets; "" for another reason."""
+        if not reason.startswith("longer than"):
+            return ""
+        share = round(100 * self.dropped[reason] / max(self.used + self.dropped.total(), 1))
+        return f" ({share} %)" if share else " (under 1 %)"
 
     def as_dict(self) -> dict[str, Any]:
         """The counts as they are stored in stage.json."""
-        return {"used": self.used, "dropped": dict(self.dropped)}
+        shortened = {"shortened": dict(self.shortened)} if self.shortened else {}
+        return {"used": self.used, "dropped": dict(self.dropped), **shortened}
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -224,16 +232,19 @@ def _check_text(row: Row, where: str) -> tuple[Row, str]:
     if row.get("messages") is None and "text" in row:
         row = {column: value for column, value in row.items() if column != "messages"}
     column = "messages" if "messages" in row else "text"
-    return row, _fault_of(_column(row, column, where), column, where)
+    value, fault = _checked(_column(row, column, where), column, where)
+    return {**row, column: without_weights(value)}, fault
 
 
 def _check_demonstration(row: Row, where: str) -> tuple[Row, str]:
-    faults = [_fault_of(_column(row, column, where), column, where) for column in ("prompt", "completion")]
-    return row, next(filter(None, faults), "")
+    checked = {column: _checked(_column(row, column, where), column, where) for column in ("prompt", "completion")}
+    faults = [fault for _, fault in checked.values()]
+    return {**row, **{column: value for column, (value, _) in checked.items()}}, next(filter(None, faults), "")
 
 
 def _check_prompt(row: Row, where: str) -> tuple[Row, str]:
-    return row, _fault_of(_column(row, "prompt", where), "prompt", where)
+    value, fault = _checked(_column(row, "prompt", where), "prompt", where)
+    return {**row, "prompt": without_weights(value)}, fault
 
 
 def _check_comparison(row: Row, where: str) -> tuple[Row, str]:
@@ -242,12 +253,14 @@ def _check_comparison(row: Row, where: str) -> tuple[Row, str]:
         rest = {column: value for column, value in row.items() if column not in ("chosen", "rejected")}
         row = {**rest, "completions": completions, "ranks": [0, 1]}
     _check_ranking(row, where)
-    if fault := _fault_of(row["prompt"], "prompt", where):
+    row, fault = _check_prompt(row, where)
+    if fault:
         return row, fault
-    faults = [_fault_of(completion, "completion", where) for completion in row["completions"]]
-    if len(faults) < 2:
+    checked = [_checked(completion, "completion", where) for completion in row["completions"]]
+    if len(checked) < 2:
         return row, "fewer than two completions"
-    return _without_duplicates(row, faults)
+    row = {**row, "completions": [without_weights(value) for value, _ in checked]}
+    return _without_duplicates(row, [fault for _, fault in checked])
 
 
 def _check_ranking(row: Row, where: str) -> None:
@@ -303,25 +316,32 @@ def _column(row: Row, column: str, where: str) -> Any:
     return row[column]
 
 
-def _fault_of(text: Any, column: str, where: str) -> str:
-    """The reason why a text is unusable, or "". Raises InputError if it is neither a string nor chat messages."""
+def _checked(text: Any, column: str, where: str) -> tuple[Any, str]:
+    """A text with its messages in one form, and the reason why it is unusable, or "".
+
+    Raises InputError if it is neither a string nor chat messages.
+    """
     if text is None:
-        return f"empty {column}"
+        return text, f"empty {column}"
     if isinstance(text, str):
         if not _is_unicode(text):
-            return f"{column} with half a character (a lone surrogate)"
-        return "" if text.strip() else f"empty {column}"
-    if not isinstance(text, list) or not all(_is_message(message) for message in text):
+            return text, f"{column} with half a character (a lone surrogate)"
+        return text, "" if text.strip() else f"empty {column}"
+    if not isinstance(text, list) or not all(map(is_message, text)):
         raise InputError(
             f'{where}: "{column}" is {type(text).__name__}; it must be text, or messages with role and content'
         )
-    if not text:
-        return f"empty {column}"
-    if wrong := [m["content"] for m in text if not isinstance(m["content"], str | None)]:
-        raise InputError(
-            f'{where}: a message of "{column}" has {type(wrong[0]).__name__} as its content; it must be text'
-        )
-    return next(filter(None, (_fault_of(message["content"], column, where) for message in text)), "")
+    try:
+        messages, fault = normalised(text)
+    except InputError as error:
+        raise InputError(f'{where}: "{column}": {error}') from error
+    if not messages:
+        return messages, fault or f"empty {column}"
+    if any(not _is_unicode(message["content"]) for message in messages):
+        return messages, f"{column} with half a character (a lone surrogate)"
+    # a call of tools, and the answer of a tool, may be without words
+    empty = (not (m["content"].strip() or m.get("tool_calls") or m["role"] == "tool") for m in messages)
+    return messages, fault or (f"empty {column}" if any(empty) else "")
 
 
 def _is_unicode(text: str) -> bool:
@@ -332,10 +352,91 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
-
-
 def plain_text(text: Text) -> str:
     """A text as a readable string: chat messages become lines of `role: content`."""
     return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m['content']}" for m in text)
+
+
+# --- chat messages ----------------------------------------------------------------------------------------------------
+
+_NAMES_OF_ROLES = {
+    "user": "user human prompter instruction",
+    "assistant": "assistant gpt bot model chatgpt bing bard function_call",
+    "system": "system developer",
+    "tool": "tool function observation ipython function_response",
+}
+ROLES = {name: role for role, names in _NAMES_OF_ROLES.items() for name in names.split()}
+# columns of a message that chat templates read, and the weight of a reply; others, such as a time stamp, are removed
+MESSAGE_COLUMNS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value has the columns of a chat message, in any form that `normalised` accepts."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("role", value.get("from")), str)
+        and bool({"content", "value", "tool_calls"} & value.keys())
+    )
+
+
+def normalised(messages: list[Any]) -> tuple[list[dict[str, Any]], str]:
+    """Chat messages as [{"role", "content", ...}], and the reason to drop them, or "".
+
+    Roles of other data sets become user, assistant, system or tool, see ROLES; ShareGPT's `from` and `value` become
+    `role` and `content`. Content in parts, [{"type": "text", "text"}], is joined; with a picture it is a reason to
+    drop. Null beside `tool_calls` becomes "". An empty system message and null columns are removed. Raises InputError,
+    without place, for anything else.
+    """
+    result, fault = [], ""
+    for message in messages:
+        if not is_message(message):
+            raise InputError("a message is an object with role and content")
+        name = message.get("role", message.get("from"))
+        if (role := ROLES.get(name.lower())) is None:
+            raise InputError(f"a message has the unknown role {name[:40]!r}; roles are {', '.join(ROLES)}")
+        content, part_fault = _content(message)
+        fault = fault or part_fault
+        if role == "system" and not content.strip():
+            continue
+        kept = {key: message[key] for key in MESSAGE_COLUMNS if message.get(key) is not None}
+        if "weight" in kept and (kept["weight"] not in (0, 1) or isinstance(kept["weight"], bool)):
+            raise InputError(f"a message has the weight {kept['weight']!r}; it must be 0 or 1")
+        if role != "assistant":
+            kept.pop("weight", None)
+        elif "weight" in kept:
+            kept["weight"] = int(kept["weight"])
+        if "tool_calls" in kept:
+            kept["tool_calls"] = _without_null(kept["tool_calls"])
+        result.append({"role": role, "content": content, **kept})
+    return result, fault
+
+
+def without_weights(text: Text) -> Text:
+    """A text without the weights of its replies, which only demonstrations have."""
+    if isinstance(text, list):
+        return [{key: value for key, value in message.items() if key != "weight"} for message in text]
+    return text
+
+
+def _content(message: dict[str, Any]) -> tuple[str, str]:
+    """The content of a message as a string, and the reason to drop the message, or ""."""
+    content = message.get("content", message.get("value"))
+    if content is None:
+        content = ""
+    parts = [content] if isinstance(content, str) else content
+    if not isinstance(parts, list) or not all(isinstance(part, str | dict) for part in parts):
+        raise InputError(f"a message has {type(content).__name__} as its content; it must be text")
+    texts = [part if isinstance(part, str) else part.get("text") for part in parts]
+    kinds = {str(part.get("type", "text")) for part in parts if isinstance(part, dict)}
+    if any("image" in kind for kind in kinds):
+        return "", "message with a picture"
+    if not kinds <= {"text", "input_text", "output_text"} or not all(isinstance(text, str | None) for text in texts):
+        return "", "message with a part that is not text"
+    return "".join(text or "" for text in texts), ""
+
+
+def _without_null(value: Any) -> Any:
+    """Lists and objects without null; tables with merged columns have null for every argument of another tool."""
+    if isinstance(value, dict):
+        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+    return [_without_null(inner) for inner in value] if isinstance(value, list) else value

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from data import world
-from data.adapters import ANSWERS, adapt
+from data.columns import Source
 from data.preview import Statistics, as_lines
+from data.shapes import ANSWERS
 from data.sources import path_of, read_source
-from data.split import Split, without_weights
+from data.split import Split
 from rlhf import InputError
-from rlhf.rows import Row, Tally, read_jsonl, valid_rows, write_rows
+from rlhf.rows import Row, Tally, read_jsonl, valid_rows, without_weights, write_rows
 from stages.common.console import say
 from stages.common.options import DataOptions
+from stages.common.parsing import load_function
 from stages.common.stage import Stage, main
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
@@ -55,7 +57,7 @@ def read(kind: str, split: Split, options: DataOptions, stage: Stage) -> dict[st
     """Reads the sources of a kind, and prints what the rows look like; returns the counts of used and dropped rows."""
     sources = getattr(options, kind)
     for source in sources:
-        stage.input(str(path_of(source, options.folder)))
+        stage.input(str(path_of(Source.parse(source).path, options.folder)))
     tally, statistics = Tally(), Statistics()
     rows = statistics.count(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
     first = list(islice(rows, options.preview))
@@ -105,9 +107,9 @@ def world_rows(options: DataOptions) -> Iterator[tuple[str, Iterable[Row]]]:
 
 
 def _raw_rows(sources: list[str], kind: str, options: DataOptions, tally: Tally) -> Iterator[tuple[str, Any]]:
-    for source in sources:
-        raw_rows = islice(read_source(source, options.folder, options.sample_by), options.limit)
-        yield from ((where, row) for where, raw in raw_rows for row in adapt(raw, kind, tally, where))
+    for source in map(Source.parse, sources):
+        raw_rows = islice(read_source(source.path, options.folder, options.sample_by), options.limit)
+        yield from source.rows(raw_rows, kind, tally, load_function)
 
 
 def _prompts_in(folder: Path, part: str) -> Iterator[tuple[str, Row]]:

@@ -7,13 +7,15 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data.adapters import adapt
+from data.columns import Source
+from data.shapes import SHAPES, rows_of
 from data.sources import read_source
 from rlhf import InputError
 from rlhf.rows import Tally, read_lines, read_rows, valid_rows
 from rlhf.tokens import comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset
 from stages.common.options import OPTIONS, STAGES
 from stages.common.parsing import parse
+from tests.data.public_rows import ROWS as PUBLIC_ROWS
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
 NAMES = sorted({name for options in OPTIONS.values() for name in options.__dataclass_fields__} - {"recipe", "help"})
@@ -92,15 +94,106 @@ def test_random_rows_are_used_or_counted_or_refused(tokenizer, random_rows):
             result_or_none(lambda: dataset_of(kind, valid, tokenizer))  # noqa: B023
 
 
+SHAPE_COLUMNS = sorted({name for s in SHAPES for name in f"{s.prompt} {s.answers} {s.may}".replace("|", " ").split()})
+column_values = values | texts | st.just([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+
+
+def shaped(shape):
+    """Rows with the columns of a shape, each by one of its names, and up to two other columns."""
+    names = [st.sampled_from(names.split("|")) for names in f"{shape.prompt} {shape.answers} {shape.may}".split()]
+    columns = st.tuples(*names).flatmap(lambda chosen: st.fixed_dictionaries(dict.fromkeys(chosen, column_values)))
+    others = st.dictionaries(st.sampled_from([*SHAPE_COLUMNS, "system", "tools"]) | words, column_values, max_size=2)
+    return st.builds(lambda one, other: {**other, **one}, columns, others)
+
+
+shaped_rows = st.sampled_from(SHAPES).flatmap(shaped)
+
+
 @fuzzed
-@given(rows)
-def test_random_rows_are_adapted_or_counted_or_refused(raw):
+@given(st.lists(rows | shaped_rows, max_size=3), st.booleans())
+def test_random_rows_of_every_shape_become_rows_or_are_counted_or_refused(raw, common_prefix):
+    places = [(f"f:{i}", row) for i, row in enumerate(raw)]
     for kind in KINDS:
         tally = Tally()
-        adapted = result_or_none(lambda: [("f:1", row) for row in adapt(raw, kind, tally, "f:1")])  # noqa: B023
-        if adapted is not None:
-            assert adapted or tally.dropped
-            result_or_none(lambda: list(valid_rows(adapted, kind, tally)))  # noqa: B023
+        found = result_or_none(lambda: list(rows_of(places, kind, tally, common_prefix)))  # noqa: B023
+        if found is not None:
+            assert not raw or found or tally.dropped
+            result_or_none(lambda: list(valid_rows(found, kind, tally)))  # noqa: B023
+
+
+changed = st.lists(
+    st.tuples(st.booleans(), st.sampled_from([*SHAPE_COLUMNS, "system", "tools"]) | words, column_values), max_size=2
+)
+
+
+@fuzzed
+@given(st.sampled_from(list(PUBLIC_ROWS.values())), st.lists(changed, min_size=3, max_size=3), st.randoms())
+def test_rows_of_public_data_sets_with_changed_columns_become_rows_or_are_counted_or_refused(public, changes, rng):
+    _, raw, _ = public
+    raw = [dict(row) for row in (raw if isinstance(raw, list) else [raw])]
+    for row, changes_of_row in zip(raw, changes, strict=False):
+        for replaces, column, value in changes_of_row:
+            row[rng.choice(sorted(row)) if replaces else column] = value
+    for kind in KINDS:
+        tally = Tally()
+        places = [(f"f:{i}", row) for i, row in enumerate(raw)]
+        found = result_or_none(lambda: list(valid_rows(rows_of(places, kind, tally), kind, tally)))  # noqa: B023
+        assert found is None or found or tally.dropped
+
+
+def strings_in(value):
+    """All strings in a value, those within JSON texts included."""
+    if isinstance(value, str):
+        yield value
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return
+    if isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from strings_in(inner)
+
+
+@fuzzed
+@given(shaped_rows)
+def test_every_text_of_a_prompt_is_in_a_column(raw):
+    """The guess that a prompt is what two texts begin with is made for transcripts alone."""
+    known = "\n".join(strings_in(raw))
+    for kind in ("demonstrations", "comparisons", "prompts"):
+        tally = Tally()
+        found = result_or_none(lambda: list(valid_rows(rows_of([("f:1", raw)], kind, tally), kind, tally)))  # noqa: B023
+        for row in found or ():
+            prompt = row["prompt"]
+            for content in [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]:
+                parts = content.split("\n\n") if content not in known else [content]
+                assert all(part.partition(": ")[2] in known or part in known for part in parts), (raw, row)
+
+
+source_values = st.none() | st.booleans() | st.integers() | st.lists(words, max_size=2) | words
+sources = st.fixed_dictionaries(
+    {},
+    optional={
+        "path": st.just("a.jsonl") | source_values,
+        "columns": st.dictionaries(
+            st.sampled_from(["prompt", "chosen", "rejected", "completions", "ranks", "text", "messages"]) | words,
+            st.sampled_from(["a", "a.b", "a[].b", "-a[].b", "a[0]", ["a", "b"]]) | source_values,
+            max_size=4,
+        ),
+        "adapter": st.just("math:sqrt") | source_values,
+        "common_prefix": source_values,
+    },
+) | st.dictionaries(words, source_values, max_size=2)
+
+
+@fuzzed
+@given(sources, st.dictionaries(st.sampled_from(["a", "b", "chosen", "rejected"]), values, max_size=4))
+@example({"path": "x", "columns": {"completions": "a[].b", "ranks": "-a[].b"}}, {"a": [{"b": 10**400}, {"b": None}]})
+def test_random_columns_are_mapped_or_refused(given_source, raw):
+    source = result_or_none(lambda: Source.parse(json.dumps(given_source)))
+    for kind in KINDS if source else ():
+        tally = Tally()
+        rows = source.rows([("f:1", raw)], kind, tally, lambda name: lambda row: row)
+        result_or_none(lambda: list(valid_rows(rows, kind, tally)))  # noqa: B023
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

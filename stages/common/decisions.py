@@ -13,11 +13,11 @@ from typing import Any
 from rlhf import InputError
 from stages.common.code import code_hash
 from stages.common.options import CHAIN, STAGES
-from stages.common.parsing import Parsed, parse_given
+from stages.common.parsing import Parsed, functions_of, parse_given
 from stages.common.request import Request
 from stages.common.requirements import stages_before_ppo
 from stages.common.run import INPUT, MISSING, record_of, stage_of
-from stages.common.stage import difference, functions_of
+from stages.common.stage import difference
 
 Options = dict[str, Parsed]
 NEVER_MADE = "it has never been made"

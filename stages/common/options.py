@@ -5,7 +5,7 @@ They are not in the stages' own modules, so that `make` can read them without im
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NewType
 
 from rlhf import InputError
 from rlhf.config import LARGEST_SEED, PPOConfig
@@ -15,6 +15,9 @@ from rlhf.option import check_options, option
 CHAIN = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
 # options that name the recipe and folders: they are set on the command line, not in a section of a recipe
 PLACES = ("recipe", "run", "base", "results", "run_seed", "output")
+
+# a path, or a mapping as JSON, see data/columns.py
+SourceText = NewType("SourceText", str)
 
 
 @dataclass
@@ -111,12 +114,12 @@ class DataOptions(StageOptions):
     folder: str | None = option(
         None, "folder of the files that text, demonstrations, comparisons and prompts name; by default the current one"
     )
-    text: list[str] = option([], "files or hub data sets of plain text, for pretraining")
-    demonstrations: list[str] = option([], "files or hub data sets of prompts with completions, for SFT")
-    comparisons: list[str] = option(
+    text: list[SourceText] = option([], "files or hub data sets of plain text, for pretraining")
+    demonstrations: list[SourceText] = option([], "files or hub data sets of prompts with completions, for SFT")
+    comparisons: list[SourceText] = option(
         [], "files or hub data sets of ranked or paired completions; by default `make comparisons` samples them"
     )
-    prompts: list[str] = option(
+    prompts: list[SourceText] = option(
         [], "files or hub data sets of prompts, for PPO; by default the prompts of demonstrations and comparisons"
     )
     sample_by: Literal["line", "paragraph", "document"] = option(

@@ -19,12 +19,13 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from data.columns import Source, source_text
 from rlhf import InputError
 from rlhf.escape import printable
 from rlhf.option import check_option, kind_of
 from rlhf.run.files import as_json
 from stages.common.libraries import check_library_values
-from stages.common.options import OPTIONS, PLACES, StageOptions
+from stages.common.options import OPTIONS, PLACES, SourceText, StageOptions
 from stages.common.recipe import no_such_option, recipe_options
 
 FUNCTIONS = ("gold", "labeller", "reward_function")  # options that name a Python function, module:function
@@ -86,10 +87,18 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
 
 def check_values(options: StageOptions) -> None:
     """Raises InputError if the options name a function, a schedule, a tracker or an argument that does not exist."""
-    for name in FUNCTIONS:
-        if getattr(options, name, None):
-            load_function(getattr(options, name))
+    for function in functions_of(options):
+        load_function(function)
     check_library_values(options)
+
+
+def functions_of(options: StageOptions) -> list[str]:
+    """The user's functions ("module:function") that the options and their sources of rows name."""
+    named = [value for name in FUNCTIONS if (value := getattr(options, name, None))]
+    hints = get_type_hints(type(options))
+    lists = [getattr(options, name) for name, hint in hints.items() if hint == list[SourceText]]
+    adapters = [Source.parse(source).adapter for sources in lists for source in sources]
+    return [*named, *(adapter for adapter in adapters if adapter)]
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -154,7 +163,7 @@ def _argument_type(hint: Any) -> dict[str, Any]:
 def _converter(kind: Any) -> Callable[[str], Any]:
     if kind in (int, float):
         return partial(_number, kind)
-    return {bool: _boolean, dict: _json_object}.get(kind, kind)
+    return {bool: _boolean, dict: _json_object, SourceText: _source}.get(kind, kind)
 
 
 def _number(kind: type[int | float], text: str) -> Any:
@@ -171,6 +180,13 @@ def _boolean(text: str) -> bool:
     if text.lower() in ("false", "no", "0"):
         return False
     raise ArgumentTypeError(f"{text!r} is not true or false")
+
+
+def _source(text: str) -> str:
+    try:
+        return source_text(text)
+    except InputError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -233,7 +249,7 @@ def _recipe_named_in(argv: list[str]) -> str:
 
 def _as_argv(name: str, value: Any) -> list[str]:
     if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
+        return [f"--{name}", *(json.dumps(v, default=str) if isinstance(v, dict) else str(v) for v in value)]
     if isinstance(value, dict):
         return [f"--{name}", json.dumps(value)]
     return [f"--{name}={'none' if value is None else value}"]

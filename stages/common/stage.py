@@ -28,7 +28,7 @@ from stages.common.code import code_hash
 from stages.common.console import duration, escape_unencodable, print_error, print_lines, say
 from stages.common.interruption import STOPPED, interruption, lock
 from stages.common.options import PLACES, StageOptions
-from stages.common.parsing import FUNCTIONS, Parsed, check_values, parse_given
+from stages.common.parsing import Parsed, check_values, functions_of, parse_given
 from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
 # options that change what is printed, logged or saved during the run, but not the result
@@ -156,11 +156,6 @@ def make_readable(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_mode & 0o077 == 0:
             path.chmod(0o666 & ~umask)
-
-
-def functions_of(options: StageOptions) -> list[str]:
-    """The user's functions ("module:function") that the options name."""
-    return [value for name in FUNCTIONS if (value := getattr(options, name, None))]
 
 
 def difference(options: dict[str, Any], others: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from data.adapters import adapt
+from data import shapes
 from data.sources import read_source
 from rlhf import InputError
 from rlhf.rows import Tally, valid_rows
@@ -115,7 +115,7 @@ def test_rows_are_never_executed(tmp_path):
     for path in sorted(tmp_path.iterdir()):
         assert rows_of(path) == rows, path.name
         for row in rows:
-            adapted = [("row", r) for r in adapt(row, "demonstrations", Tally())]
+            adapted = shapes.rows_of([("row", row)], "demonstrations", Tally())
             assert list(valid_rows(adapted, "demonstrations", Tally())) == [row]
     (tmp_path / "f.txt").write_text("\n\n".join(text for text in attacks if "\n" not in text))
     assert [row["text"] for row in rows_of(tmp_path / "f.txt")] == [text for text in attacks if "\n" not in text]

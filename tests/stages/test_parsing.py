@@ -7,10 +7,28 @@ import pytest
 
 from rlhf import InputError
 from stages.common.options import OPTIONS, STAGES
-from stages.common.parsing import parse, parse_given
+from stages.common.parsing import functions_of, parse, parse_given
 from stages.common.recipe import RECIPES
 from stages.common.stage import without_places
 from tests.recipes import write_recipe
+
+
+def test_a_source_of_rows_can_be_a_mapping_in_a_recipe_and_json_on_the_command_line(tmp_path):
+    text = "data:\n  prompts:\n    - a.txt\n    - {path: b.jsonl, columns: {prompt: [context, question]}}\n"
+    source = '{"path": "b.jsonl", "columns": {"prompt": ["context", "question"]}}'
+    assert parse("data", ["--recipe", write_recipe(tmp_path, text)]).prompts == ["a.txt", source]
+    assert parse("data", ["--prompts", "a.txt", source]).prompts == ["a.txt", source]
+    single = write_recipe(tmp_path, "data:\n  text: {path: b.jsonl, columns: {text: content}}\n")
+    assert parse("data", ["--recipe", single]).text == ['{"path": "b.jsonl", "columns": {"text": "content"}}']
+
+
+def test_the_adapter_of_a_source_is_a_function_that_the_options_name(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_rows.py").write_text("def rows(raw): return [raw]\n")
+    options = parse("data", ["--text", '{"path": "a", "adapter": "my_rows:rows"}'])
+    assert functions_of(options) == ["my_rows:rows"]
+    with pytest.raises(InputError, match="no function 'row' in module my_rows"):
+        parse("data", ["--text", '{"path": "a", "adapter": "my_rows:row"}'])
 
 
 def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(tmp_path):
@@ -29,6 +47,8 @@ def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(tmp_p
         ("ppo:\n  reward_function: no.such:f\n", "no module no"),
         ("ppo:\n  batch_size: 0\n", r"mine\.yaml:2: batch_size is 0; it must be from 1 to"),
         ("ppo:\n  temperature: 0\n", r"mine\.yaml:2: temperature is 0.0; it must be from 0.01 to 100"),
+        ("data:\n  text:\n  - {path: a, colums: {}}\n", r"mine\.yaml:2: .*no 'colums', did you mean \"columns\""),
+        ("data:\n  text:\n  - {columns: {text: a}}\n", r"mine\.yaml:2: .*needs a path"),
         ("ppo: {output: ../elsewhere}", r"mine\.yaml:1: a recipe's section can't set output"),
         ("ppo: {run: /tmp}", r"mine\.yaml:1: a recipe's section can't set run"),
         ("ppo: {base: /tmp}", r"mine\.yaml:1: a recipe's section can't set base"),
@@ -36,7 +56,7 @@ def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(tmp_p
 )
 def test_an_error_in_a_recipe_is_reported_with_its_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
-        parse("ppo", ["--recipe", write_recipe(tmp_path, text)])
+        parse(text.partition(":")[0], ["--recipe", write_recipe(tmp_path, text)])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Messages for rows that are refused: what was seen, and what to write in the recipe."""
+
+import re
+from typing import Any
+
+from data.shapes.values import is_absent, kind_of
+from rlhf.rows import Row, is_message
+
+PAGE = "docs/data-sets.md"
+TARGETS = {
+    "text": ("text",),
+    "demonstrations": ("prompt", "completion"),
+    "comparisons": ("prompt", "chosen", "rejected"),
+    "prompts": ("prompt",),
+}
+# parts of the names of columns that answers have
+_HINTS = {
+    "text": "text|content|document|body",
+    "completion": "completion|answer|response|output|reply|target|solution",
+    "chosen": "chosen|best|better|good|prefer|win|accept|positive",
+    "rejected": "reject|worst|worse|bad|lose|negative",
+}
+# the last word of the name of a column that may belong to the prompt
+PROMPT_WORDS = set(
+    "prompt prompts question questions query instruction instructions input inputs context contexts history system "
+    "conversation conversations dialog dialogue messages message problem passage article document paragraph background "
+    "premise steps prefix functions tools".split()
+)
+
+
+def is_of_prompt(column: Any) -> bool:
+    """Whether the name of a column says that it may be a part of the prompt, as `initial_reason_steps` does."""
+    words = re.findall(r"[A-Za-z][a-z]*", str(column).replace("_", " "))
+    return bool(words) and words[-1].lower() in PROMPT_WORDS
+
+
+def columns_left(left: list[str], name: str, of_prompt: list[str], row: Row, kind: str) -> str:
+    """The message for columns that look like the prompt and that the shape of this name does not use."""
+    if of_prompt == ["messages"] or not of_prompt:
+        mapping = "{messages: messages}" if of_prompt else "{chosen: chosen, rejected: rejected}"
+        what = f"write `columns: {mapping}` if not, or, if it does, a function, `adapter: my_module:rows`"
+    else:
+        both, one = _mapping([*left, *of_prompt], row, kind), _mapping(of_prompt, row, kind)
+        what = f"write `columns: {both}` if it does, or `columns: {one}` if not"
+    return (
+        f"{' and '.join(left)} may belong to the prompt, which is without it, as the row is taken for {name!r}; "
+        f"the columns are {seen(row)}. In the recipe, {what}; see {PAGE}"
+    )
+
+
+def unknown(row: Row, kind: str, misfits: list[str]) -> str:
+    """The message for a row of no known shape."""
+    close = f" ({'; '.join(misfits[:2])})" if misfits else ""
+    asked = ""
+    if kind != "text" and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
+        asked = ", or `common_prefix: true` if the prompt is what both texts begin with,"
+    mapping = _mapping([column for column, value in row.items() if is_of_prompt(column) and value], row, kind)
+    return (
+        f"no known columns of {kind}{close}; the row has {seen(row)}. Write in the recipe which columns are meant, "
+        f"`columns: {mapping}`{asked} or a function of your own, `adapter: my_module:rows`; see {PAGE}"
+    )
+
+
+def seen(row: Row) -> str:
+    """The columns of a row with their types."""
+    types = (f"{column} ({'null' if is_absent(value) else kind_of(value)})" for column, value in row.items())
+    return ", ".join(types) or "no columns"
+
+
+def _mapping(prompt: list[str], row: Row, kind: str) -> str:
+    """A mapping of a row's columns to those of the kind, as it is written in a recipe; "..." where none is found."""
+    sources = {}
+    for target in TARGETS[kind]:
+        if target == "prompt":
+            found = f"[{', '.join(prompt)}]" if len(prompt) > 1 else "".join(prompt)
+        else:
+            columns = [c for c in row if c == target] or [c for c in row if re.search(_HINTS[target], str(c).lower())]
+            paths = (_path(column, row[column]) for column in columns if column not in prompt)
+            found = next(filter(None, paths), "")
+        sources[target] = found or "..."
+    return "{" + ", ".join(f"{target}: {source}" for target, source in sources.items()) + "}"
+
+
+def _path(column: str, value: Any) -> str:
+    """The path of a text or a chat in a column; "" if there is none."""
+    if isinstance(value, str) or (isinstance(value, list) and value and is_message(value[0])):
+        return column
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return f"{column}[0]"
+    if isinstance(value, dict):
+        return next((path for key, inner in value.items() if (path := _path(f"{column}.{key}", inner))), "")
+    return ""
