@@ -4,6 +4,7 @@
       - openbmb/UltraFeedback
       - {path: mine.jsonl, columns: {prompt: question.full_text, chosen: best, rejected: worst}}
       - {path: mine.jsonl, adapter: "my_module:rows"}
+      - {hub: openai/webgpt_comparisons, path: webgpt.jsonl}
 
 A mapping is written as JSON on the command line.
 """
@@ -38,7 +39,8 @@ NONE_RETURNED = "row for which the adapter returned no rows"
 class Source:
     """A file, a pattern of files or a hub data set, and how to read its columns."""
 
-    path: str
+    path: str = ""
+    hub: str = ""  # where the rows are if the recipe names no folder: `path` is then only their name in such a folder
     columns: dict[str, str | list[str]] = field(default_factory=dict)  # column of a row -> path of the value
     adapter: str | None = None  # "module:function", which gets a raw row and returns rows
     common_prefix: bool = False  # the prompt of `chosen` and `rejected` is what both begin with
@@ -56,7 +58,8 @@ class Source:
         for name in given:
             if name not in names:
                 raise InputError(f"a source has no {name!r}{_near(name, names)}; it has {', '.join(names)}")
-        if not isinstance(given.get("path"), str) or not given["path"]:
+        places = [given[name] for name in ("path", "hub") if name in given]
+        if not places or not all(isinstance(place, str) and place for place in places):
             raise InputError("a source that is a mapping needs a path: a file, or the id of a hub data set")
         if not isinstance(given.get("adapter"), str | None) or not isinstance(given.get("common_prefix", False), bool):
             raise InputError("adapter is a Python function, module:function, and common_prefix is true or false")
@@ -64,6 +67,10 @@ class Source:
         if given.get("adapter") and (given.get("columns") or given.get("common_prefix")):
             raise InputError("a source has either an adapter, or columns and common_prefix: the adapter returns rows")
         return cls(**given)
+
+    def name_in(self, folder: str | None) -> str:
+        """The file or hub id to read: `hub` unless there is a folder, in which `path` is."""
+        return self.path if self.path and (folder or not self.hub) else self.hub
 
     def rows(
         self,

@@ -57,7 +57,7 @@ def read(kind: str, split: Split, options: DataOptions, stage: Stage) -> dict[st
     """Reads the sources of a kind, and prints what the rows look like; returns the counts of used and dropped rows."""
     sources = getattr(options, kind)
     for source in sources:
-        stage.input(str(path_of(Source.parse(source).path, options.folder)))
+        stage.input(str(path_of(Source.parse(source).name_in(options.folder), options.folder)))
     tally, statistics = Tally(), Statistics()
     rows = statistics.count(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
     first = list(islice(rows, options.preview))
@@ -108,7 +108,7 @@ def world_rows(options: DataOptions) -> Iterator[tuple[str, Iterable[Row]]]:
 
 def _raw_rows(sources: list[str], kind: str, options: DataOptions, tally: Tally) -> Iterator[tuple[str, Any]]:
     for source in map(Source.parse, sources):
-        raw_rows = islice(read_source(source.path, options.folder, options.sample_by), options.limit)
+        raw_rows = islice(read_source(source.name_in(options.folder), options.folder, options.sample_by), options.limit)
         yield from source.rows(raw_rows, kind, tally, load_function)
 
 

@@ -167,3 +167,13 @@ def test_a_fault_of_an_adapter_is_reported_with_the_place_of_the_row(adapter, me
 def test_the_rows_of_an_adapter_are_checked():
     with pytest.raises(InputError, match='f:1: no "completion"; the row has prompt, more'):
         mapped({"a": "x", "b": 7}, "demonstrations", adapter="one")
+
+
+def test_a_source_on_the_hub_is_a_file_if_there_is_a_folder():
+    both = Source.parse('{"hub": "owner/name", "path": "rows.jsonl"}')
+    assert (both.name_in(None), both.name_in("mine")) == ("owner/name", "rows.jsonl")
+    assert Source.parse('{"hub": "owner/name"}').name_in("mine") == "owner/name"
+    assert Source.parse('{"path": "rows.jsonl"}').name_in(None) == "rows.jsonl"
+    for text in ('{"hub": ""}', '{"hub": 3, "path": "a"}', "{}"):
+        with pytest.raises(InputError, match="needs a path"):
+            Source.parse(text)
