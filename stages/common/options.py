@@ -129,7 +129,7 @@ class DataOptions(StageOptions):
         None, "maximum number of rows to use of each file or data set", at_least=1, at_most=10**9
     )
 
-    preview: int = option(1, "rows of each kind to print as text")
+    preview: int = option(1, "rows of each kind to print as text", at_least=0, at_most=1000)
 
     test_share: float = option(
         0.1,

@@ -116,7 +116,7 @@ class Stage:
 
     def keep_batch(self, step: int, rows: Iterable[Row]) -> Path:
         """Writes the batch of a step that diverged to a file that no later run removes; returns its path."""
-        path = self.run.folder / f"{self.name}-stopped-in-step-{step}.jsonl"
+        path = self.result.parent / f"{self.name}-stopped-in-step-{step}.jsonl"
         write_rows(path, rows)
         return path
 

@@ -22,7 +22,7 @@ ACCEPTED = {
     "0.5 1e18": "adam_epsilon kl_horizon kl_target max_grad_norm max_kl save_minutes",
     "0 0.5": "adam_beta1 adam_beta2 ema_decay gamma lam test_share samples.temperature",
     "0.5": "cliprange cliprange_value epochs initializer_range temperature",
-    "0": "best_of lr_warmup_steps run_seed seed show_samples swapped test_count test_rows value_warmup_steps "
+    "0": "best_of lr_warmup_steps preview run_seed seed show_samples swapped test_count test_rows value_warmup_steps "
     "warmup_steps",
     "-1 0 0.5 1e18": "perfect",
     "": "batch_size completions context count heads layers limit max_length max_steps micro_batch_size num_generations "
