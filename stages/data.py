@@ -17,7 +17,7 @@ from data.sources import path_of, read_source
 from data.split import Split
 from rlhf import InputError
 from rlhf.rows import Row, Tally, read_jsonl, valid_rows, without_weights, write_rows
-from stages.common.console import say
+from stages.common.console import count_aloud, say
 from stages.common.options import DataOptions
 from stages.common.parsing import load_function
 from stages.common.stage import Stage, main
@@ -59,7 +59,8 @@ def read(kind: str, split: Split, options: DataOptions, stage: Stage) -> dict[st
     for source in sources:
         stage.input(str(path_of(Source.parse(source).name_in(options.folder), options.folder)))
     tally, statistics = Tally(), Statistics()
-    rows = statistics.count(valid_rows(_raw_rows(sources, kind, options, tally), kind, tally))
+    valid = valid_rows(_raw_rows(sources, kind, options, tally), kind, tally)
+    rows = statistics.count(count_aloud(valid, kind))
     first = list(islice(rows, options.preview))
     split.add(kind, chain(first, rows))
     if not tally.used:
@@ -71,7 +72,7 @@ def read(kind: str, split: Split, options: DataOptions, stage: Stage) -> dict[st
 def write(path: Path, rows: Iterable[Row], preview: int = 0) -> int:
     """Writes the rows; returns their number. If `preview` is above 0, prints what they look like."""
     tally, statistics = Tally(), Statistics()
-    rows = statistics.count(tally.count(rows))
+    rows = statistics.count(tally.count(count_aloud(rows, path.stem)))
     first = list(islice(rows, preview))
     write_rows(path, chain(first, rows))
     if first:

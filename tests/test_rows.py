@@ -234,3 +234,10 @@ def test_ranks_that_single_precision_can_not_distinguish_become_small_integers()
         "comparisons", {"prompt": "a", "completions": ["x", "y", "z"], "ranks": [20000001, 20000000, 20000001]}
     )
     assert row["ranks"] == [1, 0, 1]
+
+
+def test_a_line_of_hundreds_of_megabytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf.rows.files.MAX_LINE", 100)
+    path = write_lines(tmp_path / "a.jsonl", {"prompt": "a"}, {"prompt": "b" * 200})
+    with pytest.raises(InputError, match=r"a\.jsonl:2: more than 100 bytes in one line"):
+        read_rows(path, "prompts")

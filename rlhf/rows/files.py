@@ -5,6 +5,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 from weakref import finalize
@@ -12,6 +13,8 @@ from weakref import finalize
 from rlhf import InputError
 from rlhf.rows.checks import CHECKS, valid_rows
 from rlhf.rows.tally import Row, Tally
+
+MAX_LINE = 2**28  # bytes; a longer line is hardly a row, and would fill the memory
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -37,7 +40,9 @@ def _lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
     position = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(partial(file.readline, MAX_LINE), b""), start=1):
+                if len(line) == MAX_LINE:
+                    raise InputError(f"{path}:{number}: more than {MAX_LINE:,} bytes in one line; is it JSON Lines?")
                 if line.strip():
                     yield f"{path}:{number}", position, line
                 position += len(line)

@@ -6,12 +6,15 @@ Everything that is printed passes through here, where text from data, models and
 import io
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from rlhf.escape import printable
 
 INDENT = " " * 13
+Item = TypeVar("Item")
 
 
 def escape_unencodable() -> None:
@@ -42,6 +45,16 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def count_aloud(rows: Iterable[Item], name: str) -> Iterator[Item]:
+    """Passes the rows on; prints every 20 seconds how many there have been."""
+    printed = time.time()
+    for number, row in enumerate(rows, start=1):
+        if time.time() - printed > 20:
+            printed = time.time()
+            say(f"{name}: {number:,} rows so far")
+        yield row
 
 
 class ProgressBar:
