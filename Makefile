@@ -45,7 +45,7 @@ help:
 	@echo 'make bench        speed against TRL    make quality         time to good answers, against TRL'
 	@echo 'make growth       cost of a step       make kill            kills every stage a hundred times, and resumes it'
 	@echo 'make mutate       mutation testing of the equations'
-	@echo 'make clean-previous  removes replaced results, <stage>.previous'
+	@echo 'make clean-previous  removes replaced results, and token ids'
 
 # --- the environment --------------------------------------------------------------------------------------------------
 
@@ -74,10 +74,10 @@ $(STAGES): setup
 clean:
 	rm -rf runs mutants
 
-# those of RUN, or of all runs; and what interrupted runs with other options have left
+# those of RUN, or of all runs; what interrupted runs with other options have left; token ids, which are made again
 clean-previous:
-	@if [ -n "$$RUN" ]; then rm -rf "$$RUN"/*.previous* "$$RUN"/.*.interrupted; \
-	else rm -rf runs/*/*.previous* runs/*/.*.interrupted; fi
+	@if [ -n "$$RUN" ]; then rm -rf "$$RUN"/*.previous* "$$RUN"/.*.interrupted "$$RUN"/.tokens; \
+	else rm -rf runs/*/*.previous* runs/*/.*.interrupted runs/*/.tokens; fi
 
 # --- the project itself -----------------------------------------------------------------------------------------------
 
