@@ -1,6 +1,5 @@
 """Batches of token ids: padding, and the order of rows."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,16 +23,18 @@ def batch_order(lengths: Sequence[int] | np.ndarray, batch_size: int, epochs: fl
     follow each other, and a small model learns much worse.
     """
     rng, lengths = np.random.default_rng(seed), np.asarray(lengths)
-    count = round(epochs * len(lengths))
-    order = []
-    for _ in range(math.ceil(count / max(len(lengths), 1))):
-        shuffled = rng.permutation(len(lengths))
+    size = len(lengths)
+    order = np.empty(round(epochs * size), dtype=np.uint32)  # in place and of 32 bits: there may be millions of rows
+    for start in range(0, len(order), max(size, 1)):
+        rows = rng.permutation(size).astype(np.uint32)
         # sorted within fifty batches, so that a row is batched with other rows in every epoch
-        parts = [shuffled[i : i + 50 * batch_size] for i in range(0, len(shuffled), 50 * batch_size)]
-        ordered = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
-        full = len(ordered) // batch_size
+        for i in range(0, size, 50 * batch_size):
+            part = rows[i : i + 50 * batch_size]
+            part[:] = part[np.argsort(lengths[part], kind="stable")]
+        # an incomplete batch comes last; earlier it would shift the borders of all batches that follow
+        full = size // batch_size
         batches = np.arange(full)
         rng.shuffle(batches)
-        # an incomplete batch comes last; earlier it would shift the borders of all batches that follow
-        order += [ordered[: full * batch_size].reshape(full, batch_size)[batches].ravel(), ordered[full * batch_size :]]
-    return np.concatenate(order)[:count] if order else np.zeros(0, np.int64)
+        rows[: full * batch_size] = rows[: full * batch_size].reshape(full, batch_size)[batches].ravel()
+        order[start : start + size] = rows[: len(order) - start]
+    return order

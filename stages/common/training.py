@@ -5,11 +5,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
 
+import pyarrow as pa
 from datasets import Dataset
+from datasets.table import InMemoryTable
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
 from trl import RewardConfig, SFTConfig
@@ -188,7 +191,11 @@ def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
     order = batch_order(dataset.data.column("length").to_numpy(), options.batch_size, options.epochs, options.seed)
     if len(order) == 0:
         raise InputError(f"epochs is {options.epochs:g}, which is less than one of the {len(dataset)} rows: raise it")
-    return dataset.select(order)
+    # select would make a Python object of every index, and hash them all
+    indices = InMemoryTable(pa.table({"indices": pa.array(order, pa.uint64())}))
+    settings = f"{dataset._fingerprint} {options.batch_size} {options.epochs} {options.seed}"
+    fingerprint = sha256(settings.encode()).hexdigest()[:16]
+    return Dataset(dataset.data, info=dataset.info, indices_table=indices, fingerprint=fingerprint)
 
 
 @contextmanager
