@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rlhf import InputError
@@ -41,10 +41,10 @@ def code_hash(stage: str, functions: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def modules_hash(modules: list[str]) -> str:
-    """A hash of the code of modules of the project and of what they import."""
-    text = "".join(f"{module}\n{tree}\n" for module, tree in sorted(imported(modules, [ROOT])))
-    return hashlib.sha256(text.encode()).hexdigest()
+def modules_hash(modules: Iterable[str]) -> str:
+    """A hash of the code of these modules of the project, without those that they import."""
+    trees = (next(imported([module], [ROOT])) for module in modules)
+    return hashlib.sha256("".join(f"{module}\n{tree}\n" for module, tree in trees).encode()).hexdigest()
 
 
 def imported(modules: list[str], places: list[Path]) -> Iterator[tuple[str, str]]:

@@ -9,11 +9,20 @@ from stages.common.console import ProgressBar, say
 from stages.common.stage import Stage
 
 FOLDER = ".tokens"
+# the modules that turn rows into token ids: after an edit of one of them token ids are made again
+CODE = (
+    "rlhf.rows.checks",
+    "rlhf.rows.messages",
+    "rlhf.tokens.chats",
+    "rlhf.tokens.datasets",
+    "rlhf.tokens.ids",
+    "rlhf.tokens.labels",
+)
 
 
 def token_files(stage: Stage, path: Path) -> TokenFiles:
     """The place of the token ids of the rows in a file: the run, or its base if they are there."""
-    key = sha256(f"{stage.run.hash(str(path))} {modules_hash(['rlhf.tokens'])}".encode()).hexdigest()
+    key = sha256(f"{stage.run.hash(str(path))} {modules_hash(CODE)}".encode()).hexdigest()
     return TokenFiles([folder / FOLDER for folder in stage.run.folders], key, Progress())
 
 

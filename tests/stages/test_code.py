@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from rlhf import InputError
-from stages.common import code
-from stages.common.code import code_hash, imported, own_places
+from stages.common import code, token_files
+from stages.common.code import code_hash, imported, modules_hash, own_places
 from stages.common.options import STAGES
 from tests.forks import ROOT
 from tests.pipeline import environment
@@ -87,3 +87,16 @@ def test_an_edit_of_the_report_concerns_the_evaluation_only(name, monkeypatch):
     edited = ast.parse("edited = True")
     monkeypatch.setattr(code, "_parse", lambda path: edited if path.name == name else parse(path))
     assert {stage for stage in STAGES if code_hash(stage, []) != before[stage]} == {"evaluate"}
+
+
+def test_the_code_of_token_ids_is_that_of_the_modules_that_make_them(monkeypatch):
+    parse = code._parse
+
+    def key(*names):
+        edited = ast.parse("edited = True")
+        monkeypatch.setattr(code, "_parse", lambda path: edited if path.name in names else parse(path))
+        return modules_hash(token_files.CODE)
+
+    assert key("batches.py", "tokenizers.py", "pretrain.py") == key()
+    for name in ("checks.py", "messages.py", "chats.py", "datasets.py", "ids.py", "labels.py"):
+        assert key(name) != key()
