@@ -8,7 +8,7 @@ import pytest
 from data.shapes import SHAPES, rows_of
 from rlhf import InputError
 from rlhf.rows import Tally, valid_rows
-from tests.data.public_rows import ROWS, SYSTEM, ranking, said
+from tests.data.public_rows import CALL, ROWS, SYSTEM, ranking, said
 
 USER, ASSISTANT = said("Hi", "Hello!")
 
@@ -76,6 +76,16 @@ def test_the_page_lists_every_example_of_the_table():
         ("demonstrations", {"instruction": "Hi", "output": "a", "system": "Be kind.", "history": [["Yo", "Hello!"]]}, {"prompt": [SYSTEM, *said("Yo", "Hello!"), USER], "completion": "a"}),
         ("demonstrations", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}], "system": "Be kind.", "tools": ""}, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}),
         ("demonstrations", {"messages": [SYSTEM, USER, ASSISTANT], "system": "Be kind."}, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}),
+        # LDJnr/Capybara; OpenAI's function_call; NVIDIA's chats beside an output; P3, whose inputs are token ids
+        ("demonstrations", {"source": "x", "conversation": [{"input": "Hi", "output": "Hello!"}]}, {"source": "x", "prompt": [USER], "completion": [ASSISTANT]}),
+        ("demonstrations", {"messages": [USER, {"role": "assistant", "content": None, "function_call": CALL}]}, {"prompt": [USER], "completion": [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}]}),
+        ("demonstrations", {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": '[{"name": "add"}]'}]}, {"prompt": [USER], "completion": [{"role": "assistant", "content": "", "tool_calls": [{"name": "add"}]}]}),
+        ("demonstrations", {"input": [USER], "output": "a", "system_prompt": "Be kind."}, {"prompt": [SYSTEM, USER], "completion": "a"}),
+        ("demonstrations", {"inputs": [1], "inputs_pretokenized": "Hi", "targets": [2], "targets_pretokenized": "a"}, {"inputs": [1], "targets": [2], "prompt": [USER], "completion": "a"}),
+        # THUDM/AgentInstruct says which replies are learned
+        ("demonstrations", {"conversations": [{"from": "human", "loss": None, "value": "Hi"}, {"from": "gpt", "loss": False, "value": "OK"}, {"from": "human", "loss": None, "value": "Who?"}, {"from": "gpt", "loss": True, "value": "I."}]}, {"prompt": [USER, {"role": "assistant", "content": "OK", "weight": 0}, *said("Who?")], "completion": said("", "I.")[1:]}),
+        # a text beside an instruction that renders the row
+        ("demonstrations", {"instruction": "Add.", "input": "", "output": "3", "text": "Below ...\n\nAdd.\n\n### Response:\n3"}, {"text": "Below ...\n\nAdd.\n\n### Response:\n3", "prompt": said("Add."), "completion": "3"}),
         # MOSS, and a system message that is empty
         ("demonstrations", {"conversation": [{"human": "Hi", "assistant": "Hello!"}]}, {"prompt": [USER], "completion": [ASSISTANT]}),
         ("demonstrations", {"conversations": [{"from": "system", "value": ""}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}, {"prompt": [USER], "completion": [ASSISTANT]}),
@@ -89,6 +99,13 @@ def test_the_page_lists_every_example_of_the_table():
         ("comparisons", {"prompt": [USER], "chosen": [ASSISTANT], "rejected": said("", "No.")[1:]}, ranking([USER], [[ASSISTANT], said("", "No.")[1:]], [0, 1])),
         # full HH: a transcript as the prompt
         ("comparisons", {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " a", "rejected": " b"}, ranking([USER], ["a", "b"], [0, 1])),
+        # PKU-Alignment/processed-hh-rlhf; thoughts beside the content of the last replies
+        ("comparisons", {"context": [{"role": "human", "text": "Hi"}], "chosen": {"role": "assistant", "text": "a"}, "rejected": {"role": "assistant", "text": "b"}}, ranking([USER], [said("", "a")[1:], said("", "b")[1:]], [0, 1])),
+        ("comparisons", {"chosen": [USER, {**ASSISTANT, "reasoning_content": "why"}], "rejected": said("Hi", "b")}, ranking([USER], [[{**ASSISTANT, "reasoning_content": "why"}], "b"], [0, 1])),
+        # MT-bench has both replies in the rows of its first turn; lmarena-ai/arena-human-preference-140k repeats them
+        ("comparisons", {"winner": "model_a", "turn": 1, "conversation_a": said("Hi", "a", "Who?", "x"), "conversation_b": said("Hi", "b", "Who?", "y")}, ranking([USER], ["a", "b"], [0, 1])),
+        ("comparisons", {"winner": "model_b", "conversation_a": said("Hi", "a"), "conversation_b": said("Hi", "b"), "full_conversation": [{"user": USER, "model_side_a": ASSISTANT}]}, ranking([USER], ["a", "b"], [1, 0], full_conversation=[{"user": USER, "model_side_a": ASSISTANT}])),
+        ("comparisons", {"instruction": "Hi", "output_1": "a", "output_2": "b", "preference": 1.2}, ranking([USER], ["a", "b"], [0, 1])),
         # HelpSteer 2 puts the turns of a chat into one string
         ("comparisons", {"prompt": "Hi\n<extra_id_1>Assistant\nHello!\n<extra_id_1>User\nWho?", "response_1": "a", "response_2": "b", "preference_strength": 2}, ranking(said("Hi", "Hello!", "Who?"), ["a", "b"], [1, 0])),
         ("comparisons", {"info": {"article": "News.", "post": None}, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0}, ranking("Article:\n\nNews.\n\nTL;DR:\n\n", ["a", "b"], [0, 1])),
@@ -171,6 +188,12 @@ def test_a_call_of_tools_without_words_stays_in_the_chat():
     (row,), _ = adapted(raw, "demonstrations")
     assert row["prompt"][1] == {**call, "content": "", "weight": 1}
     assert row["tools"] == [{"type": "function", "function": {"name": "w"}}]
+
+
+def test_a_prompt_ends_with_the_last_message_of_the_user():
+    chat = [USER, ASSISTANT, ASSISTANT]
+    assert adapted({"messages": chat}, "prompts")[0] == [{"prompt": [USER]}]
+    assert adapted({"messages": [SYSTEM, ASSISTANT]}, "prompts") == ([], {"chat that does not end with a reply": 1})
 
 
 def test_parts_of_text_are_joined_and_a_picture_drops_the_chat():
@@ -290,6 +313,21 @@ def test_null_columns_count_as_absent_and_a_null_text_drops_the_row():
         ("comparisons", {"prompt": "Hi", "completion": "a"}, "no known columns of comparisons"),
         ("comparisons", {"context": [USER], "original_response": "a", "good_edited_response": "b", "bad_edited_response": "c"}, r"`columns: \{prompt: context, chosen: good_edited_response, rejected: bad_edited_response\}`"),
         ("demonstrations", {"context": "c", "question": "Who?", "answers": {"text": ["a"], "answer_start": [1]}}, r"`columns: \{prompt: \[context, question\], completion: answers.text\[0\]\}`"),
+        # multiple choice: the choices belong to the question
+        ("prompts", {"question": "2+2?", "choices": ["1", "4"], "answer": 1}, r"choices may belong .* write a function, `adapter: my_module:rows`, if it does, or `columns: \{prompt: question\}`"),
+        ("demonstrations", {"question": "2+2?", "options": ["one", "four"], "answer": "B"}, "options may belong"),
+        ("demonstrations", {"question": "Who?", "A": "Anna", "B": "Andy", "answer": "B"}, "A and B may belong"),
+        ("prompts", {"question": "Who?", "option_a": "Anna", "opb": "Andy"}, "option_a and opb may belong"),
+        # retrieved documents, a text that the instruction applies to, and what a chat template gets
+        ("demonstrations", {"question": "Who?", "documents": ["Anna is here."], "response": "Anna"}, "documents may belong"),
+        ("demonstrations", {"instruction": "Translate.", "text": "Good morning", "output": "Guten Morgen"}, "text may belong"),
+        ("demonstrations", {"messages": [USER, ASSISTANT], "chat_template_kwargs": {"custom_instructions": "Be kind."}}, "chat_template_kwargs may belong"),
+        # labels of bad answers
+        ("demonstrations", {"question": "Who?", "answer": "a", "label": 0}, r"label may say that the answer is a bad one.*`columns: \{prompt: question, completion: answer\}` if not"),
+        ("demonstrations", {"prompt": "Hi", "response": "a", "prompt_label": "unsafe", "response_label": "unsafe"}, "response_label may say"),
+        ("demonstrations", {"problem": "Hi", "solution": "a", "labels": [True, False]}, "labels may say"),
+        ("demonstrations", {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": "no"}]}, "text that is no JSON"),
+        ("demonstrations", {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": ["f"]}]}, "not a list of objects"),
         ("text", {"content": "x = 1"}, r"`columns: \{text: content\}`"),
         ("demonstrations", {"messages": "hello"}, "the chat is text, not a list of messages"),
         ("demonstrations", {"messages": ["hello"]}, "not a list of messages"),
@@ -320,6 +358,12 @@ def test_a_row_in_doubt_is_refused_with_its_place_and_with_what_to_write(kind, r
 def test_columns_that_repeat_or_describe_the_prompt_do_not_refuse_a_row(raw):
     (row,), _ = adapted(raw, "prompts")
     assert row["prompt"] == raw["prompt"]
+
+
+def test_labels_that_do_not_say_that_an_answer_is_bad_do_not_refuse_a_row():
+    for label in ({"label": "sports"}, {"is_correct": True}, {"prompt_label": "unsafe"}, {"label": {"ability": ["x"]}}):
+        raw = {"question": "Who?", "answer": "Anna", **label}
+        assert adapted(raw, "demonstrations") == ([{**label, "prompt": said("Who?"), "completion": "Anna"}], {})
 
 
 def test_a_prompt_that_repeats_the_conversation_or_renders_the_row_does_not_refuse_it():
