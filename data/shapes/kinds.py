@@ -22,10 +22,10 @@ def as_kind(form: Row, kind: str, tally: Tally) -> Row:
         return _from_chat(form, kind, tally)
     if kind == "prompts":
         return {key: value for key, value in form.items() if key in ("prompt", "tools")}
-    if kind == "demonstrations" and "ranks" in form:
-        return _best(form)
     if kind == "demonstrations" and form.get("rating") is False:
         raise Drop("completion labelled as bad")
+    if kind == "demonstrations" and "ranks" in form:
+        return _best(form)
     if kind == "comparisons" and "ranks" not in form:
         raise Drop("replies of a tree without ranks")
     return {key: value for key, value in form.items() if key != "rating"}

@@ -137,7 +137,8 @@ def arena(first: Any, second: Any, winner: Any, turn: Any = None) -> Row:
         raise Unfit(f"winner is not one of {', '.join(winners)}")
     chats = [messages(first, "conversation_a"), messages(second, "conversation_b")]
     row = same_conversation([_up_to_turn(chat, turn) for chat in chats])
-    return {**row, "ranks": [int(winners[winner] > 0), int(winners[winner] < 0)]}
+    bad = {"rating": False} if "bad" in winner else {}  # neither is a demonstration
+    return {**row, **bad, "ranks": [int(winners[winner] > 0), int(winners[winner] < 0)]}
 
 
 def _up_to_turn(chat: Messages, turn: Any) -> Messages:

@@ -95,7 +95,7 @@ _FIRST = {CHAT: 0, RATED: 0, DEMONSTRATION: 0, TEXT: 0, PROMPT: 2}
 _BY_KIND = {
     kind: sorted(
         (shape for shape in SHAPES if kind in KINDS[shape.gives]),
-        key=lambda shape: 0 if kind == "comparisons" else _FIRST.get(shape.gives, 1),  # noqa: B023
+        key=lambda shape: 0 if kind == "comparisons" or shape.first else _FIRST.get(shape.gives, 1),  # noqa: B023
     )
     for kind in ("text", "demonstrations", "comparisons", "prompts")
 }

@@ -92,7 +92,9 @@ def unknown(row: Row, kind: str, misfits: list[str]) -> str:
     asked = ""
     if kind != "text" and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
         asked = ", or `common_prefix: true` if the prompt is what both texts begin with,"
-    mapping = _mapping([column for column, value in row.items() if is_of_prompt(column) and value], row, kind)
+    # a list of choices is no prompt
+    paths = [_path(column, value) for column, value in row.items() if is_of_prompt(column) and value]
+    mapping = _mapping([path for path in paths if path and not path.endswith("]")], row, kind)
     return (
         f"no known columns of {kind}{close}; the row has {seen(row)}. Write in the recipe which columns are meant, "
         f"`columns: {mapping}`{asked} or a function of your own, `adapter: my_module:rows`; see {PAGE}"

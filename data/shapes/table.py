@@ -46,6 +46,7 @@ class Shape:
     rows: Callable[..., Any]
     may: str = ""  # columns that it uses if they are there
     ignores: str = ""  # columns that look like the prompt but repeat it, as the card says
+    first: bool = False  # tried before chats: a source of demonstrations would lose its answers
     not_ranked: str = ""  # why rows that look like comparisons are none
     examples: str = ""  # ids on the hub
 
@@ -108,7 +109,7 @@ SHAPES = (
           examples="Anthropic/hh-rlhf, Skywork/Skywork-Reward-Preference-80K-v0.2, "
                    "HuggingFaceH4/ultrafeedback_binarized"),
     Shape("a chat and a pair", RANKING, "conversations|trajectory|messages|context", f"{CHOSEN} {REJECTED}",
-          rankings.pair,
+          rankings.pair, first=True,
           examples="hiyouga/DPO-En-Zh-20k (LLaMA-Factory), openbmb/UltraInteract_pair"),
     Shape("a pair", RANKING, "prompt", f"{CHOSEN} {REJECTED}", rankings.own_pair,
           examples="TRL, Dahoas/full-hh-rlhf, allenai/reward-bench-2, jondurbin/truthy-dpo-v0.1"),

@@ -160,6 +160,18 @@ def test_a_tie_of_two_models_is_dropped_and_counted(winner):
     assert adapted(raw, "comparisons") == ([], {"all completions tied": 1})
 
 
+def test_two_answers_that_are_both_bad_are_no_demonstrations():
+    raw = {"conversation_a": said("Hi", "a"), "conversation_b": said("Hi", "b"), "winner": "both_bad"}
+    assert adapted(raw, "demonstrations") == ([], {"completion labelled as bad": 1})
+
+
+def test_the_best_answer_after_a_chat_of_several_turns_is_the_demonstration():
+    """LLaMA-Factory's pairs: not the earlier reply of the chat."""
+    raw = {"conversations": said("Hi", "Hello!", "Who?"), "chosen": ASSISTANT, "rejected": ASSISTANT}
+    (row,), tally = rows_and_tally(raw, "demonstrations")
+    assert row == {"prompt": said("Hi", "Hello!", "Who?"), "completion": [ASSISTANT]} and not tally.shortened
+
+
 # --- chats ------------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +330,7 @@ def test_null_columns_count_as_absent_and_a_null_text_drops_the_row():
         ("demonstrations", {"question": "2+2?", "options": ["one", "four"], "answer": "B"}, "options may belong"),
         ("demonstrations", {"question": "Who?", "A": "Anna", "B": "Andy", "answer": "B"}, "A and B may belong"),
         ("prompts", {"question": "Who?", "option_a": "Anna", "opb": "Andy"}, "option_a and opb may belong"),
+        ("prompts", {"question_stem": "Who?", "choices": {"text": ["Anna"], "label": ["A"]}}, r"`columns: \{prompt: \.\.\.\}`"),
         # retrieved documents, a text that the instruction applies to, and what a chat template gets
         ("demonstrations", {"question": "Who?", "documents": ["Anna is here."], "response": "Anna"}, "documents may belong"),
         ("demonstrations", {"instruction": "Translate.", "text": "Good morning", "output": "Guten Morgen"}, "text may belong"),
