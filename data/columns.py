@@ -13,12 +13,13 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from data.shapes import rows_of
 from data.shapes.refusals import seen
-from data.shapes.values import from_json, kind_of, number
+from data.shapes.values import from_json, is_absent, kind_of, number
 from rlhf import InputError, first_line
 from rlhf.rows import Row, Tally
 
@@ -104,6 +105,10 @@ class Source:
         if not isinstance(raw, dict):
             raise InputError(f"{where}: columns can't be mapped: the row is {kind_of(raw)}, not an object")
         mapped = {target: _value(raw, path, target, where) for target, path in self.columns.items()}
+        for target, value in mapped.items():
+            if isinstance(value, bool | int | float) and not is_absent(value):
+                path = self.columns[target]
+                raise InputError(f"{where}: columns: {target} is {kind_of(value)} ({path}), not text or a list")
         for group in TARGETS[kind]:
             if not mapped.keys() & set(group):
                 mapped |= {target: raw[target] for target in group if target in raw}
@@ -196,7 +201,8 @@ def _at(value: Any, steps: list[str], where: str) -> Any:
         if value is None:
             return None
         if not isinstance(value, list if step.startswith("[") else dict):
-            raise InputError(f"{where}: {step} can't be taken of {kind_of(value)}")
+            hint = f"; write [].{step} to take it of each element" if isinstance(value, list) else ""
+            raise InputError(f"{where}: {step} can't be taken of {kind_of(value)}{hint}")
         if step == "[]":
             return [_at_or_null(element, steps[i + 1 :], where) for element in value]
         if isinstance(value, list):
@@ -231,7 +237,8 @@ def _adapted(function: Callable[..., Any], name: str, raw: Any, where: str, tall
     """The rows that an adapter returns or yields. None or an empty list is not the same: the first is an error."""
     try:
         result = function(raw)
-        rows = list(result) if isinstance(result, Generator) else result
+        # copied, because a function may return or yield one object again and again, and change it in between
+        rows = [deepcopy(row) for row in result] if isinstance(result, Generator | list | tuple) else result
     except SystemExit as error:
         raise InputError(f"{where}: {name} called exit") from error
     except Exception as error:
@@ -239,6 +246,10 @@ def _adapted(function: Callable[..., Any], name: str, raw: Any, where: str, tall
     if not isinstance(rows, list | tuple) or not all(isinstance(row, dict) for row in rows):
         got = " and ".join(sorted({kind_of(row) for row in rows})) if isinstance(rows, list | tuple) else kind_of(rows)
         raise InputError(f"{where}: {name} returned {got}; it must return a list of rows, each an object with columns")
+    try:
+        json.dumps(rows, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # a key that is not text, or an object within itself
+        raise InputError(f"{where}: {name} returned a row that JSON can't hold ({first_line(error)})") from error
     if not rows:
         tally.dropped[NONE_RETURNED] += 1
-    return [dict(row) for row in rows]
+    return list(rows)

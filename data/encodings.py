@@ -13,6 +13,7 @@ from rlhf import InputError
 MAX_LINE = 2**26  # characters of a line of JSON Lines or CSV; a longer one would have to be held in memory
 HEAD = 8000  # bytes in which git, too, looks for a NUL byte to recognise a binary file
 CHUNK = 2**16  # bytes read at once
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 # byte order mark -> encoding whose decoder removes it; UTF-32 first, since its mark begins with that of UTF-16
 _MARKS = {
@@ -38,6 +39,8 @@ class Content:
         """
         with self.open() as file:
             head = file.read(HEAD)
+            if head.startswith(LFS_POINTER):
+                raise InputError(f"{self.name}: a pointer of Git LFS, not the file; `git lfs pull` downloads the file")
             encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8-sig")
             if encoding == "utf-8-sig" and b"\0" in head:
                 raise InputError(

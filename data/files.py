@@ -92,7 +92,13 @@ def is_data(path: PurePath, name: str) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     """The files with data in a folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
+    found = sorted(path for path in folder.rglob("*") if not _hidden(path.relative_to(folder)))
+    for path in found:
+        # these rows would be missing: rglob does not follow the one, and the other leads nowhere
+        if path.is_symlink() and not path.is_file():
+            what = "a link to a folder; name that folder" if path.is_dir() else "a link to a file that does not exist"
+            raise InputError(f"{path}: {what}")
+    paths = [path for path in found if path.is_file()]
     # `datasets` saves state.json beside dataset_info.json
     saved = {path.parent for path in paths if path.name == "dataset_info.json"}
     files = [

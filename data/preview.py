@@ -1,12 +1,13 @@
 """What rows look like: one as text, with the borders of the replies, and a line of statistics."""
 
+import json
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from rlhf.rows import Row, plain_text
+from rlhf.rows import Row, Text, plain_text
 
 MAX_LINES, MAX_WIDTH = 12, 160  # of a text that is shown
 
@@ -57,13 +58,26 @@ def as_lines(row: Row) -> list[str]:
     """The row as lines. A completion begins with `[[` and ends with `]]`."""
     lines = []
     for name, text in texts_of(row):
-        shown = _shortened(plain_text(text))
+        shown = _shortened(_shown(text))
         label = name.removeprefix("completion ") if name.startswith("completion ") else name
         if name.startswith("completion"):
             shown = f"[[{shown}]]"
         first, *rest = shown.split("\n")
         lines += [f"{label:<10} | {first}", *(f"{'':<10} | {line}" for line in rest)]
     return lines
+
+
+def _shown(text: Text) -> str:
+    """A text as a string. Messages also show their thoughts, their calls of tools, and whether they are not learned."""
+    if isinstance(text, str):
+        return text
+    lines = []
+    for message in text:
+        lines.append(f"{message['role']}{' (not learned)' if message.get('weight') == 0 else ''}: {message['content']}")
+        thoughts = message.get("reasoning_content") or message.get("thinking")
+        lines += [f"  thoughts: {thoughts}"] if thoughts else []
+        lines += [f"  call: {json.dumps(call, ensure_ascii=False)}" for call in message.get("tool_calls", ())]
+    return "\n".join(lines)
 
 
 def _shortened(text: str) -> str:

@@ -14,6 +14,7 @@ from data.files import DECOMPRESSORS, FORMATS, is_data, read_path
 from rlhf import InputError, first_line
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*){0,2}")  # name, owner/name or owner/name/configuration
+_URL = re.compile(r"(https?|ftp|s3|gs)://", re.IGNORECASE)
 
 
 def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple[str, Any]]:
@@ -28,6 +29,8 @@ def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple
     pattern = path_of(name, folder)
     if not name:
         raise InputError("a source without a name: name a file, a folder or a hub data set")
+    if _URL.match(name):
+        raise InputError(f"{name}: addresses of the web are not read; download the file, and name the file")
     if name.startswith("hf://"):
         yield from read_path(_hub_file(name), sample_by)
         return
@@ -47,7 +50,11 @@ def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple
 
 def path_of(name: str, folder: str | None) -> Path:
     """The path or pattern of a source in `folder`. For a hub data set no such file exists."""
-    return Path(folder or "", name).expanduser()
+    path = Path(folder or "", name)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: there is no such user, whose home folder ~ means; write the whole path") from error
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------
@@ -56,7 +63,11 @@ def path_of(name: str, folder: str | None) -> Path:
 def _may_be_on_the_hub(name: str) -> bool:
     """Whether a name that no file has is like that of a hub data set."""
     dataset = name.partition(":")[0]
-    if not _HUB_ID.fullmatch(dataset) or Path(dataset).suffix.lower() in (*FORMATS, *DECOMPRESSORS, ".zip"):
+    if (
+        len(dataset) > 300
+        or not _HUB_ID.fullmatch(dataset)
+        or Path(dataset).suffix.lower() in (*FORMATS, *DECOMPRESSORS, ".zip")
+    ):
         return False
     # names without an owner are those of old data sets ("squad"), which have no dot
     return "/" in dataset or "." not in dataset
@@ -81,7 +92,7 @@ def _read_hub(name: str, path: Path) -> Iterator[tuple[str, Any]]:
     owner, *rest = dataset.split("/")
     repository, configuration = "/".join([owner, *rest[:1]]), rest[1:]
     # load_dataset takes these names for files of the working directory, or for readers of such files
-    if Path(repository).exists() or (not rest and importlib.util.find_spec(f"datasets.packaged_modules.{owner}")):
+    if os.path.exists(repository) or (not rest and importlib.util.find_spec(f"datasets.packaged_modules.{owner}")):
         raise InputError(f"no file at {path}: name an existing file or folder, or a hub data set (owner/name)")
     import datasets  # here, because it takes a second, and files don't need it
 

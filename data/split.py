@@ -101,8 +101,13 @@ class Split:
 
 
 def key_of(row: Row) -> str:
-    """A key that is equal for rows with the same prompt or text."""
+    """A key that is equal for rows with the same prompt or text.
+
+    A plain prompt is the same as a chat in which the user says it: the two may come from sources of different kinds.
+    """
     columns = [(column, without_weights(row[column])) for column in ("prompt", "text", "messages") if column in row]
+    if columns and columns[0][0] == "prompt" and isinstance(columns[0][1], str):
+        columns = [("prompt", [{"role": "user", "content": columns[0][1]}])]
     return json.dumps(columns[:1])
 
 

@@ -31,7 +31,10 @@ def read_csv(content: Content, delimiter: str | None = None) -> Iterator[tuple[s
         beginning = _up_to_header(lines)
         delimiter = delimiter or _delimiter(beginning[-1], content.name)
         records = _records(chain(beginning, lines), delimiter, content.name)
-        header = _header(*next(records, (content.name, [""])))
+        first = next(records, None)
+        if first is None:
+            raise InputError(f"{content.name}: the file is empty; its first line has the names of the columns")
+        header = _header(*first)
         for where, fields in records:
             if len(fields) != len(header):
                 raise InputError(

@@ -41,7 +41,9 @@ def plain(value: Any) -> Row:
 
 def answer(value: Any, completion: Any) -> Row:
     """A question, which the user asks, and the answer."""
-    prompt = asked(text(value, "the question"), "the question")
+    prompt = asked(value, "the question")
+    if prompt and prompt[-1]["role"] == "assistant":
+        raise Unfit("the chat before the answer ends with a reply")
     completion = text(completion, "the answer")
     return {"prompt": prompt, "completion": completion.strip() if transcript_prompt(value) else completion}
 
@@ -49,6 +51,11 @@ def answer(value: Any, completion: Any) -> Row:
 def instruction(value: Any, output: Any, input: Any = None, context: Any = None) -> Row:
     """An instruction, which the user gives together with its input, and the output."""
     return {"prompt": [user(joined(value, input, context))], "completion": text(output, "the output")}
+
+
+def defined(definition: Any, inputs: Any, targets: Any) -> Row:
+    """The definition of a task and what it applies to, which the user gives, and the answer."""
+    return instruction(definition, targets, inputs)
 
 
 def outputs(value: Any, output: Any, input: Any = None, context: Any = None) -> Row:

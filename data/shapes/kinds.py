@@ -22,10 +22,10 @@ def as_kind(form: Row, kind: str, tally: Tally) -> Row:
         return _from_chat(form, kind, tally)
     if kind == "prompts":
         return {key: value for key, value in form.items() if key in ("prompt", "tools")}
-    if kind == "demonstrations" and "ranks" in form:
-        return _best(form)
     if kind == "demonstrations" and form.get("rating") is False:
         raise Drop("completion labelled as bad")
+    if kind == "demonstrations" and "ranks" in form:
+        return _best(form)
     if kind == "comparisons" and "ranks" not in form:
         raise Drop("replies of a tree without ranks")
     return {key: value for key, value in form.items() if key != "rating"}
@@ -56,11 +56,11 @@ def _from_chat(form: Row, kind: str, tally: Tally) -> Row:
     rest = {key: value for key, value in form.items() if key != "messages"}
     if kind == "text":
         return {**rest, "messages": without_weights(messages)}
-    last = messages[-1]["role"] if messages else None
     if kind == "prompts":
-        if last not in ("user", "tool", "assistant"):
+        asking = [i for i, message in enumerate(messages) if message["role"] in ("user", "tool")]
+        if not asking or messages[-1]["role"] == "system":
             raise Drop(NO_REPLY)
-        return {**rest, "prompt": messages[:-1] if last == "assistant" else messages}
+        return {**rest, "prompt": messages[: asking[-1] + 1]}
     replies = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     learned = [i for i in replies if messages[i].get("weight") != 0]
     if not learned:

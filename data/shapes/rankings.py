@@ -95,6 +95,14 @@ def by_strength(prompt: Any, first: Any, second: Any, strength: Any) -> Row:
     return better(prompt, first, second, _number(strength, "the preference"))
 
 
+def by_preference(prompt: Any, first: Any, second: Any, preference: Any, input: Any = None, context: Any = None) -> Row:
+    """`preference` is 1 if the first answer is better, 2 if the second is, and 1.5 for a tie."""
+    value = _number(preference, "preference")
+    if not 1 <= value <= 2:
+        raise Unfit(f"preference is {value:g}, not 1 or 2")
+    return better(joined(prompt, input, context), first, second, value - 1.5)
+
+
 def by_scores(prompt: Any, first: Any, second: Any, first_score: Any, second_score: Any) -> Row:
     """The answer with the higher score is better. WebGPT's question is an object with full_text."""
     if isinstance(prompt, dict):
@@ -119,13 +127,24 @@ def _post(info: Any) -> str:
     return f"Article:\n\n{text(info.get('article'), 'info.post or info.article')}\n\nTL;DR:\n\n"
 
 
-def arena(first: Any, second: Any, winner: Any) -> Row:
-    """Two conversations with the same questions; `winner` is model_a, model_b or a kind of tie."""
+def arena(first: Any, second: Any, winner: Any, turn: Any = None) -> Row:
+    """Two conversations with the same questions; `winner` is model_a, model_b or a kind of tie.
+
+    `turn` is the number of the reply that was judged: MT-bench has both replies in the rows of its first turn, too.
+    """
     winners = {"model_a": -1, "model_b": 1, "tie": 0, "tie (bothbad)": 0, "both_bad": 0, "bothbad": 0}
     if not isinstance(winner, str) or winner not in winners:
         raise Unfit(f"winner is not one of {', '.join(winners)}")
-    row = same_conversation([messages(first, "conversation_a"), messages(second, "conversation_b")])
-    return {**row, "ranks": [int(winners[winner] > 0), int(winners[winner] < 0)]}
+    chats = [messages(first, "conversation_a"), messages(second, "conversation_b")]
+    row = same_conversation([_up_to_turn(chat, turn) for chat in chats])
+    bad = {"rating": False} if "bad" in winner else {}  # neither is a demonstration
+    return {**row, **bad, "ranks": [int(winners[winner] > 0), int(winners[winner] < 0)]}
+
+
+def _up_to_turn(chat: Messages, turn: Any) -> Messages:
+    """A chat without the turns of the user, and their replies, after the one with this number."""
+    asking = [i for i, message in enumerate(chat) if message["role"] == "user"]
+    return chat[: asking[turn]] if isinstance(turn, int) and 0 < turn < len(asking) else chat
 
 
 def arena_texts(prompt: Any, first: Any, second: Any, first_wins: Any, second_wins: Any, winner_tie: Any = None) -> Row:
@@ -187,7 +206,8 @@ def same_conversation(chats: list[Messages]) -> Row:
     replies = [chat[-1] for chat in chats]
     return {
         "prompt": chats[0][:-1],
-        "completions": [[r] if "tool_calls" in r else r["content"] for r in replies],
+        # a message stays one if it has more than its content, such as calls of tools or thoughts
+        "completions": [r["content"] if r.keys() <= {"role", "content", "weight"} else [r] for r in replies],
     }
 
 
@@ -232,6 +252,12 @@ def labelled(prompt: Any, completion: Any, label: Any) -> Row:
         label = label.lower() == "true"
     good = bool(_one_of(label, (0, 1), "the label"))
     return {**own_prompt(prompt), "completion": own_completion(prompt, completion), "rating": good}
+
+
+def graded(question: Any, solution: Any, is_correct: Any) -> Row:
+    """A solution of a problem, and whether it is correct."""
+    good = bool(_one_of(is_correct, (0, 1), "is_correct"))
+    return {"prompt": asked(question, "the question"), "completion": text(solution, "the solution"), "rating": good}
 
 
 def rated(prompt: Any, completion: Any, rating: Any) -> Row:

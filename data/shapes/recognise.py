@@ -13,6 +13,8 @@ from rlhf.rows import ROLES, Row, Tally
 
 # columns that describe an answer: they are dropped when the answer is built from other columns
 ANSWERS = ("completion", "completions", "ranks", "ended", "chosen", "rejected")
+# columns of which one means that a column `text` may belong to the prompt: what an instruction applies to
+INSTRUCTIONS = {"instruction", "question", "query", "problem", "input"}
 # columns that belong to the prompt of any shape, with other names for them
 BESIDE = {"system": "system|system_prompt|system_message", "history": "history", "tools": "tools"}
 
@@ -93,7 +95,7 @@ _FIRST = {CHAT: 0, RATED: 0, DEMONSTRATION: 0, TEXT: 0, PROMPT: 2}
 _BY_KIND = {
     kind: sorted(
         (shape for shape in SHAPES if kind in KINDS[shape.gives]),
-        key=lambda shape: 0 if kind == "comparisons" else _FIRST.get(shape.gives, 1),  # noqa: B023
+        key=lambda shape: 0 if kind == "comparisons" or shape.first else _FIRST.get(shape.gives, 1),  # noqa: B023
     )
     for kind in ("text", "demonstrations", "comparisons", "prompts")
 }
@@ -122,6 +124,10 @@ def _found(raw: Any, kind: str, common_prefix: bool) -> Found:
             if left := _left(found, present, kind):
                 of_prompt = [column for column in present if column in found.of_prompt]
                 raise Unfit(refusals.columns_left(left, found.shape.name, of_prompt, present, kind))
+            if kind == "demonstrations" and found.shape.gives == DEMONSTRATION:
+                labels = [c for c, v in present.items() if c not in found.used and refusals.may_be_bad(c, v)]
+                if labels:
+                    raise Unfit(refusals.labelled(labels, found.shape.name, present))
             return found
     for shape in shapes:
         if not misfits and (columns := _columns(shape, raw)):
@@ -187,9 +193,10 @@ def _left(found: Found, row: Row, kind: str) -> list[str]:
     if kind == "text":
         return []
     own = "\n".join(text.strip() for form in found.forms for text in texts_in(form))
-    parts = [text.strip() for column in found.used for text in texts_in(row[column])]
+    parts = [text.strip() for column in found.used for text in texts_in(row[column]) if text not in ROLES]
     ignored = found.used | set(found.shape.ignores.split())
-    left = [column for column in row if column not in ignored and refusals.is_of_prompt(column)]
+    names = {"text", "content"} if INSTRUCTIONS & found.of_prompt else set()
+    left = [column for column in row if column not in ignored and (refusals.is_of_prompt(column) or column in names)]
     return [column for column in left if not _is_repeated(row[column], own, parts)]
 
 

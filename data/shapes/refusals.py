@@ -23,15 +23,51 @@ _HINTS = {
 # the last word of the name of a column that may belong to the prompt
 PROMPT_WORDS = set(
     "prompt prompts question questions query instruction instructions input inputs context contexts history system "
-    "conversation conversations dialog dialogue messages message problem passage article document paragraph background "
-    "premise steps prefix functions tools".split()
+    "conversation conversations dialog dialogue messages message problem passage passages article articles document "
+    "documents paragraph paragraphs background premise hypothesis definition story knowledge evidence table schema "
+    "steps prefix functions tools option options choice choices endings opa opb opc opd".split()
 )
+# names of columns that may belong to the prompt: the choices of a question (C-Eval), code to complete (APPS), and the
+# system message and tools of HuggingFaceTB/smoltalk2
+PROMPT_NAMES = {"A", "B", "C", "D", "starter_code", "chat_template_kwargs"}
+# words that say that an answer is a bad one, in a column whose name ends with one of LABELS
+LABELS = {"label", "labels", "correct", "safe"}
+_BAD = set("unsafe harmful toxic bad incorrect wrong rejected negative false no hallucinated".split())
 
 
 def is_of_prompt(column: Any) -> bool:
     """Whether the name of a column says that it may be a part of the prompt, as `initial_reason_steps` does."""
-    words = re.findall(r"[A-Za-z][a-z]*", str(column).replace("_", " "))
-    return bool(words) and words[-1].lower() in PROMPT_WORDS
+    words = _words(column)
+    choice = words[:1] in (["option"], ["choice"])  # option_a
+    return bool(words) and (words[-1] in PROMPT_WORDS or choice or column in PROMPT_NAMES)
+
+
+def _words(column: Any) -> list[str]:
+    words = re.findall(r"[A-Z]{2,}(?![a-z])|[A-Za-z][a-z]*", str(column).replace("_", " "))
+    return [word.lower() for word in words]
+
+
+def may_be_bad(column: str, value: Any) -> bool:
+    """Whether a column may say that the answer beside it is a bad one: `label` 0, `is_correct` false."""
+    words = _words(column)
+    if not words or words[-1] not in LABELS or {"prompt", "question", "input"} & set(words):
+        return False
+    values = value if isinstance(value, list) else [value]
+    return any(v is not True and v in (0, 1, -1) if isinstance(v, int | float) else _is_bad(v) for v in values)
+
+
+def _is_bad(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lower() in _BAD | {"0", "1", "-1"}
+
+
+def labelled(columns: list[str], name: str, row: Row) -> str:
+    """The message for a row whose answer may be labelled as a bad one."""
+    return (
+        f"{' and '.join(columns)} may say that the answer is a bad one, as the row is taken for {name!r}; "
+        f"the columns are {seen(row)}. In the recipe, write `columns: "
+        f"{_mapping([c for c in row if is_of_prompt(c)], row, 'demonstrations')}` if not, or, if it does, a function, "
+        f"`adapter: my_module:rows`; see {PAGE}"
+    )
 
 
 def columns_left(left: list[str], name: str, of_prompt: list[str], row: Row, kind: str) -> str:
@@ -41,7 +77,9 @@ def columns_left(left: list[str], name: str, of_prompt: list[str], row: Row, kin
         what = f"write `columns: {mapping}` if not, or, if it does, a function, `adapter: my_module:rows`"
     else:
         both, one = _mapping([*left, *of_prompt], row, kind), _mapping(of_prompt, row, kind)
-        what = f"write `columns: {both}` if it does, or `columns: {one}` if not"
+        joinable = all(isinstance(row[column], str) for column in (*left, *of_prompt))
+        put = f"`columns: {both}`" if joinable else "a function, `adapter: my_module:rows`,"
+        what = f"write {put} if it does, or `columns: {one}` if not"
     return (
         f"{' and '.join(left)} may belong to the prompt, which is without it, as the row is taken for {name!r}; "
         f"the columns are {seen(row)}. In the recipe, {what}; see {PAGE}"
@@ -54,7 +92,9 @@ def unknown(row: Row, kind: str, misfits: list[str]) -> str:
     asked = ""
     if kind != "text" and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
         asked = ", or `common_prefix: true` if the prompt is what both texts begin with,"
-    mapping = _mapping([column for column, value in row.items() if is_of_prompt(column) and value], row, kind)
+    # a list of choices is no prompt
+    paths = [_path(column, value) for column, value in row.items() if is_of_prompt(column) and value]
+    mapping = _mapping([path for path in paths if path and not path.endswith("]")], row, kind)
     return (
         f"no known columns of {kind}{close}; the row has {seen(row)}. Write in the recipe which columns are meant, "
         f"`columns: {mapping}`{asked} or a function of your own, `adapter: my_module:rows`; see {PAGE}"

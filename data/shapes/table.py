@@ -46,6 +46,7 @@ class Shape:
     rows: Callable[..., Any]
     may: str = ""  # columns that it uses if they are there
     ignores: str = ""  # columns that look like the prompt but repeat it, as the card says
+    first: bool = False  # tried before chats: a source of demonstrations would lose its answers
     not_ranked: str = ""  # why rows that look like comparisons are none
     examples: str = ""  # ids on the hub
 
@@ -81,6 +82,8 @@ SHAPES = (
     # two answers and which one is better
     Shape("WebGPT", RANKING, "question", "answer_0 answer_1 score_0 score_1", rankings.by_scores,
           examples="openai/webgpt_comparisons"),
+    Shape("AlpacaFarm", RANKING, "instruction", "output_1 output_2 preference", rankings.by_preference, "input context",
+          examples="tatsu-lab/alpaca_farm"),
     Shape("SafeRLHF", RANKING, "prompt", "response_0 response_1 better_response_id", rankings.by_number,
           examples="PKU-Alignment/PKU-SafeRLHF"),
     Shape("HelpSteer preference", RANKING, "context|prompt",
@@ -90,8 +93,10 @@ SHAPES = (
           examples="openai/summarize_from_feedback (comparisons)"),
     Shape("SHP", RANKING, "history", "human_ref_A human_ref_B labels", rankings.by_label,
           examples="stanfordnlp/SHP"),
-    Shape("Chatbot Arena", RANKING, "", "conversation_a conversation_b winner", rankings.arena,
-          examples="lmsys/chatbot_arena_conversations, lmsys/mt_bench_human_judgments"),
+    Shape("Chatbot Arena", RANKING, "", "conversation_a conversation_b winner", rankings.arena, "turn",
+          ignores="full_conversation",
+          examples="lmsys/chatbot_arena_conversations, lmsys/mt_bench_human_judgments, "
+                   "lmarena-ai/arena-human-preference-140k"),
     Shape("Chatbot Arena, texts", RANKING, "prompt", "response_a response_b winner_model_a winner_model_b",
           rankings.arena_texts,
           "winner_tie", examples="lmarena-ai/arena-human-preference-55k"),
@@ -104,7 +109,7 @@ SHAPES = (
           examples="Anthropic/hh-rlhf, Skywork/Skywork-Reward-Preference-80K-v0.2, "
                    "HuggingFaceH4/ultrafeedback_binarized"),
     Shape("a chat and a pair", RANKING, "conversations|trajectory|messages|context", f"{CHOSEN} {REJECTED}",
-          rankings.pair,
+          rankings.pair, first=True,
           examples="hiyouga/DPO-En-Zh-20k (LLaMA-Factory), openbmb/UltraInteract_pair"),
     Shape("a pair", RANKING, "prompt", f"{CHOSEN} {REJECTED}", rankings.own_pair,
           examples="TRL, Dahoas/full-hh-rlhf, allenai/reward-bench-2, jondurbin/truthy-dpo-v0.1"),
@@ -118,6 +123,8 @@ SHAPES = (
     Shape("KTO chats", RATED, "messages|conversations", "label|kto_tag", chats.labelled, examples="LLaMA-Factory"),
     Shape("HelpSteer", RATED, "prompt", "response helpfulness", rankings.rated,
           examples="nvidia/HelpSteer, nvidia/HelpSteer2"),
+    Shape("graded solutions", RATED, "question|problem", "generated_solution is_correct", rankings.graded,
+          examples="nvidia/OpenMathInstruct-1"),
     Shape("summaries with ratings", RATED, "info", "summary", rankings.summary,
           examples="openai/summarize_from_feedback (axis)"),
     Shape("BeaverTails", RATED, "prompt", "response is_safe", rankings.labelled,
@@ -136,13 +143,16 @@ SHAPES = (
           examples="this project's and TRL's columns"),
     Shape("Self-Instruct", DEMONSTRATION, "instruction", "instances", instructions.instances,
           examples="yizhongw/self-instruct"),
-    Shape("Alpaca", DEMONSTRATION, "instruction", "output|response|completion|answer", instructions.instruction,
-          "input context",
+    Shape("Alpaca", DEMONSTRATION, "instruction", "output|response|completion|answer|generation",
+          instructions.instruction, "input context",
           examples="tatsu-lab/alpaca, databricks/databricks-dolly-15k, garage-bAInd/Open-Platypus"),
+    Shape("Natural Instructions", DEMONSTRATION, "definition inputs", "targets", instructions.defined,
+          examples="Muennighoff/natural-instructions"),
     Shape("calls of tools", DEMONSTRATION, "query tools", "answers", chats.calls,
           examples="Salesforce/xlam-function-calling-60k"),
-    Shape("a question and an answer", DEMONSTRATION, "question|query|problem|inputs",
-          "solution|generated_solution|response|answer|output|completion|targets", instructions.answer,
+    Shape("a question and an answer", DEMONSTRATION, "question|query|problem|inputs_pretokenized|inputs",
+          "solution|generated_solution|response|answer|output|completion|targets_pretokenized|targets",
+          instructions.answer,
           ignores="original_question",
           examples="Open-Orca/OpenOrca, meta-math/MetaMathQA, openai/gsm8k, CohereLabs/aya_dataset"),
     Shape("an input and an output", DEMONSTRATION, "input", "output|target|response", instructions.answer,
@@ -156,7 +166,7 @@ SHAPES = (
           examples="TRL, BytedTsinghua-SIA/DAPO-Math-17k (verl)"),
     Shape("an instruction", PROMPT, "instruction", "", instructions.question, "input context",
           examples="tatsu-lab/alpaca_eval"),
-    Shape("a question", PROMPT, "question|query|problem|inputs", "", instructions.question,
+    Shape("a question", PROMPT, "question|query|problem|inputs_pretokenized|inputs", "", instructions.question,
           examples="HuggingFaceH4/MATH-500"),
     Shape("text", TEXT, "text", "", instructions.plain, examples="allenai/c4, Salesforce/wikitext"),
     Shape("a transcript", CHAT, "text", "", chats.guanaco, examples="timdettmers/openassistant-guanaco"),

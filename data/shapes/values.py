@@ -90,7 +90,7 @@ def assistant(content: str) -> dict[str, Any]:
 def messages(value: Any, name: str) -> Messages:
     """The messages of a chat, given as a list or as its JSON text, see `rlhf.rows.normalised`.
 
-    Turns may also be {"human", "assistant"} or {"user", "assistant"}.
+    Turns may also be {"human", "assistant"}, {"user", "assistant"}, {"input", "output"} or {"role", "text"}.
     """
     turns = from_json(value)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
@@ -106,10 +106,14 @@ def messages(value: Any, name: str) -> Messages:
 
 
 def _messages_of(turn: dict[str, Any]) -> list[dict[str, Any]]:
-    asked = next((turn[key] for key in ("human", "user") if isinstance(turn.get(key), str)), None)
-    if asked is None or not isinstance(turn.get("assistant"), str):
-        return [turn]
-    return [user(asked), assistant(turn["assistant"])]
+    for question, answer in (("human", "assistant"), ("user", "assistant"), ("input", "output")):
+        if isinstance(turn.get(question), str) and isinstance(turn.get(answer), str):
+            return [user(turn[question]), assistant(turn[answer])]
+    if isinstance(turn.get("text"), str) and not {"content", "value"} & turn.keys():
+        turn = {**turn, "content": turn["text"]}
+    if isinstance(turn.get("loss"), bool) and turn.get("weight") is None:  # THUDM/AgentInstruct
+        turn = {**turn, "weight": int(turn["loss"])}
+    return [turn]
 
 
 def alternating(value: Any, name: str) -> Messages:

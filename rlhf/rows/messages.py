@@ -1,5 +1,6 @@
 """Chat messages: the forms that they have in public data sets, and the one that they have here."""
 
+import json
 from typing import Any
 
 from rlhf import InputError
@@ -21,7 +22,7 @@ def is_message(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("role", value.get("from")), str)
-        and bool({"content", "value", "tool_calls"} & value.keys())
+        and bool({"content", "value", "tool_calls", "function_call"} & value.keys())
     )
 
 
@@ -30,8 +31,9 @@ def normalised(messages: list[Any]) -> tuple[list[dict[str, Any]], str]:
 
     Roles of other data sets become user, assistant, system or tool, see ROLES; ShareGPT's `from` and `value` become
     `role` and `content`. Content in parts, [{"type": "text", "text"}], is joined; with a picture it is a reason to
-    drop. Null beside `tool_calls` becomes "". An empty system message and null columns are removed. Raises InputError,
-    without place, for anything else.
+    drop. Null beside `tool_calls` becomes "". OpenAI's older `function_call` becomes one of `tool_calls`, which may
+    also be the JSON text of a list. An empty system message and null columns are removed. Raises InputError, without
+    place, for anything else.
     """
     result, fault = [], ""
     for message in messages:
@@ -51,8 +53,10 @@ def normalised(messages: list[Any]) -> tuple[list[dict[str, Any]], str]:
             kept.pop("weight", None)
         elif "weight" in kept:
             kept["weight"] = int(kept["weight"])
-        if "tool_calls" in kept:
-            kept["tool_calls"] = _without_null(kept["tool_calls"])
+        if calls := _calls(message):
+            kept["tool_calls"] = calls
+        else:
+            kept.pop("tool_calls", None)
         result.append({"role": role, "content": content, **kept})
     return result, fault
 
@@ -84,6 +88,22 @@ def _content(message: dict[str, Any]) -> tuple[str, str]:
     if not kinds <= {"text", "input_text", "output_text"} or not all(isinstance(text, str | None) for text in texts):
         return "", "message with a part that is not text"
     return "".join(text or "" for text in texts), ""
+
+
+def _calls(message: dict[str, Any]) -> list[Any]:
+    """The calls of tools of a message."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, str):
+        try:
+            calls = json.loads(calls) if calls.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise InputError("a message has text that is no JSON as its tool_calls; it must be a list") from error
+    if not isinstance(calls, list | None) or not all(isinstance(call, dict) for call in calls or ()):
+        raise InputError("a message has tool_calls that are not a list of objects")
+    if not calls and message.get("function_call"):
+        calls = [{"type": "function", "function": message["function_call"]}]
+    result: list[Any] = _without_null(calls or [])
+    return result
 
 
 def _without_null(value: Any) -> Any:

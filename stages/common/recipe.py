@@ -96,7 +96,8 @@ def _read_yaml(path: Path) -> _Section:
         raise InputError(f"{path}: brackets are nested too deeply") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise InputError(f"{path}:{line}: not YAML ({getattr(error, 'problem', error)})") from error
+        hint = "; put quotes around a value with any of [ ] { } : # or , in it"
+        raise InputError(f"{path}:{line}: not YAML ({getattr(error, 'problem', error)}){hint}") from error
     if not isinstance(top, _Section):
         raise InputError(f"{path}:1: a recipe holds sections, one for each stage")
     return top

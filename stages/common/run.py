@@ -57,7 +57,7 @@ class Run:
     def hash(self, name: str) -> str:
         """The SHA-256 of an input: a file, a folder or a pattern of files; `MISSING` if nothing matches."""
         path = self.path(name)
-        paths = [path] if path.exists() else sorted(map(Path, glob(str(path))))
+        paths = [path] if os.path.exists(path) else sorted(map(Path, glob(str(path))))
         if not paths:
             return MISSING
         if len(paths) == 1 and path.is_file():

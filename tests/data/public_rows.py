@@ -142,6 +142,11 @@ ROWS = {
             quotes_0={"title": [], "extract": []}, quotes_1={"title": [], "extract": []},
         ),
     ),
+    "AlpacaFarm": (
+        "comparisons",
+        {"instruction": "Add.", "input": "1, 2", "output_1": "12", "output_2": "3", "preference": 2},
+        ranking(said("Add.\n\n1, 2"), ["12", "3"], [1, 0]),
+    ),
     "SafeRLHF": (
         "comparisons",
         {"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0},
@@ -170,7 +175,7 @@ ROWS = {
     "Chatbot Arena": (
         "comparisons",
         {"question_id": "q", "model_a": "m", "model_b": "n", "winner": "model_b", "conversation_a": said("Hi", "a"), "conversation_b": said("Hi", "b"), "turn": 1},
-        ranking(said("Hi"), ["a", "b"], [1, 0], question_id="q", model_a="m", model_b="n", turn=1),
+        ranking(said("Hi"), ["a", "b"], [1, 0], question_id="q", model_a="m", model_b="n"),
     ),
     "Chatbot Arena, texts": (
         "comparisons",
@@ -236,6 +241,14 @@ ROWS = {
         ],
         ranking(said("Hi"), ["a", "b", "c"], [1, 0, 1]),
     ),
+    "graded solutions": (
+        "comparisons",
+        [
+            {"question": "1 + 1?", "expected_answer": "2", "predicted_answer": "3", "error_message": "", "is_correct": False, "generation_type": "without_code", "dataset": "gsm8k", "generated_solution": "3"},
+            {"question": "1 + 1?", "expected_answer": "2", "predicted_answer": "2", "error_message": "", "is_correct": True, "generation_type": "without_code", "dataset": "gsm8k", "generated_solution": "2"},
+        ],
+        ranking(said("1 + 1?"), ["3", "2"], [1, 0], expected_answer="2", error_message="", generation_type="without_code", dataset="gsm8k"),
+    ),
     "summaries with ratings": (
         "comparisons",
         [
@@ -284,8 +297,13 @@ ROWS = {
     ),
     "Alpaca": (
         "demonstrations",
-        {"instruction": "Add.", "input": "1, 2", "output": "3", "text": "Below is an instruction ..."},
-        {"text": "Below is an instruction ...", "prompt": said("Add.\n\n1, 2"), "completion": "3"},
+        {"instruction": "Add.", "input": "1, 2", "output": "3", "text": "Below ... Add. ... 1, 2 ... 3"},
+        {"text": "Below ... Add. ... 1, 2 ... 3", "prompt": said("Add.\n\n1, 2"), "completion": "3"},
+    ),
+    "Natural Instructions": (
+        "demonstrations",
+        {"task_name": "task1", "id": "1", "definition": "Is it positive?", "inputs": "Nice.", "targets": "yes"},
+        {"task_name": "task1", "id": "1", "prompt": said("Is it positive?\n\nNice."), "completion": "yes"},
     ),
     "calls of tools": (
         "demonstrations",

@@ -80,7 +80,9 @@ def test_a_null_value_drops_the_row():
         ({"q": {"a": 1}}, {"prompt": "q.b"}, "there is no 'b'; there is a"),
         ({"q": 1}, {"prompt": "q.b"}, "can't be taken of a number"),
         ({"q": 1, "p": "a"}, {"prompt": ["p", "q"]}, "not all of them are text"),
-        ({"q": 1}, {"prompt": "q"}, "prompt is a number"),
+        ({"q": 1}, {"prompt": "q"}, r"prompt is a number \(q\), not text"),
+        ({"q": True}, {"instruction": "q"}, "instruction is a boolean"),
+        ({"q": [{"a": "x"}]}, {"prompt": "q.a"}, r"a can't be taken of a list; write \[\].a"),
         (["q"], {"prompt": "q"}, "the row is a list"),
     ],
 )
@@ -130,7 +132,16 @@ def failing(raw):
     raise KeyError("nothing")
 
 
+def repeating(raw):
+    row = {}
+    for text in ("x", "y"):
+        row["prompt"] = text
+        yield row
+
+
 FUNCTIONS = {
+    "repeating": repeating,
+    "keys": lambda raw: [{"prompt": "a", "more": {(1, 2): 3}}],
     "one": lambda raw: [{"prompt": raw["a"], "more": raw["b"]}],
     "generated": generated,
     "none": lambda raw: [],
@@ -146,6 +157,7 @@ def test_an_adapter_returns_or_yields_rows_or_none():
     raw = {"a": "x", "b": 7}
     assert mapped(raw, "prompts", adapter="one") == ([{"prompt": "x", "more": 7}], {})
     assert mapped(raw, "prompts", adapter="generated") == ([{"prompt": "x"}, {"prompt": "xx"}], {})
+    assert mapped(raw, "prompts", adapter="repeating")[0] == [{"prompt": "x"}, {"prompt": "y"}]
     assert mapped(raw, "prompts", adapter="none") == ([], {NONE_RETURNED: 1})
 
 
@@ -157,6 +169,7 @@ def test_an_adapter_returns_or_yields_rows_or_none():
         ("null", "returned null; it must return a list"),
         ("single", "returned an object; it must return a list"),
         ("words", "returned text; it must return a list"),
+        ("keys", "returned a row that JSON can't hold"),
     ],
 )
 def test_a_fault_of_an_adapter_is_reported_with_the_place_of_the_row(adapter, message):

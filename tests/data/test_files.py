@@ -239,3 +239,27 @@ def test_random_bytes_are_read_or_refused(tmp_path_factory, data):
             rows_of(path, sample_by)
         except InputError as error:
             assert str(path) in str(error)
+
+
+def test_a_link_in_a_folder_whose_rows_would_be_missing_is_refused(tmp_path):
+    """A copied cache of the hub has links without their files."""
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    link = tmp_path / "b.jsonl"
+    link.symlink_to("missing.jsonl")
+    refused(tmp_path, "b.jsonl: a link to a file that does not exist")
+    link.unlink()
+    (tmp_path / "b").symlink_to(tmp_path, target_is_directory=True)
+    refused(tmp_path, "b: a link to a folder; name that folder")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_a_pointer_of_git_lfs_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    refused(path, "a pointer of Git LFS, not the file")
+
+
+def test_a_csv_file_without_a_header_line_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n")
+    refused(path, "the file is empty")

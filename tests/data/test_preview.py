@@ -31,3 +31,16 @@ def test_statistics_are_those_of_all_rows():
     assert list(statistics.count(rows)) == rows
     text = str(statistics)
     assert text == "K 2 to 5; characters (median, 95 %, longest): prompt 51, 96, 101; completion 1, 1, 1"
+
+
+def test_a_chat_is_shown_with_calls_thoughts_and_replies_that_are_not_learned():
+    call = {"type": "function", "function": {"name": "w", "arguments": {"city": "Rom"}}}
+    prompt = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo", "weight": 0}]
+    reply = {"role": "assistant", "content": "", "reasoning_content": "why", "tool_calls": [call]}
+    assert as_lines({"prompt": prompt, "completion": [reply]}) == [
+        "prompt     | user: Hi",
+        "           | assistant (not learned): Yo",
+        "completion | [[assistant: ",
+        "           |   thoughts: why",
+        '           |   call: {"type": "function", "function": {"name": "w", "arguments": {"city": "Rom"}}}]]',
+    ]

@@ -5,26 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data.shapes import SHAPES, rows_of
+from data.shapes import SHAPES
 from rlhf import InputError
-from rlhf.rows import Tally, valid_rows
-from tests.data.public_rows import ROWS, SYSTEM, ranking, said
-
-USER, ASSISTANT = said("Hi", "Hello!")
-
-
-def rows_and_tally(raw, kind, **options):
-    """The checked rows that a raw row, or a list of consecutive ones, becomes, and the tally."""
-    tally = Tally()
-    raw_rows = [(f"f:{i}", row) for i, row in enumerate(raw if isinstance(raw, list) else [raw], 1)]
-    return list(valid_rows(rows_of(raw_rows, kind, tally, **options), kind, tally)), tally
-
-
-def adapted(raw, kind, **options):
-    """The checked rows that a raw row becomes, and the reasons for which rows were dropped."""
-    rows, tally = rows_and_tally(raw, kind, **options)
-    return rows, dict(tally.dropped)
-
+from tests.data.adapted import ASSISTANT, USER, adapted, rows_and_tally
+from tests.data.public_rows import CALL, ROWS, SYSTEM, ranking, said
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
@@ -76,6 +60,16 @@ def test_the_page_lists_every_example_of_the_table():
         ("demonstrations", {"instruction": "Hi", "output": "a", "system": "Be kind.", "history": [["Yo", "Hello!"]]}, {"prompt": [SYSTEM, *said("Yo", "Hello!"), USER], "completion": "a"}),
         ("demonstrations", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}], "system": "Be kind.", "tools": ""}, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}),
         ("demonstrations", {"messages": [SYSTEM, USER, ASSISTANT], "system": "Be kind."}, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}),
+        # LDJnr/Capybara; OpenAI's function_call; NVIDIA's chats beside an output; P3, whose inputs are token ids
+        ("demonstrations", {"source": "x", "conversation": [{"input": "Hi", "output": "Hello!"}]}, {"source": "x", "prompt": [USER], "completion": [ASSISTANT]}),
+        ("demonstrations", {"messages": [USER, {"role": "assistant", "content": None, "function_call": CALL}]}, {"prompt": [USER], "completion": [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}]}),
+        ("demonstrations", {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": '[{"name": "add"}]'}]}, {"prompt": [USER], "completion": [{"role": "assistant", "content": "", "tool_calls": [{"name": "add"}]}]}),
+        ("demonstrations", {"input": [USER], "output": "a", "system_prompt": "Be kind."}, {"prompt": [SYSTEM, USER], "completion": "a"}),
+        ("demonstrations", {"inputs": [1], "inputs_pretokenized": "Hi", "targets": [2], "targets_pretokenized": "a"}, {"inputs": [1], "targets": [2], "prompt": [USER], "completion": "a"}),
+        # THUDM/AgentInstruct says which replies are learned
+        ("demonstrations", {"conversations": [{"from": "human", "loss": None, "value": "Hi"}, {"from": "gpt", "loss": False, "value": "OK"}, {"from": "human", "loss": None, "value": "Who?"}, {"from": "gpt", "loss": True, "value": "I."}]}, {"prompt": [USER, {"role": "assistant", "content": "OK", "weight": 0}, *said("Who?")], "completion": said("", "I.")[1:]}),
+        # a text beside an instruction that renders the row
+        ("demonstrations", {"instruction": "Add.", "input": "", "output": "3", "text": "Below ...\n\nAdd.\n\n### Response:\n3"}, {"text": "Below ...\n\nAdd.\n\n### Response:\n3", "prompt": said("Add."), "completion": "3"}),
         # MOSS, and a system message that is empty
         ("demonstrations", {"conversation": [{"human": "Hi", "assistant": "Hello!"}]}, {"prompt": [USER], "completion": [ASSISTANT]}),
         ("demonstrations", {"conversations": [{"from": "system", "value": ""}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}, {"prompt": [USER], "completion": [ASSISTANT]}),
@@ -89,6 +83,13 @@ def test_the_page_lists_every_example_of_the_table():
         ("comparisons", {"prompt": [USER], "chosen": [ASSISTANT], "rejected": said("", "No.")[1:]}, ranking([USER], [[ASSISTANT], said("", "No.")[1:]], [0, 1])),
         # full HH: a transcript as the prompt
         ("comparisons", {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " a", "rejected": " b"}, ranking([USER], ["a", "b"], [0, 1])),
+        # PKU-Alignment/processed-hh-rlhf; thoughts beside the content of the last replies
+        ("comparisons", {"context": [{"role": "human", "text": "Hi"}], "chosen": {"role": "assistant", "text": "a"}, "rejected": {"role": "assistant", "text": "b"}}, ranking([USER], [said("", "a")[1:], said("", "b")[1:]], [0, 1])),
+        ("comparisons", {"chosen": [USER, {**ASSISTANT, "reasoning_content": "why"}], "rejected": said("Hi", "b")}, ranking([USER], [[{**ASSISTANT, "reasoning_content": "why"}], "b"], [0, 1])),
+        # MT-bench has both replies in the rows of its first turn; lmarena-ai/arena-human-preference-140k repeats them
+        ("comparisons", {"winner": "model_a", "turn": 1, "conversation_a": said("Hi", "a", "Who?", "x"), "conversation_b": said("Hi", "b", "Who?", "y")}, ranking([USER], ["a", "b"], [0, 1])),
+        ("comparisons", {"winner": "model_b", "conversation_a": said("Hi", "a"), "conversation_b": said("Hi", "b"), "full_conversation": [{"user": USER, "model_side_a": ASSISTANT}]}, ranking([USER], ["a", "b"], [1, 0], full_conversation=[{"user": USER, "model_side_a": ASSISTANT}])),
+        ("comparisons", {"instruction": "Hi", "output_1": "a", "output_2": "b", "preference": 1.2}, ranking([USER], ["a", "b"], [0, 1])),
         # HelpSteer 2 puts the turns of a chat into one string
         ("comparisons", {"prompt": "Hi\n<extra_id_1>Assistant\nHello!\n<extra_id_1>User\nWho?", "response_1": "a", "response_2": "b", "preference_strength": 2}, ranking(said("Hi", "Hello!", "Who?"), ["a", "b"], [1, 0])),
         ("comparisons", {"info": {"article": "News.", "post": None}, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0}, ranking("Article:\n\nNews.\n\nTL;DR:\n\n", ["a", "b"], [0, 1])),
@@ -143,6 +144,18 @@ def test_a_tie_of_two_models_is_dropped_and_counted(winner):
     assert adapted(raw, "comparisons") == ([], {"all completions tied": 1})
 
 
+def test_two_answers_that_are_both_bad_are_no_demonstrations():
+    raw = {"conversation_a": said("Hi", "a"), "conversation_b": said("Hi", "b"), "winner": "both_bad"}
+    assert adapted(raw, "demonstrations") == ([], {"completion labelled as bad": 1})
+
+
+def test_the_best_answer_after_a_chat_of_several_turns_is_the_demonstration():
+    """LLaMA-Factory's pairs: not the earlier reply of the chat."""
+    raw = {"conversations": said("Hi", "Hello!", "Who?"), "chosen": ASSISTANT, "rejected": ASSISTANT}
+    (row,), tally = rows_and_tally(raw, "demonstrations")
+    assert row == {"prompt": said("Hi", "Hello!", "Who?"), "completion": [ASSISTANT]} and not tally.shortened
+
+
 # --- chats ------------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +184,12 @@ def test_a_call_of_tools_without_words_stays_in_the_chat():
     (row,), _ = adapted(raw, "demonstrations")
     assert row["prompt"][1] == {**call, "content": "", "weight": 1}
     assert row["tools"] == [{"type": "function", "function": {"name": "w"}}]
+
+
+def test_a_prompt_ends_with_the_last_message_of_the_user():
+    chat = [USER, ASSISTANT, ASSISTANT]
+    assert adapted({"messages": chat}, "prompts")[0] == [{"prompt": [USER]}]
+    assert adapted({"messages": [SYSTEM, ASSISTANT]}, "prompts") == ([], {"chat that does not end with a reply": 1})
 
 
 def test_parts_of_text_are_joined_and_a_picture_drops_the_chat():
@@ -268,72 +287,3 @@ def test_null_columns_count_as_absent_and_a_null_text_drops_the_row():
     assert adapted({"prompt": "q", "completion": "a", "messages": None}, "demonstrations")[0][0]["completion"] == "a"
     assert adapted({"instruction": "q", "output": None}, "demonstrations") == ([], {"empty output": 1})
     assert adapted({"prompt": "q", "completion": float("nan")}, "demonstrations") == ([], {"empty completion": 1})
-
-
-# --- refusals ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "raw", "message"),
-    [
-        ("comparisons", {"prompt": "Hi", "question": "Who?", "chosen": "a", "rejected": "b"}, r"question may belong .*`columns: \{prompt: \[question, prompt\], chosen: chosen, rejected: rejected\}`"),
-        ("comparisons", {"prompt": "1+1?", "initial_reason_steps": "Step 1:", "chosen": "a", "rejected": "b"}, "initial_reason_steps may belong"),
-        ("demonstrations", {"question": "Who?", "context": "Anna is here.", "answer": "Anna"}, r"`columns: \{prompt: \[context, question\], completion: answer\}`"),
-        ("demonstrations", {"messages": [USER, ASSISTANT], "instruction": "Who?"}, "instruction may belong"),
-        ("demonstrations", {"prompt": "a", "completion": "b", "functions": '[{"name": "f"}]'}, "functions may belong"),
-        ("demonstrations", {"question": "Who?", "answer": ["Anna", "Andy"]}, "the answer is a list, not text"),
-        ("demonstrations", {"reply": "a", "instruction": "b"}, r"`columns: \{prompt: instruction, completion: reply\}`"),
-        ("demonstrations", {"messages": [{"role": "critic", "content": "a"}]}, "unknown role 'critic'"),
-        ("demonstrations", {"messages": [SYSTEM, USER, ASSISTANT], "system": "Be rude."}, "column system differs"),
-        ("comparisons", {"prompt": "Hi", "chosen": said("Who?", "a"), "rejected": said("Who?", "b")}, "prompt may belong"),
-        ("comparisons", {"prompt": "Hi", "response": "a", "is_safe": True}, "is_safe says whether an answer is harmful"),
-        ("comparisons", {"prompt": "Hi", "completion": "a"}, "no known columns of comparisons"),
-        ("comparisons", {"context": [USER], "original_response": "a", "good_edited_response": "b", "bad_edited_response": "c"}, r"`columns: \{prompt: context, chosen: good_edited_response, rejected: bad_edited_response\}`"),
-        ("demonstrations", {"context": "c", "question": "Who?", "answers": {"text": ["a"], "answer_start": [1]}}, r"`columns: \{prompt: \[context, question\], completion: answers.text\[0\]\}`"),
-        ("text", {"content": "x = 1"}, r"`columns: \{text: content\}`"),
-        ("demonstrations", {"messages": "hello"}, "the chat is text, not a list of messages"),
-        ("demonstrations", {"messages": ["hello"]}, "not a list of messages"),
-        ("demonstrations", {"conversations": [1]}, "not a list of"),
-        ("demonstrations", {"instruction": 1, "input": 2, "output": "a"}, "is a number, not text"),
-        ("demonstrations", {"instruction": "a", "instances": [3]}, "not a list of objects"),
-        ("demonstrations", {"instruction": "a", "output": "b", "history": [1]}, "history is a list, not"),
-        ("demonstrations", {"chosen": [USER, "x"], "rejected": [USER, ASSISTANT]}, "chosen is a list, not"),
-        ("demonstrations", {"prompt": "a", "completions": 3, "ranks": 4}, "completions and ranks are not lists"),
-        ("demonstrations", {}, "no columns"),
-        ("demonstrations", 7, "a row is an object with columns, not a number"),
-    ],
-)  # fmt: skip
-def test_a_row_in_doubt_is_refused_with_its_place_and_with_what_to_write(kind, raw, message):
-    with pytest.raises(InputError, match=rf"(?s)^f:1: .*{message}"):
-        adapted(raw, kind)
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        {"prompt": "Hi", "prompt_id": "7", "question_type": "open", "input_quality": "good"},
-        {"prompt": "Q: Who?\nA:", "question": "Who?"},
-        {"prompt": "Hi", "context": "", "history": [], "system": None},
-        {"prompt": "Hi", "context": 7},
-    ],
-)
-def test_columns_that_repeat_or_describe_the_prompt_do_not_refuse_a_row(raw):
-    (row,), _ = adapted(raw, "prompts")
-    assert row["prompt"] == raw["prompt"]
-
-
-def test_a_prompt_that_repeats_the_conversation_or_renders_the_row_does_not_refuse_it():
-    """A prompt beside HH's transcripts; the rendered prompt beside Alpaca's columns."""
-    start = "\n\nHuman: Hi\n\nAssistant:"
-    raw = {"prompt": start, "chosen": f"{start} a", "rejected": f"{start} b"}
-    assert adapted(raw, "comparisons")[0] == [ranking([USER], ["a", "b"], [0, 1])]
-    raw = {"instruction": "Add.", "input": "1, 2", "output": "3"}
-    rendered = "Below is an instruction.\n\n### Instruction:\nAdd.\n\n### Input:\n1, 2\n\n### Output:\n3"
-    assert adapted({**raw, "prompt": rendered}, "demonstrations")[0] == [
-        {"prompt": said("Add.\n\n1, 2"), "completion": "3"}
-    ]
-
-
-def test_a_row_with_a_picture_beside_its_text_is_dropped_and_counted():
-    raw = {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a"}]}
-    assert adapted(raw, "demonstrations") == ([], {"row with a picture": 1})

@@ -284,3 +284,18 @@ def test_an_error_of_the_hub_while_rows_are_read_is_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: rows())
     with pytest.raises(InputError, match="connection lost"):
         list(read_source("owner/name", None, "line"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("~nobody-here/a.jsonl", "there is no such user"),
+        ("x" * 5000, "no file at"),
+        ("x/" + "y" * 300, "no file at"),
+        ("https://example.com/a.jsonl", "download the file"),
+        ("s3://bucket/a.jsonl", "download the file"),
+    ],
+)
+def test_names_that_no_file_can_have_are_refused_without_asking_the_hub(name, message):
+    with pytest.raises(InputError, match=message):
+        list(read_source(name, None, "line"))

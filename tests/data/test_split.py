@@ -118,3 +118,13 @@ def test_memory_does_not_grow_with_the_length_of_the_rows(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 10_000_000  # 30 MB of rows
+
+
+def test_a_plain_prompt_and_a_chat_in_which_the_user_says_it_are_held_out_together(tmp_path):
+    rows = {
+        "demonstrations": [{"prompt": f"q{i}", "completion": "a"} for i in range(20)],
+        "prompts": [{"prompt": [{"role": "user", "content": f"q{i}"}]} for i in range(20)],
+    }
+    parts = divided(tmp_path, rows)
+    held_out = {row["prompt"] for row in parts["demonstrations"][1]}
+    assert held_out and held_out == {row["prompt"][0]["content"] for row in parts["prompts"][1]}

@@ -31,7 +31,7 @@ def test_quoted_fields_of_csv_keep_line_breaks_delimiters_and_quotes(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("", "column 1 has no name"),
+        ("", "the file is empty"),
         (",prompt\n0,q\n", r":1: column 1 has no name.*index"),
         ("a,b,a\n1,2,3\n", ':1: two columns have the name "a"'),
         ("a,b\n\n1,2\n3\n", ":4: 1 fields, but the header has 2"),
