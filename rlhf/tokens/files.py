@@ -37,7 +37,8 @@ Function = Callable[..., tuple[Columns, Counter[str]]]  # (rows, index of the fi
 Written = tuple[int, Counter[str]]  # examples in a file, and dropped rows
 
 CHUNK_ROWS, CHUNK_BYTES = 1000, 2**22  # maximum of rows, and of their bytes, that are tokenised at once
-SHARD_BYTES = 2**23  # bytes of rows whose token ids are in one file
+# bytes of rows whose token ids are in one file, unless that gives more files: the system limits how many can be mapped
+SHARD_BYTES, MAX_SHARDS = 2**21, 1000
 DONE, SHARD, PARTIAL = "done.json", "tokens-", ".partial"  # datasets keeps files of its own, cache-*, beside the shards
 _TOKENS = pa.list_(pa.int32())
 _TYPES = {
@@ -175,7 +176,7 @@ def _write(
 ) -> None:
     """Writes the files of a dataset, and last the one that marks them as finished."""
     size = sum(getattr(rows, "size", lambda index: 0)(i) for i in range(len(rows)))
-    count = max(1, min(size // SHARD_BYTES, len(rows)))
+    count = max(1, min(size // SHARD_BYTES, MAX_SHARDS, len(rows)))
     shards = [range(len(rows) * i // count, len(rows) * (i + 1) // count) for i in range(count)]
     examples, dropped = 0, Counter[str]()
     progress(0, count)

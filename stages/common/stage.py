@@ -33,6 +33,7 @@ from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
 # options that change what is printed, logged or saved during the run, but not the result
 SILENT_OPTIONS = {*PLACES, "show_samples", "preview", "log_with", "save_steps", "save_minutes", "save_total_limit"}
+LARGE_FILE = 5 * 10**7  # bytes
 
 
 class Stage:
@@ -129,7 +130,13 @@ class Stage:
         return str(self.made(stage, "model"))
 
     def rows(self, option: str | None, file: str, stage: str = "data") -> Path:
-        """The file of rows that an option names or, if it is None, a file in another stage's result."""
+        """The file of rows that an option names or, if it is None, a file in another stage's result.
+
+        Prints its size if reading it takes some seconds.
+        """
+        path = self.run.path(option or f"{INPUT}{stage}/{file}")
+        if path.is_file() and (size := path.stat().st_size) > LARGE_FILE:
+            say(f"reads {path}, {size / 10**6:,.0f} MB")
         return self.input(option) if option else self.made(f"{stage}/{file}", "rows")
 
     def made(self, name: str, content: str) -> Path:
