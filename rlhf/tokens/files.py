@@ -39,7 +39,7 @@ Written = tuple[int, Counter[str]]  # examples in a file, and dropped rows
 CHUNK_ROWS, CHUNK_BYTES = 1000, 2**22  # maximum of rows, and of their bytes, that are tokenised at once
 # bytes of rows whose token ids are in one file, unless that gives more files: the system limits how many can be mapped
 SHARD_BYTES, MAX_SHARDS = 2**21, 1000
-DONE, SHARD, PARTIAL = "done.json", "tokens-", ".partial"  # datasets keeps files of its own, cache-*, beside the shards
+DONE, SHARD, PARTIAL = "done.json", "tokens-", ".partial"
 _TOKENS = pa.list_(pa.int32())
 _TYPES = {
     "input_ids": _TOKENS,

@@ -25,7 +25,7 @@ from rlhf import InputError, first_line
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace, write_json
 from stages.common.code import code_hash
-from stages.common.console import duration, escape_unencodable, print_error, print_lines, say
+from stages.common.console import duration, escape_unencodable, print_error, print_lines, say, stdout_closed
 from stages.common.interruption import STOPPED, interruption, lock
 from stages.common.options import PLACES, StageOptions
 from stages.common.parsing import Parsed, check_values, functions_of, parse_given
@@ -188,7 +188,11 @@ def without_places(argv: list[str]) -> list[str]:
 
 
 def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None:
-    """Runs a stage. Exit status 2 for an error that the user can correct, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Runs a stage.
+
+    Exit status 2 for an error that the user can correct, 130 after Ctrl-C, 143 after SIGTERM, 141 if nothing reads its
+    output any more.
+    """
     gc.freeze()
     gc.enable()
     escape_unencodable()
@@ -207,6 +211,8 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
         if interruption.raised:  # a library turned the interruption into another error
             sys.exit(_fail(name, STOPPED, 128 + interruption.raised))
         sys.exit(_fail(name, str(error), 2))
+    except BrokenPipeError:
+        sys.exit(stdout_closed())
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno not in _CORRECTABLE:
             raise
