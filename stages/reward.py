@@ -7,7 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import pyarrow as pa
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -48,7 +49,7 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     if any(read_lines(test_file)):  # the file is empty if the data has too few rankings to hold some out
         test_rows = read_rows(test_file, "comparisons", test_tally)
         test = comparison_dataset(test_rows, tokenizer, longest, test_tally, stops)
-    completions = len(dataset.data.column("ranks").combine_chunks().flatten())
+    completions = int(completion_counts(dataset).sum())
     say(f"{tally}, {completions:,} completions, {options.epochs:g} epochs; test: {test_tally}")
     say_if_too_long(tally, length_remedy(options, context_length(scorer.model)))
     first = dataset[0]
@@ -78,9 +79,7 @@ def normalise(
 ) -> None:
     """Normalises the model's scores: mean 0 over the configured rows and, if configured, unit standard deviation."""
     rng = random.Random(options.seed)
-    chunks = [chunk.flatten() for chunk in comparisons.data.column("sequences").chunks]
-    sequences = pa.chunked_array(chunks)
-    sequences = sequences.take(list(_subset(range(len(sequences)), rng))).to_pylist()
+    sequences = some_sequences(comparisons, rng)
     scores = score_sequences(scorer, sequences, tokenizer.pad_token_id)
     mean = 0.0
     if options.normalise_on == "comparisons":
@@ -91,6 +90,22 @@ def normalise(
         demonstrations = demonstration_dataset(rows, tokenizer, longest, tally, stops)
         mean = float(score_sequences(scorer, demonstrations["input_ids"], tokenizer.pad_token_id).mean())
     set_normalisation(scorer, mean, float(scores.std()) if options.unit_deviation else 1.0)
+
+
+def completion_counts(comparisons: Dataset) -> np.ndarray:
+    """The number of completions of each row."""
+    return pc.list_value_length(comparisons.data.column("ranks")).to_numpy()
+
+
+def some_sequences(comparisons: Dataset, rng: random.Random) -> list[list[int]]:
+    """The token ids of all sequences of all rows, or of NORMALISED_ON random ones."""
+    ends = completion_counts(comparisons).cumsum()
+    chosen = np.array(_subset(range(ends[-1]), rng))
+    rows = np.searchsorted(ends, chosen, side="right")
+    # the position is counted from the end of the row; the others of the file stay on the disk
+    return [
+        comparisons[int(row)]["sequences"][position] for row, position in zip(rows, chosen - ends[rows], strict=True)
+    ]
 
 
 def _subset(items: Sequence[Item], rng: random.Random) -> Sequence[Item]:

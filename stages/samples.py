@@ -55,7 +55,9 @@ def choose_prompts(options: SamplesOptions, stage: Stage) -> list[Row]:
         return []
     tasks: dict[str, list[Row]] = {}
     for row in read_rows(file, "prompts"):
-        tasks.setdefault(row.get("task", ""), []).append(row)
+        task = str(row.get("task", ""))  # any JSON value
+        if (task in tasks or len(tasks) < options.count) and len(chosen := tasks.setdefault(task, [])) < options.count:
+            chosen.append(row)
     # alternates between the tasks
     return [row for turn in zip_longest(*tasks.values()) for row in turn if row is not None][: options.count]
 

@@ -1,8 +1,10 @@
 """Datasets of token ids: in memory, or in Arrow files that are mapped into memory.
 
-The files are made once for each combination of rows, tokenizer, options and code, by several processes.
+The files are made once for each combination of rows, tokenizer, options and code, by several processes. Damaged files
+are made again.
 """
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -11,8 +13,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -24,15 +28,18 @@ from datasets import Dataset, concatenate_datasets
 from datasets.table import InMemoryTable
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from rlhf import InputError
 from rlhf.rows import Row, Tally
-from rlhf.run.files import read_json, write_json
+from rlhf.run.files import read_json, replace, write_json
 
 Columns = dict[str, list[Any]]
 Function = Callable[..., tuple[Columns, Counter[str]]]  # (rows, index of the first one) -> columns, dropped rows
+Written = tuple[int, Counter[str]]  # examples in a file, and dropped rows
 
 CHUNK_ROWS, CHUNK_BYTES = 1000, 2**22  # maximum of rows, and of their bytes, that are tokenised at once
-SHARD_BYTES = 2**23  # bytes of rows whose token ids are in one file
-DONE, SHARD = "done.json", "tokens-"  # datasets keeps files of its own, cache-*, beside the shards
+# bytes of rows whose token ids are in one file, unless that gives more files: the system limits how many can be mapped
+SHARD_BYTES, MAX_SHARDS = 2**21, 1000
+DONE, SHARD, PARTIAL = "done.json", "tokens-", ".partial"
 _TOKENS = pa.list_(pa.int32())
 _TYPES = {
     "input_ids": _TOKENS,
@@ -53,9 +60,18 @@ class TokenFiles:
     key: str
     progress: Callable[[int, int], None]  # called with the numbers of parts made and of all parts
 
-    def find(self, name: str) -> Path | None:
-        """The folder of finished files, if there is one."""
-        return next((folder / name for folder in self.folders if (folder / name / DONE).is_file()), None)
+    def find(self, name: str) -> "Found | None":
+        """What is in the first folder with finished files that are not damaged; None if there is none."""
+        return next((found for folder in self.folders if (found := _load(folder / name))), None)
+
+
+@dataclass
+class Found:
+    """Token ids in finished files, the number of rows that they were made from, and the counts of dropped rows."""
+
+    dataset: Dataset
+    rows: int
+    dropped: Counter[str]
 
 
 def dataset_of(
@@ -73,23 +89,27 @@ def dataset_of(
             tables.append(_table(columns))
             tally.drop(dropped)
         return Dataset(InMemoryTable(pa.concat_tables(tables)))
-    folder = files.find(_name(function, files.key)) or make_files(rows, function, files)
-    dataset, done = _load(folder)
-    tally.drop(Counter(done["dropped"]))
-    return dataset
+    found = files.find(_name(function, files.key)) or make_files(rows, function, files)
+    tally.drop(found.dropped)
+    return found.dataset
 
 
 def find_dataset(function: "partial[tuple[Columns, Counter[str]]]", files: TokenFiles) -> tuple[Dataset, int] | None:
     """The dataset, if its files have been made, and the number of rows that it was made from."""
-    if folder := files.find(_name(function, files.key)):
-        dataset, done = _load(folder)
-        return dataset, done["rows"]
-    return None
+    found = files.find(_name(function, files.key))
+    return (found.dataset, found.rows) if found else None
 
 
-def _load(folder: Path) -> tuple[Dataset, dict[str, Any]]:
-    shards = [Dataset.from_file(str(path)) for path in sorted(folder.glob(f"{SHARD}*"))]
-    return concatenate_datasets(shards), read_json(folder / DONE)
+def _load(folder: Path) -> Found | None:
+    """The finished files in a folder; None if there are none, or if one is damaged, missing or unreadable."""
+    try:
+        done = read_json(folder / DONE)
+        dataset = concatenate_datasets([Dataset.from_file(str(path)) for path in sorted(folder.glob(f"{SHARD}*"))])
+        found = Found(dataset, int(done["rows"]), Counter(done["dropped"]))
+        # a file that ends between two batches is no error for Arrow
+        return found if len(dataset) == done["examples"] else None
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def chunks(rows: Sequence[Row], indices: range) -> Iterator[tuple[int, Sequence[Row]]]:
@@ -111,30 +131,65 @@ def _table(columns: Columns) -> pa.Table:
 # --- making files -----------------------------------------------------------------------------------------------------
 
 
-def make_files(rows: Sequence[Row], function: "partial[tuple[Columns, Counter[str]]]", files: TokenFiles) -> Path:
-    """Writes the dataset to Arrow files; returns their folder."""
-    folder = files.folders[0] / _name(function, files.key)
-    partial_folder = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    count = max(1, sum(getattr(rows, "size", lambda index: 0)(i) for i in range(len(rows))) // SHARD_BYTES)
+def make_files(rows: Sequence[Row], function: "partial[tuple[Columns, Counter[str]]]", files: TokenFiles) -> Found:
+    """Writes the dataset to Arrow files; returns it.
+
+    Waits for another process that is making files in the same folder. Raises InputError if a process is killed.
+    """
+    name = _name(function, files.key)
+    with _locked(files.folders[0]) as place:
+        if found := files.find(name):
+            return found
+        partial_folder = place / f".{name}{PARTIAL}"
+        partial_folder.mkdir()
+        try:
+            _write(rows, function, partial_folder, files.progress)
+            replace(partial_folder, place / name)
+        except BaseException:
+            shutil.rmtree(partial_folder, ignore_errors=True)  # the disk may be full
+            raise
+    found = _load(place / name)
+    if found is None:
+        raise InputError(f"{place / name}: token ids that have just been written can't be read; remove the folder")
+    return found
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[Path]:
+    """The folder, in which no other process makes files now. What a killed process has left there is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for rest in folder.glob(f".*{PARTIAL}"):
+            shutil.rmtree(rest, ignore_errors=True)
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def _write(
+    rows: Sequence[Row],
+    function: "partial[tuple[Columns, Counter[str]]]",
+    folder: Path,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Writes the files of a dataset, and last the one that marks them as finished."""
+    size = sum(getattr(rows, "size", lambda index: 0)(i) for i in range(len(rows)))
+    count = max(1, min(size // SHARD_BYTES, MAX_SHARDS, len(rows)))
     shards = [range(len(rows) * i // count, len(rows) * (i + 1) // count) for i in range(count)]
-    dropped: Counter[str] = Counter()
-    files.progress(0, count)
-    write = partial(_write_shard, rows, function, partial_folder)
-    results = map(write, shards) if count == 1 else _in_processes(write, shards)
-    for done, counts in enumerate(results, start=1):
-        dropped += counts
-        files.progress(done, count)
-    write_json(partial_folder / DONE, {"rows": len(rows), "dropped": dropped})
-    shutil.rmtree(folder, ignore_errors=True)
-    partial_folder.rename(folder)
-    return folder
+    examples, dropped = 0, Counter[str]()
+    progress(0, count)
+    with closing(_results(partial(_write_shard, rows, function, folder), shards)) as results:
+        for done, (its_examples, its_dropped) in enumerate(results, start=1):
+            examples, dropped = examples + its_examples, dropped + its_dropped
+            progress(done, count)
+    write_json(folder / DONE, {"rows": len(rows), "examples": examples, "dropped": dropped})
 
 
-def _write_shard(rows: Sequence[Row], function: Function, folder: Path, indices: range) -> Counter[str]:
-    """Writes the columns of some rows to an Arrow file; returns the counts of dropped rows."""
-    dropped: Counter[str] = Counter()
+def _write_shard(rows: Sequence[Row], function: Function, folder: Path, indices: range) -> Written:
+    """Writes the columns of some rows to an Arrow file."""
+    examples, dropped = 0, Counter[str]()
     writer = None
     with pa.OSFile(str(folder / f"{SHARD}{indices.start:012}.arrow"), "wb") as sink:
         for start, part in chunks(rows, indices):
@@ -142,28 +197,40 @@ def _write_shard(rows: Sequence[Row], function: Function, folder: Path, indices:
             table = _table(columns)
             writer = writer or pa.ipc.new_stream(sink, table.schema)
             writer.write_table(table)
-            dropped += counts
+            examples, dropped = examples + len(table), dropped + counts
         if writer:
             writer.close()
-    return dropped
+    return examples, dropped
 
 
-_work: Callable[[range], Counter[str]]  # of a process that writes shards
+_work: Callable[[range], Written]  # of a process that writes shards
 
 
-def _in_processes(work: Callable[[range], Counter[str]], shards: list[range]) -> Iterator[Counter[str]]:
-    """The results of `work` for each shard, in order, computed by a process per CPU core."""
+def _results(work: Callable[[range], Written], shards: list[range]) -> Generator[Written, None, None]:
+    """The results of `work` for each shard, in order, computed by a process per CPU core if there are several."""
+    if len(shards) == 1:
+        yield work(shards[0])
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # fork, so that the processes share the tokenizer and the positions of the rows
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(min(cores, len(shards)), context, _start_process, (work, os.getpid()))
     try:
         yield from pool.map(_call, shards)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that computes token ids was killed, usually because memory is exhausted: free memory, or allow "
+            "fewer processes, for instance with `taskset -c 0`"
+        ) from error
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()  # otherwise the shards that have begun would be finished first
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_process(work: Callable[[range], Counter[str]], parent: int) -> None:
+def _start_process(work: Callable[[range], Written], parent: int) -> None:
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what a signal means
@@ -179,7 +246,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _call(indices: range) -> Counter[str]:
+def _call(indices: range) -> Written:
     return _work(indices)
 
 

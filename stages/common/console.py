@@ -4,6 +4,8 @@ Everything that is printed passes through here, where text from data, models and
 """
 
 import io
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,12 @@ def escape_unencodable() -> None:
     """Makes stdout show a character that its encoding lacks as an escape such as `\\xe9`, as Python does on stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def stdout_closed() -> int:
+    """The exit status of a program whose reader, such as `head`, has ended. What it still prints goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python fails again when it flushes at its end
+    return 128 + signal.SIGPIPE
 
 
 def print_lines(*lines: str) -> None:

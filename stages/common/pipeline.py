@@ -12,7 +12,7 @@ from types import FrameType
 
 from rlhf import InputError
 from rlhf.run.files import set_aside
-from stages.common.console import duration, escape_unencodable, print_error, print_lines, say
+from stages.common.console import duration, escape_unencodable, print_error, print_lines, say, stdout_closed
 from stages.common.decisions import NEVER_MADE, Decision, Options, decide, options_of, plan, stages_up_to
 from stages.common.interruption import lock
 from stages.common.options import CHAIN, STAGES
@@ -178,6 +178,8 @@ def main() -> None:
         )
     try:
         make(Request.read(goals[0], os.environ))
+    except BrokenPipeError:
+        sys.exit(stdout_closed())
     except (InputError, OSError) as error:
         print_error(str(error))
         sys.exit(2)

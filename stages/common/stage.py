@@ -25,7 +25,7 @@ from rlhf import InputError, first_line
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace, write_json
 from stages.common.code import code_hash
-from stages.common.console import duration, escape_unencodable, print_error, print_lines, say
+from stages.common.console import duration, escape_unencodable, print_error, print_lines, say, stdout_closed
 from stages.common.interruption import STOPPED, interruption, lock
 from stages.common.options import PLACES, StageOptions
 from stages.common.parsing import Parsed, check_values, functions_of, parse_given
@@ -33,6 +33,7 @@ from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
 # options that change what is printed, logged or saved during the run, but not the result
 SILENT_OPTIONS = {*PLACES, "show_samples", "preview", "log_with", "save_steps", "save_minutes", "save_total_limit"}
+LARGE_FILE = 5 * 10**7  # bytes
 
 
 class Stage:
@@ -129,7 +130,13 @@ class Stage:
         return str(self.made(stage, "model"))
 
     def rows(self, option: str | None, file: str, stage: str = "data") -> Path:
-        """The file of rows that an option names or, if it is None, a file in another stage's result."""
+        """The file of rows that an option names or, if it is None, a file in another stage's result.
+
+        Prints its size if reading it takes some seconds.
+        """
+        path = self.run.path(option or f"{INPUT}{stage}/{file}")
+        if path.is_file() and (size := path.stat().st_size) > LARGE_FILE:
+            say(f"reads {path}, {size / 10**6:,.0f} MB")
         return self.input(option) if option else self.made(f"{stage}/{file}", "rows")
 
     def made(self, name: str, content: str) -> Path:
@@ -181,7 +188,11 @@ def without_places(argv: list[str]) -> list[str]:
 
 
 def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None:
-    """Runs a stage. Exit status 2 for an error that the user can correct, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Runs a stage.
+
+    Exit status 2 for an error that the user can correct, 130 after Ctrl-C, 143 after SIGTERM, 141 if nothing reads its
+    output any more.
+    """
     gc.freeze()
     gc.enable()
     escape_unencodable()
@@ -200,6 +211,8 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
         if interruption.raised:  # a library turned the interruption into another error
             sys.exit(_fail(name, STOPPED, 128 + interruption.raised))
         sys.exit(_fail(name, str(error), 2))
+    except BrokenPipeError:
+        sys.exit(stdout_closed())
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno not in _CORRECTABLE:
             raise

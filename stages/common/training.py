@@ -1,6 +1,7 @@
 """TRL's trainers for pretraining, SFT and the reward model, with checkpoints, a progress bar and divergence checks."""
 
 import math
+import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,11 @@ from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, disable_caching, enable_caching, is_caching_enabled
 from datasets.table import InMemoryTable
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
@@ -207,12 +209,32 @@ def naming_arguments(further: dict[str, Any] | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not further or isinstance(error, InputError):
+        if not further or isinstance(error, InputError | BrokenPipeError):
             raise
         names = ", ".join(further)
         raise InputError(
             f"training fails with the arguments in trainer ({names}): {type(error).__name__}: {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def temporary_tables(folder: Path) -> Iterator[None]:
+    """A context in which TRL writes its own tables of the rows, such as packed ones, to `folder`, which is then empty.
+
+    They stay readable, because they are mapped into memory. Otherwise they would lie beside the token ids, which may be
+    those of a base, and a damaged table there would be used again.
+    """
+    was_enabled, before = is_caching_enabled(), os.environ.get("TMPDIR")
+    disable_caching()
+    with TemporaryDirectory(prefix=".tables-", dir=folder) as place:
+        os.environ["TMPDIR"] = place  # the only way to name the folder of tables that are not cached
+        try:
+            yield
+        finally:
+            del os.environ["TMPDIR"]
+            os.environ.update({"TMPDIR": before} if before is not None else {})
+            if was_enabled:
+                enable_caching()
 
 
 def new_trainer(
@@ -226,7 +248,7 @@ def new_trainer(
 ) -> AnyTrainer:
     """A trainer for all epochs of the rows, or for `max_steps` optimizer steps if these are fewer."""
     rows = in_batches(dataset, options)
-    with naming_arguments(options.trainer):
+    with naming_arguments(options.trainer), temporary_tables(Path(str(arguments.output_dir))):
         trainer = trainer_class(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
         if options.max_steps is not None:
             # TRL would start the rows again if there are too few for max_steps

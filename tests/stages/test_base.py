@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import finished, make_here, record
+from tests.pipeline import finished, make_here, record, stage
 from tests.recipes import toy_recipe, write_recipe
 
 
@@ -108,3 +108,13 @@ def test_a_base_that_is_no_run_or_the_run_itself_is_refused(run, tmp_path, capsy
         output = make_here("ppo", capsys, tmp_path / "new", BASE=str(tmp_path / "nowhere"), status=2)
         assert f"BASE={tmp_path}/nowhere: there is no run in that folder" in output
         assert not (tmp_path / "new").exists()
+
+
+def test_packed_rows_are_not_written_into_the_base_and_leave_no_files(run, tmp_path):
+    stage("pretrain", "--packing", "--max_steps", "1", run=run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".hashes.json"}
+    assert len(list(run.glob(".tokens/text-*/*.arrow"))) == 2
+    other = tmp_path / "other"
+    stage("pretrain", "--packing", "--max_steps", "2", "--base", run, run=other)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".hashes.json"} == before
+    assert not list(other.rglob("*.arrow"))

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from stages.common import stage as stage_module
 from stages.common.options import CHAIN
+from stages.common.parsing import parse_given
+from stages.common.stage import Stage
 from tests.forks import ROOT
-from tests.pipeline import finished, make_here, stage
+from tests.pipeline import TOY, finished, make_here, stage
 from tests.recipes import write_recipe
 
 WORDS = ["red", "blue", "green", "fox", "dog", "hen", "runs", "sleeps", "sings", "today", "again", "never"]
@@ -136,3 +139,24 @@ def test_files_that_do_not_exist_are_named(tmp_path):
     recipe = write_recipe(tmp_path, f"base: human\ndata:\n  folder: {tmp_path}/absent\n")
     output = stage("data", run=tmp_path, recipe=recipe, status=2)
     assert f"no file at {tmp_path}/absent/text/tinyshakespeare.txt" in output
+
+
+def test_samples_alternate_between_the_tasks_of_a_file_whatever_a_task_is(toy_run, tmp_path):
+    tasks = ["a", "a", "a", ["list"], {"an": "object"}, ["list"], None]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"prompt {i}", "task": t}) + "\n" for i, t in enumerate(tasks)))
+    argv = ("--prompts", prompts, "--response_length", "2", "--output", tmp_path / "samples")
+    for count, expected in ((3, "034"), (6, "034615"), (100, "0346152")):
+        output = stage("samples", *argv, "--count", count, run=toy_run)
+        assert "".join(re.findall(r"^\| prompt (\d)$", output, re.MULTILINE)) == expected
+
+
+def test_a_large_file_is_announced_before_it_is_read(toy_run, tmp_path, capsys, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    sft = Stage("sft", parse_given("sft", ["--recipe", TOY, "--run", str(tmp_path / "run")]))
+    sft.rows(str(rows), "demonstrations.jsonl")
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(stage_module, "LARGE_FILE", 10)
+    sft.rows(str(rows), "demonstrations.jsonl")
+    assert capsys.readouterr().out == f"{' ' * 13}reads {rows}, 0 MB\n"

@@ -3,6 +3,8 @@
 import ast
 import json
 import shutil
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -12,7 +14,7 @@ from stages.common.console import ProgressBar, print_error, print_lines, say
 from stages.common.options import SamplesOptions
 from stages.samples import as_lines, as_markdown
 from tests.forks import ROOT
-from tests.pipeline import TOY, make_here, shell, stage
+from tests.pipeline import TOY, environment, make_here, shell, stage
 from tests.recipes import write_recipe
 from tests.test_escape import FORBIDDEN, rendered
 
@@ -191,3 +193,20 @@ def test_characters_that_the_terminal_can_not_encode_are_escaped(module, encodin
     arguments = ["data"] if module == "stages" else ["--recipe", "中.yaml"]
     output = shell(sys.executable, "-m", module, *arguments, status=2, RECIPE="中.yaml", **encoding)
     assert r"no recipe \u4e2d.yaml" in output
+
+
+@pytest.mark.parametrize("module, arguments", [("stages.data", ["--recipe", TOY, "--run"]), ("stages", ["data"])])
+def test_a_program_whose_output_nobody_reads_any_more_ends_quietly(module, arguments, tmp_path):
+    run = str(tmp_path / "run")
+    command = [sys.executable, "-m", module, *arguments, *([run] if "--run" in arguments else [])]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(RUN=run, RECIPE=TOY),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE

@@ -1,5 +1,6 @@
 """Token ids in files: the same as in memory, made once, and found again."""
 
+import errno
 import json
 import os
 import signal
@@ -7,9 +8,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
+from unittest.mock import patch
 
+import pyarrow as pa
 import pytest
 
+from rlhf import InputError
 from rlhf.rows import Tally, read_rows, write_rows
 from rlhf.tokens import TokenFiles, demonstration_dataset, new_tokenizer, text_dataset, tokenised_text
 from rlhf.tokens import files as files_module
@@ -90,6 +95,167 @@ def test_files_of_a_second_folder_are_found_and_new_ones_are_made_in_the_first(t
     assert not (tmp_path / "run").exists()
     text_dataset(rows, tokenizer, 8, both)
     assert len(list((tmp_path / "run").iterdir())) == 1
+
+
+def cut_within_a_batch(shards, done):
+    shards[1].write_bytes(shards[1].read_bytes()[:-200])
+
+
+def cut_between_batches(shards, done):
+    """What is left is a shorter file, which Arrow reads without an error."""
+    with pa.OSFile(str(shards[1])) as source, pa.ipc.open_stream(source) as reader:
+        batches = list(reader)
+    with pa.OSFile(str(shards[1]), "wb") as sink, pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        writer.write_batch(batches[0].slice(0, 1))
+
+
+def without_a_shard(shards, done):
+    shards[1].unlink()
+
+
+def without_shards(shards, done):
+    for path in shards:
+        path.unlink()
+
+
+def shard_is_a_folder(shards, done):
+    shards[1].unlink()
+    shards[1].mkdir()
+
+
+def empty_record(shards, done):
+    done.write_text("{}")
+
+
+def no_json(shards, done):
+    done.write_bytes(b"\x80")
+
+
+def wrong_types(shards, done):
+    done.write_text('{"rows": [], "examples": null, "dropped": 3}')
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut_within_a_batch, cut_between_batches, without_a_shard, without_shards, shard_is_a_folder, empty_record, no_json,
+     wrong_types],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["run", "base"])
+def test_damaged_files_are_made_again_in_the_run(tmp_path, tokenizer, calls, damage, place):
+    rows = documents(tmp_path)
+    folders = [tmp_path / "run", tmp_path / "base"]
+    text_dataset(rows, tokenizer, 16, token_files(tmp_path / place))
+    (done,) = (tmp_path / place).glob("*/done.json")
+    damage(sorted(done.parent.glob("tokens-*")), done)
+    damaged = {path: path.stat().st_mtime_ns for path in (tmp_path / place).rglob("*")}
+    files = TokenFiles(folders, "key", lambda done, total: None)
+    assert tokenised_text(tokenizer, 16, files) is None
+    expected = text_dataset(rows, tokenizer, 16)
+    assert text_dataset(rows, tokenizer, 16, files).to_list() == expected.to_list()
+    assert tokenised_text(tokenizer, 16, TokenFiles(folders[:1], "key", files.progress))[1] == len(rows)
+    if place == "base":
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / place).rglob("*")} == damaged
+
+
+def test_rows_that_are_each_larger_than_a_file_are_written_to_files_of_one_row(tmp_path, tokenizer, calls):
+    write_rows(tmp_path / "text.jsonl", [{"text": "the quick fox " * 200} for _ in range(2)])
+    rows = read_rows(tmp_path / "text.jsonl", "text")
+    dataset = text_dataset(rows, tokenizer, 16, token_files(tmp_path / "tokens", calls=calls))
+    assert dataset.to_list() == text_dataset(rows, tokenizer, 16).to_list()
+    assert calls[-1] == (2, 2)
+
+
+def test_the_number_of_cpu_cores_changes_no_byte(tmp_path, tokenizer, calls, monkeypatch):
+    rows, contents = documents(tmp_path), []
+    for cores in (1, 2, 7):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
+        text_dataset(rows, tokenizer, 16, token_files(tmp_path / str(cores)))
+        contents.append([path.read_bytes() for path in sorted((tmp_path / str(cores)).glob("*/*"))])
+    assert contents[0] == contents[1] == contents[2] and len(contents[0]) > 5
+
+
+def failing(rows, start, marker, action):
+    """Columns of prompts; in the second part of the rows the action is taken."""
+    if start > 20:
+        marker.touch()
+        action()
+    return {"input_ids": [[1]] * len(rows), "length": [1] * len(rows), "row": [0] * len(rows)}, Counter()
+
+
+def test_a_killed_process_is_an_error_that_says_so_and_leaves_no_files(tmp_path, calls):
+    rows = documents(tmp_path)
+    function = partial(failing, marker=tmp_path / "marker", action=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with patch.object(files_module, "_name", lambda function, key: "text-1"), pytest.raises(InputError, match="memory"):
+        files_module.make_files(rows, function, token_files(tmp_path / "tokens"))
+    assert list((tmp_path / "tokens").iterdir()) == []
+
+
+def test_an_interruption_does_not_wait_for_the_parts_that_have_begun(tmp_path, calls):
+    rows, started = documents(tmp_path), time.time()
+    function = partial(failing, marker=tmp_path / "marker", action=lambda: time.sleep(60))
+
+    def progress(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    files = TokenFiles([tmp_path / "tokens"], "key", progress)
+    with patch.object(files_module, "_name", lambda function, key: "text-1"), pytest.raises(KeyboardInterrupt):
+        files_module.make_files(rows, function, files)
+    assert time.time() - started < 30
+    assert list((tmp_path / "tokens").iterdir()) == []
+
+
+FULL = """
+import resource, sys
+from rlhf.rows import read_rows
+from rlhf.tokens import TokenFiles, files, new_tokenizer, text_dataset
+files.SHARD_BYTES = int(sys.argv[3])
+tokenizer = new_tokenizer(["fox"], 280)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    text_dataset(read_rows(sys.argv[1], "text"), tokenizer, 16, TokenFiles([files.Path(sys.argv[2])], "key", print))
+except OSError as error:
+    print("errno", error.errno)
+"""
+
+
+@pytest.mark.parametrize("shard_bytes", [500, 10**6])
+def test_a_file_that_can_not_be_written_is_an_error_of_the_system_and_frees_the_disk(tmp_path, shard_bytes):
+    documents(tmp_path)
+    command = [sys.executable, "-c", FULL, str(tmp_path / "text.jsonl"), str(tmp_path / "tokens"), str(shard_bytes)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"errno {errno.EFBIG}", done.stderr
+    assert list((tmp_path / "tokens").iterdir()) == []
+
+
+TWICE = """
+import os, sys, time
+from rlhf.rows import read_rows
+from rlhf.tokens import TokenFiles, files, new_tokenizer, text_dataset
+files.SHARD_BYTES = 500
+tokenizer = new_tokenizer(["fox"], 280)
+while time.time() < float(sys.argv[3]):
+    pass
+made = []
+text_dataset(read_rows(sys.argv[1], "text"), tokenizer, 16, TokenFiles([files.Path(sys.argv[2])], "key", lambda d, t: made.append(d)))
+print(len(made))
+"""  # noqa: E501
+
+
+def test_two_processes_that_need_the_same_files_make_them_once(tmp_path):
+    documents(tmp_path, 2000)
+    start = str(time.time() + 6)
+    command = [sys.executable, "-c", TWICE, str(tmp_path / "text.jsonl"), str(tmp_path / "tokens"), start]
+    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) for _ in range(2)]
+    made = sorted(int(process.communicate()[0]) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert made[0] == 0 and made[1] > 5
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, tokenizer):
+    (tmp_path / "tokens" / ".text-0.partial").mkdir(parents=True)
+    text_dataset(documents(tmp_path), tokenizer, 16, token_files(tmp_path / "tokens"))
+    assert len(list((tmp_path / "tokens").iterdir())) == 1
 
 
 KILLED = """
