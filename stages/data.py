@@ -97,11 +97,11 @@ def world_rows(options: DataOptions) -> Iterator[tuple[str, Iterable[Row]]]:
                 f"world_tasks: the world has no task {name!r}{did_you_mean(name, world.TASKS)}; it has "
                 + ", ".join(world.TASKS)
             )
-    test_text = list(world.text(2 * tests, seed, test=True))
+    test_text = list(world.text(2 * tests, seed, test=True, task_names=tasks))
     unseen = {row["text"] for row in test_text}
 
     def training_text() -> Iterator[Row]:
-        for row in world.text(options.world_documents, seed):
+        for row in world.text(options.world_documents, seed, task_names=tasks):
             unseen.discard(row["text"])
             yield row
 

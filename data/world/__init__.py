@@ -19,10 +19,13 @@ __all__ = ["TASKS", "criteria", "demonstrations", "gold", "probes", "prompts", "
 FAULT_RATE = 0.06  # probability of an ungrammatical sentence in a demonstration, and of a repeated one
 
 
-def text(count: int, seed: int, test: bool = False) -> Iterator[dict[str, str]]:
-    """Yields pretraining documents: {"text"}. `test` draws from another random stream of the same distribution."""
+def text(count: int, seed: int, test: bool = False, task_names: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Yields pretraining documents: {"text"}. `test` draws from another random stream of the same distribution.
+
+    `task_names` are the tasks that they are on, by default all, among other kinds of text.
+    """
     rng = _rng("text", seed, test)
-    return ({"text": pretraining_document(rng)} for _ in range(count))
+    return ({"text": pretraining_document(rng, task_names)} for _ in range(count))
 
 
 def demonstrations(count: int, seed: int, task_names: Sequence[str] = ()) -> Iterator[dict[str, str]]:

@@ -111,7 +111,7 @@ class DataOptions(StageOptions):
     world_demonstrations: int = option(6_000, "number of demonstrations of the world", at_least=1, at_most=10**7)
     world_prompts: int = option(6_000, "number of prompts of the world", at_least=1, at_most=10**7)
     world_tasks: list[str] = option(
-        [], "tasks of the world's demonstrations and prompts, by default all; prompts of sums then have their answer"
+        [], "tasks of the world's rows, such as sum, by default all; prompts of sums then have their answer"
     )
 
     folder: str | None = option(
@@ -254,7 +254,7 @@ class PPOOptions(PPOConfig, SavingOptions):
     )
     reward_weights: list[float] = option([], "weights of the reward functions in order; by default 1 each")
     reward_model_weight: float | None = option(
-        None, "weight of the reward model's score beside reward functions; none: they take its place"
+        None, "weight of the reward model's score beside reward functions; none: they take its place", at_least=0
     )
     keep_special_tokens: bool = option(
         False, "reward functions see the special tokens of a response, but for the stop token at its end"
