@@ -57,6 +57,10 @@ class PPOConfig:
     missing_eos_penalty: float | None = option(
         1.0, "subtracted from the score of a truncated response; none for no penalty", at_least=0
     )
+    mask_truncated: bool = option(
+        False,
+        "leave truncated responses out of the losses of policy and value model (DAPO, arXiv 2503.14476, section 3.4)",
+    )
     kl_coef: float = option(
         0.05, "beta: weight of the KL penalty, the log-ratio to the reference in nats (InstructGPT: 0.02)", at_least=0
     )

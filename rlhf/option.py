@@ -14,7 +14,7 @@ from rlhf import InputError
 LONGEST_VALUE = 60  # characters of a value that a message shows
 KINDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list of texts",
-    dict: "a JSON object",
+    dict: "a JSON object", list[float]: "a list of finite numbers",
 }  # fmt: skip
 
 
@@ -91,7 +91,13 @@ def problem_of(value: Any, hint: Any, limits: Range = Range()) -> str:  # noqa: 
     if not _is_of(value, kind) or (isinstance(value, Real) and not _is_finite(value)):
         finite = "finite " if isinstance(value, float) and kind is float else ""
         words = ", ".join(
-            filter(None, [KINDS[get_origin(kind) or kind].replace("a number", f"a {finite}number"), str(limits)])
+            filter(
+                None,
+                [
+                    KINDS[kind if kind in KINDS else get_origin(kind)].replace("a number", f"a {finite}number"),
+                    str(limits),
+                ],
+            )
         )
         return f"it must be {words}{or_none}"
     if kind in (int, float) and value not in limits:
@@ -124,7 +130,10 @@ def shown(value: Any) -> str:
 def _is_of(value: Any, kind: Any) -> bool:
     """Whether a value has the type. A whole number is a number, and true and false are not."""
     if get_origin(kind) is list:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        item_kind = float if kind == list[float] else str
+        return isinstance(value, list) and all(
+            _is_of(item, item_kind) and (item_kind is str or _is_finite(item)) for item in value
+        )
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, {int: Integral, float: Real}.get(kind, kind))

@@ -18,8 +18,8 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` over the True entries of `mask`. Every token has the same weight. Scalar."""
-    return values.where(mask, 0.0).sum() / mask.sum()
+    """The mean of `values` over the True entries of `mask`, 0 without one. Every token has the same weight. Scalar."""
+    return values.where(mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def kl_penalised_rewards(

@@ -22,15 +22,21 @@ PANELS = {
 
 
 def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Plots PPO's metrics over steps into the image file `path`, one panel for each metric in PANELS that occurs."""
-    shown = [name for name in PANELS if any(name in step for step in history)]
+    """Plots PPO's metrics over steps into the image file `path`.
+
+    There is a panel for each metric in PANELS that occurs, for each reward function and for each criterion.
+    """
+    names = dict.fromkeys(name for step in history for name in step)
+    parts = [name for name in names if name.startswith(("rewards/", "gold/"))]
+    titles = {**PANELS, **({"score": "score"} if parts else {}), **{name: name.replace("$", r"\$") for name in parts}}
+    shown = [name for name in titles if name in names]
     columns = 3
     rows = -(-len(shown) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False, layout="constrained")
     for axis, name in zip(axes.flat, shown, strict=False):
         points = [(step["step"], step[name]) for step in history if name in step]
         axis.plot(*zip(*points, strict=True), linewidth=1.6)
-        axis.set_title(PANELS[name], fontsize=10)
+        axis.set_title(titles[name], fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(shown) :]:
         axis.remove()

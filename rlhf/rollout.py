@@ -250,13 +250,13 @@ def score_responses(
     *,
     reference: nn.Module,
     value_model: nn.Module | None,
-    reward: Callable[[Responses], Tensor],
+    reward: Callable[[Responses], Tensor] | None,
     temperature: float,
     chunk: int,
 ) -> Rollout:
     """Adds reference log-probabilities, values and scores to responses, `chunk` rows at a time to bound memory.
 
-    The policy's log-probabilities and a `ValueHead`'s values are those that sampling computed.
+    Scores are 0 without a `reward`. The policy's log-probabilities and a `ValueHead`'s values are those that sampling computed.
     """
     values_known = value_model is None or isinstance(unwrap(value_model), ValueHead)
     parts = []
@@ -265,7 +265,8 @@ def score_responses(
         with torch.no_grad():
             ref_logprobs, _ = response_logprobs(reference, part, temperature)
             values = part.values if value_model is None or values_known else response_values(value_model, part)
-            parts.append((ref_logprobs, values, reward(part)))
+            scores = ref_logprobs.new_zeros(len(part.mask)) if reward is None else reward(part)
+            parts.append((ref_logprobs, values, scores))
     width = responses.mask.shape[1]
     columns = [
         [nn.functional.pad(part, (0, width - part.shape[1])) if part.dim() > 1 else part for part in column]

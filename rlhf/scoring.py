@@ -1,25 +1,20 @@
-"""Scores of responses, from a reward model or from a Python function of the text.
+"""Scores of responses, from a reward model or from Python functions of the text.
 
-A reward maps `Responses` to scores (B,). A reward model reads the sampled token ids, so it must share the policy's
-tokenizer. A reward function reads decoded text.
+A reward model reads the sampled token ids, so it must share the policy's tokenizer. Reward functions read decoded text.
 """
 
-import inspect
-import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError
+from rlhf.function_calls import CallLog, RewardFunction, call_functions, columns_of, total
 from rlhf.models import Scorer
 from rlhf.rollout import Responses
 from rlhf.rows import Row
-
-# takes lists by keyword (prompts, completions, ...) and returns scores, like the reward functions of TRL's GRPOTrainer
-RewardFunction = Callable[..., Sequence[float | None]]
 
 
 def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
@@ -28,15 +23,74 @@ def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
     return reward_model(responses.input_ids, responses.attention_mask, last, responses.prefix_row)
 
 
-def function_scores(
-    function: RewardFunction, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], responses: Responses
-) -> Tensor:
-    """A reward function's scores (B,) of the responses. `rows[i]` is the row of the prompt with `prompt_index` i."""
-    ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
-    completions = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    prompt_rows = [rows[i] for i in responses.prompt_index.tolist()]
-    scores = call_reward_function(function, prompt_rows, completions, responses.finished.tolist(), ids)
-    return torch.tensor(scores, device=responses.mask.device)
+class RewardFunctions:
+    """The weighted sum of reward functions, as a function from responses to scores (B,); see `rlhf.function_calls`.
+
+    `functions` are by the names under which they are logged. `rows[i]` is the row of the prompt with `prompt_index` i.
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[str, RewardFunction],
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Row],
+        *,
+        weights: Sequence[float] = (),
+        model_weight: float = 1.0,
+        keep_special_tokens: bool = False,
+        show: Callable[[str], None] = lambda text: None,
+    ):
+        """`weights` are 1 by default; `model_weight` is that of a reward model beside the functions.
+
+        With `keep_special_tokens` the functions see special tokens, but for the stop token at the end. `show` gets what
+        functions print. Raises InputError if the number of weights is not that of the functions.
+        """
+        if weights and len(weights) != len(functions):
+            raise InputError(f"{len(weights)} reward_weights for {len(functions)} reward functions")
+        self.functions, self.tokenizer, self.rows = functions, tokenizer, rows
+        self.weights = torch.tensor(list(weights) or [1.0] * len(functions), dtype=torch.float64)
+        self.model_weight = model_weight
+        self.keep_special_tokens, self.show = keep_special_tokens, show
+        self.trainer_state = TrainerState()  # given to the functions
+        # of the last call: numbers by name (of functions, "function/criterion" and log_metric), NaN where none is known
+        self.logged: dict[str, Tensor] = {}
+        self.extra: dict[str, list] = {}  # of the last call: the columns of log_extra
+
+    @torch.no_grad()
+    def __call__(self, responses: Responses, model_scores: Tensor | None = None) -> Tensor:
+        """The scores of all responses, from one call of each function, and from `model_scores` (B,) of a reward model.
+
+        A function that returns None for a response adds nothing to its score. The score is NaN if all return None and
+        there is no reward model.
+        """
+        ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
+        finished, log = responses.finished.tolist(), CallLog()
+        rows = [self.rows[i] for i in responses.prompt_index.tolist()]
+        columns = columns_of(rows, self._texts(ids, finished), finished, ids)
+        called = call_functions(self.functions, columns, log=log, trainer_state=self.trainer_state, show=self.show)
+        for column, values in log.extra.items():
+            if len(values) != len(ids):
+                raise InputError(f"log_extra: {column} has {len(values)} values for {len(ids)} completions")
+        numbers: dict[str, list[float]] = {}
+        for name, criteria in called.items():
+            numbers[name] = total(criteria)
+            numbers |= {f"{name}/{criterion}": values for criterion, values in criteria.items() if criterion}
+        if taken := numbers.keys() & log.metrics.keys():
+            raise InputError(f"log_metric: {min(taken)} is the name of a reward; choose another one")
+        self.logged = {name: torch.tensor(values) for name, values in {**numbers, **log.metrics}.items()}
+        self.extra = log.extra
+        totals = torch.tensor([numbers[name] for name in called], dtype=torch.float64)
+        known = ~totals.isnan()
+        scores = (totals.where(known, 0.0) * self.weights[:, None]).sum(dim=0)
+        if model_scores is None:
+            return scores.where(known.any(dim=0), math.nan).float().to(responses.mask.device)
+        self.logged["rewards/reward_model"] = model_scores
+        return self.model_weight * model_scores + scores.float().to(responses.mask.device)
+
+    def _texts(self, ids: list[list[int]], finished: list[bool]) -> list[str]:
+        if self.keep_special_tokens:
+            ids = [tokens[:-1] if ended else tokens for tokens, ended in zip(ids, finished, strict=True)]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=not self.keep_special_tokens)
 
 
 def call_reward_function(
@@ -45,50 +99,12 @@ def call_reward_function(
     completions: Sequence[str],
     finished: Sequence[bool],
     completion_ids: Sequence[list[int]] | None = None,
+    show: Callable[[str], None] = lambda text: None,
 ) -> list[float]:
-    """The scores of completions, from one call of the function. `rows` holds the row of each completion's prompt.
+    """The scores of completions, from one call of the function; NaN for None. See `rlhf.function_calls`.
 
-    The function may take, by name, `prompts`, `completions`, `ended`, `completion_ids` (if given) and any column that
-    all rows have; each is a list with one entry per completion. A score of None becomes NaN. Raises InputError if the
-    function requires any other argument, raises an error, or does not return one number for each completion.
+    `rows` holds the row of each completion's prompt, and `show` gets what the function prints. Raises InputError if the
+    function requires an argument that does not exist, raises an error, or does not return a number for each completion.
     """
-    columns: dict[str, list[Any]] = {c: [row[c] for row in rows] for c in rows[0] if all(c in row for row in rows)}
-    columns |= {"prompts": [row["prompt"] for row in rows], "completions": list(completions), "ended": list(finished)}
-    columns |= {} if completion_ids is None else {"completion_ids": list(completion_ids)}
-    name = _name_of(function)
-    try:
-        scores = function(**_accepted(function, columns))
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{name} raised {type(error).__name__}: {error} ({_origin(function, error)})") from error
-    try:
-        numbers = [float("nan") if score is None else float(score) for score in scores]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} returned {scores!r:.80}; it must return a number for each completion") from error
-    if len(numbers) != len(completions):
-        raise InputError(f"{name} returned {len(numbers)} scores for {len(completions)} completions")
-    return numbers
-
-
-def _accepted(function: RewardFunction, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The columns that the function takes as arguments. Raises InputError if it requires one that does not exist."""
-    parameters = inspect.signature(function).parameters.values()
-    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if missing := [p.name for p in named if p.name not in columns and p.default is p.empty]:
-        raise InputError(f"{_name_of(function)} requires {', '.join(missing)}; available: {', '.join(columns)}")
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return columns
-    return {p.name: columns[p.name] for p in named if p.name in columns}
-
-
-def _name_of(function: RewardFunction) -> str:
-    return getattr(function, "__qualname__", repr(function))
-
-
-def _origin(function: RewardFunction, error: Exception) -> str:
-    """`file:line` of the innermost frame of the error in the function's file, or of the innermost frame of all."""
-    frames = traceback.extract_tb(error.__traceback__)
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    frame = ([f for f in frames if code and f.filename == code.co_filename] or list(frames))[-1]
-    return f"{frame.filename}:{frame.lineno}"
+    columns = columns_of(rows, completions, finished, completion_ids)
+    return total(call_functions({"": function}, columns, show=show)[""])

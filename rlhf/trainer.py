@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
@@ -20,11 +20,11 @@ from rlhf.engine import text_logprobs
 from rlhf.models import freeze, stop_token_ids
 from rlhf.rollout import Responses, Rollout, generate, response_logprobs, response_values, score_responses
 from rlhf.run.health import check_metrics, check_rollout, check_update
-from rlhf.run.metrics import Meter, add_rollout_metrics
+from rlhf.run.metrics import Meter, add_logged, add_rollout_metrics
 from rlhf.run.randomness import seed_of, shuffled
 from rlhf.run.sanity import sanity_check
 from rlhf.run.state import TrainingState
-from rlhf.scoring import reward_model_scores
+from rlhf.scoring import RewardFunctions, reward_model_scores
 from rlhf.tokens import pad
 
 
@@ -32,7 +32,8 @@ from rlhf.tokens import pad
 class Experience(Rollout):
     """A rollout with its advantages and returns."""
 
-    advantages: Tensor  # (B, T) whitened
+    loss_mask: Tensor  # (B, T) bool, True on the tokens of the losses; with mask_truncated, of finished responses alone
+    advantages: Tensor  # (B, T) whitened over the loss mask
     returns: Tensor  # (B, T) targets of the value model; 0 without one
 
 
@@ -49,9 +50,10 @@ class PPOTrainer(TrainingState):
     """Trains `policy` and `value_model` in place; `value_model` is None if `advantage_estimator` is rloo.
 
     `reference` is frozen, in place. `prompts` are lists of token ids, and so are the pretraining documents `text`,
-    which are required unless ptx_coef is 0. `reward` maps responses to scores (B,). `gold` maps them to their true
-    quality (B,), NaN where unknown, which is only logged. Raises InputError for options that contradict each other or
-    the number of processes.
+    which are required unless ptx_coef is 0. `reward` maps responses to scores (B,); it gets parts of a rollout, of
+    micro_batch_size rows. `functions` get the whole rollout, and `reward` may be None beside them. `gold` maps responses
+    to their true quality (B,), NaN where unknown, which is only logged. Raises InputError for options that contradict
+    each other or the number of processes.
     """
 
     def __init__(
@@ -61,16 +63,19 @@ class PPOTrainer(TrainingState):
         policy: PreTrainedModel,
         reference: PreTrainedModel,
         value_model: nn.Module | None,
-        reward: Callable[[Responses], Tensor],
+        reward: Callable[[Responses], Tensor] | None,
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[list[int]],
         text: Sequence[list[int]] = (),
+        functions: RewardFunctions | None = None,
         gold: Callable[[Responses], Tensor] | None = None,
         accelerator: Accelerator | None = None,
     ):
         accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
         if config.ptx_coef and not text:
             raise InputError("ptx_coef is above 0, but there is no pretraining text: pass `text`, or set ptx_coef to 0")
+        if reward is None and functions is None:
+            raise InputError("there is no reward: pass `reward`, or `functions`")
         config.check_split(accelerator.num_processes)
         # no dropout: two passes over the same tokens must give the same log-probabilities
         for model in (policy, reference, value_model):
@@ -79,7 +84,8 @@ class PPOTrainer(TrainingState):
         self.reference = freeze(reference, accelerator)
         super().__init__(config, accelerator, policy, value_model)
         self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
-        self.prompts, self.text, self.reward, self.gold = prompts, text, reward, gold
+        self.prompts, self.text = prompts, text
+        self.reward, self.functions, self.gold = reward, functions, gold
         self.sanity_report = ""  # the checks that passed before the first step
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -105,10 +111,11 @@ class PPOTrainer(TrainingState):
                 returns = torch.zeros_like(advantages)
             else:
                 advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
-            advantages = ppo.whiten(advantages, rollout.mask, total=self.total)
+            loss_mask = rollout.mask & rollout.finished[:, None] if config.mask_truncated else rollout.mask
+            advantages = ppo.whiten(advantages, loss_mask, total=self.total)
 
             # a few epochs over the batch; every optimizer step also gets new pretraining text
-            experience = Experience(**vars(rollout), advantages=advantages, returns=returns)
+            experience = Experience(**vars(rollout), loss_mask=loss_mask, advantages=advantages, returns=returns)
             meter = Meter(self.total)
             for update, rows in enumerate(self.minibatches(step)):
                 text = self.pretraining_text(step * config.updates_per_step + update)
@@ -146,7 +153,7 @@ class PPOTrainer(TrainingState):
                 value_head=self.accelerator.unwrap_model(self.value_model) if self.shares_trunk else None,
             )
             responses.prompt_index = torch.tensor(prompt_index, device=device)
-            return score_responses(
+            rollout = score_responses(
                 responses,
                 reference=self.reference,
                 value_model=self.value_model,
@@ -154,6 +161,12 @@ class PPOTrainer(TrainingState):
                 temperature=config.temperature,
                 chunk=config.micro_batch_size or share,
             )
+        if self.functions is not None:
+            self.functions.trainer_state = TrainerState(
+                global_step=step * config.updates_per_step, max_steps=config.steps * config.updates_per_step
+            )
+            rollout.scores = self.functions(rollout, None if self.reward is None else rollout.scores)
+        return rollout
 
     # --- an update ----------------------------------------------------------------------------------------------------
 
@@ -166,7 +179,7 @@ class PPOTrainer(TrainingState):
         size = len(batch.mask)
         count = -(-size // (self.config.micro_batch_size or size))
         parts = [batch.select(rows).trimmed() for rows in torch.arange(size).chunk(count)]
-        tokens = self.total(batch.mask.sum())
+        tokens = self.total(batch.loss_mask.sum()).clamp(min=1)
         text_tokens = self.total(torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device))
         losses = Meter(self.total)
         for number, part in enumerate(parts):
@@ -183,12 +196,12 @@ class PPOTrainer(TrainingState):
 
         `tokens` and `text_tokens` are the token counts of the whole minibatch.
         """
-        config, count = self.config, part.mask.sum()
+        config, mask, count = self.config, part.loss_mask, part.loss_mask.sum()
         weight = count / tokens
         with self.accelerator.autocast():
             value_head = self.value_model if self.shares_trunk else None
             logprobs, values = response_logprobs(self.policy, part, config.temperature, value_head)
-        pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, part.mask, config.cliprange)
+        pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, mask, config.cliprange)
         loss = pg_loss * weight
 
         # PPO-ptx: pretraining text in the same optimizer step, against forgetting
@@ -205,13 +218,13 @@ class PPOTrainer(TrainingState):
                 with self.accelerator.autocast():
                     values = response_values(self.value_model, part)
         if values is not None:
-            vf_loss = ppo.value_loss(values, part.values, part.returns, part.mask, config.cliprange_value)
+            vf_loss = ppo.value_loss(values, part.values, part.returns, mask, config.cliprange_value)
             self.backward(loss + config.vf_coef * vf_loss * weight)
             losses.add("vf_loss", vf_loss, count)
 
         losses.add("pg_loss", pg_loss, count)
-        losses.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, part.mask), count)
-        losses.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, part.mask, config.cliprange), count)
+        losses.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, mask), count)
+        losses.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, mask, config.cliprange), count)
 
     def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy, in nats, of all tokens but the first of each document, and their count; scalars."""
@@ -293,6 +306,11 @@ class PPOTrainer(TrainingState):
             meter.add("explained_variance", explained, responses)
         meter.add("kl_coef", torch.tensor(self.kl_coef), responses)
         meter.add("learning_rate", torch.tensor(self.scheduler.get_last_lr()[0]), responses)
+        if self.functions is not None:
+            add_logged(meter, self.functions.logged, responses.device)
+        if isinstance(self.gold, RewardFunctions):
+            criteria = {name: numbers for name, numbers in self.gold.logged.items() if name.startswith("gold/")}
+            add_logged(meter, criteria, responses.device)
         return meter.means()
 
     def check_sanity(self, rollout: Rollout) -> str:
@@ -301,9 +319,13 @@ class PPOTrainer(TrainingState):
         The scores of a reward function are not checked, because they may depend on more than the response.
         """
         is_model = getattr(self.reward, "func", None) is reward_model_scores
+        part = rollout.select(slice(0, self.config.micro_batch_size)).trimmed()
         with self.accelerator.autocast():
+            if is_model and self.reward is not None and self.functions is not None:
+                with torch.no_grad():
+                    part.scores = self.reward(part)  # without what the functions add
             return sanity_check(
-                rollout.select(slice(0, self.config.micro_batch_size)).trimmed(),
+                part,
                 policy=self.accelerator.unwrap_model(self.policy),
                 reference=self.reference,
                 reward=self.reward if is_model else None,

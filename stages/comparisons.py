@@ -22,7 +22,7 @@ from rlhf.rows import Row, Tally, plain_text, read_jsonl, read_lines, read_rows,
 from rlhf.run.checkpoint import step_of
 from rlhf.scoring import RewardFunction, call_reward_function
 from rlhf.tokens import load_tokenizer, prompt_dataset
-from stages.common.console import ProgressBar, say
+from stages.common.console import ProgressBar, say, show_output
 from stages.common.options import ComparisonsOptions
 from stages.common.parsing import load_function
 from stages.common.resume import Saver
@@ -145,7 +145,7 @@ def compare(
         swapped = [rng.choice(sampled[i]) for i in rng.sample(others, min(options.swapped, len(others)))]
         completions = answers + swapped
         texts, finished = [c.text for c in completions], [c.finished for c in completions]
-        quality = call_reward_function(label, [row] * len(completions), texts, finished)
+        quality = call_reward_function(label, [row] * len(completions), texts, finished, show=show_output)
         if not all(map(math.isfinite, quality)):
             raise InputError(f"{options.labeller} returns no number for an answer to {plain_text(row['prompt'])!r}")
         ranks = rank(texts, quality, options.noise, options.tie_margin, rng)

@@ -16,6 +16,7 @@ from data.shapes import ANSWERS
 from data.sources import path_of, read_source
 from data.split import Split
 from rlhf import InputError
+from rlhf.option import did_you_mean
 from rlhf.rows import Row, Tally, read_jsonl, valid_rows, without_weights, write_rows
 from stages.common.console import count_aloud, say
 from stages.common.options import DataOptions
@@ -90,20 +91,26 @@ def show(kind: str, tally: Tally, statistics: Statistics, first: list[Row]) -> N
 
 def world_rows(options: DataOptions) -> Iterator[tuple[str, Iterable[Row]]]:
     """(file name, rows) of the embedded world. No test document occurs in the training text."""
-    seed, tests = options.seed, options.test_rows
-    test_text = list(world.text(2 * tests, seed, test=True))
+    seed, tests, tasks = options.seed, options.test_rows, options.world_tasks
+    for name in tasks:
+        if name not in world.TASKS:
+            raise InputError(
+                f"world_tasks: the world has no task {name!r}{did_you_mean(name, world.TASKS)}; it has "
+                + ", ".join(world.TASKS)
+            )
+    test_text = list(world.text(2 * tests, seed, test=True, task_names=tasks))
     unseen = {row["text"] for row in test_text}
 
     def training_text() -> Iterator[Row]:
-        for row in world.text(options.world_documents, seed):
+        for row in world.text(options.world_documents, seed, task_names=tasks):
             unseen.discard(row["text"])
             yield row
 
     yield "text", training_text()
     yield "text_test", (row for row in test_text if row["text"] in unseen)
-    yield "demonstrations", world.demonstrations(options.world_demonstrations, seed)
-    yield "prompts", world.prompts(options.world_prompts, seed)
-    yield "prompts_test", world.prompts(tests, seed, test=True)
+    yield "demonstrations", world.demonstrations(options.world_demonstrations, seed, tasks)
+    yield "prompts", world.prompts(options.world_prompts, seed, task_names=tasks)
+    yield "prompts_test", world.prompts(tests, seed, test=True, task_names=tasks)
     yield "probes", world.probes()
 
 

@@ -31,10 +31,10 @@ from rlhf.rollout import Responses
 from rlhf.rows import Row, Subset, Tally, read_rows
 from rlhf.run.health import Diverged
 from rlhf.run.randomness import shuffled
-from rlhf.scoring import function_scores, reward_model_scores
+from rlhf.scoring import RewardFunctions, reward_model_scores
 from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, same_vocabulary, text_dataset, tokenised_text
 from rlhf.trainer import PPOTrainer
-from stages.common.console import say
+from stages.common.console import say, show_output
 from stages.common.options import PPOOptions
 from stages.common.parsing import load_function
 from stages.common.ppo_log import response_rows, train_and_log
@@ -50,7 +50,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
     set_seed(options.seed)
     reward_source = None
-    if options.reward_model or not options.reward_function:
+    if options.reward_model or options.uses_reward_model:
         reward_source = stage.model(options.reward_model, "reward")
         check_vocabulary(tokenizer, reward_source)
     value_model = make_value_model(options, policy, tokenizer, source, reward_source)
@@ -69,11 +69,12 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         policy=policy,
         reference=reference,
         value_model=value_model,
-        reward=make_reward(options, accelerator, tokenizer, rows, reward_source),
+        reward=make_reward(options, accelerator, tokenizer, reward_source),
         tokenizer=tokenizer,
         prompts=prompts,
         text=text,
-        gold=partial(function_scores, load_function(options.gold), tokenizer, rows) if options.gold else None,
+        functions=reward_functions(options, tokenizer, rows),
+        gold=gold_function(options.gold, tokenizer, rows) if options.gold else None,
         accelerator=accelerator,
     )
     try:
@@ -176,14 +177,41 @@ def make_reward(
     options: PPOOptions,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
     reward_source: str | None,
-) -> Callable[[Responses], Tensor]:
-    """The reward, a function from responses to scores (B,): the user's reward function or the frozen reward model."""
-    if options.reward_function:
-        return partial(function_scores, load_function(options.reward_function), tokenizer, rows)
-    assert reward_source is not None
+) -> Callable[[Responses], Tensor] | None:
+    """The frozen reward model as a function from responses to scores (B,); None if reward functions take its place."""
+    if reward_source is None or not options.uses_reward_model:
+        return None
     return partial(reward_model_scores, freeze(load_scorer(reward_source, tokenizer), accelerator))
+
+
+def reward_functions(
+    options: PPOOptions, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+) -> RewardFunctions | None:
+    """The reward functions of the options, None if there are none.
+
+    Each has the name rewards/function, or rewards/module:function if two functions have the same name.
+    """
+    named = options.named_functions
+    short = [name.partition(":")[2] for name in named]
+    names = [f"rewards/{name if short.count(one) > 1 else one}" for name, one in zip(named, short, strict=True)]
+    functions = dict(zip(names, map(load_function, named), strict=True))
+    if not functions:
+        return None
+    return RewardFunctions(
+        functions,
+        tokenizer,
+        rows,
+        weights=options.reward_weights,
+        model_weight=1.0 if options.reward_model_weight is None else options.reward_model_weight,
+        keep_special_tokens=options.keep_special_tokens,
+        show=show_output,
+    )
+
+
+def gold_function(name: str, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> RewardFunctions:
+    """The gold function, whose criteria are logged as gold/criterion."""
+    return RewardFunctions({"gold": load_function(name)}, tokenizer, rows, show=show_output)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,12 @@
 """Reward functions for tests."""
 
+import os
+import random
+import sys
+import time
+
+import torch
+
 CALLS = 0
 
 
@@ -25,3 +32,25 @@ def exclamation_marks(completions: list[str], **columns: object) -> list[int]:
 def no_opinion(completions: list[str]) -> list[None]:
     """None for each completion."""
     return [None for _ in completions]
+
+
+def leaves(completions: list[str]) -> None:
+    """Calls exit with the status of success."""
+    sys.exit(0)
+
+
+def chatters(completions: list[str], log_metric, log_extra, **columns: object) -> dict[str, list[float]]:
+    """Two criteria; prints a megabyte with control characters, logs, draws random numbers and changes the folder."""
+    print("\n".join(["\x1b[31mred"] * 10**5))
+    os.chdir("/")
+    random.seed(3), torch.manual_seed(3)
+    log_metric("longest", max(map(len, completions)))
+    log_extra("said", [text.upper() for text in completions])
+    return {"long": [float(len(text)) for text in completions], "constant": [1.0] * len(completions)}
+
+
+def waits(completions: list[str]) -> list[float]:
+    """Says so, and waits for a minute."""
+    os.write(1, b"waiting\n")
+    time.sleep(60)
+    return [0.0] * len(completions)

@@ -15,3 +15,11 @@ def test_the_table_has_one_row_a_metric_with_its_interval_and_no_column_of_secon
     lines = table.splitlines()
     assert len(lines) == 4
     assert "3.00 [2.50, 3.50]" in lines[2] and "seconds" not in table
+
+
+def test_a_picture_has_a_panel_for_each_reward_function_and_criterion(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axis, title, **kwargs: titles.append(title))
+    names = ("rewards/right", "rewards/right/steps", "gold/correct", "other")
+    draw_training([{"step": 1, "score": 0.1, **dict.fromkeys(names, 1.0)}], tmp_path / "ppo.png")
+    assert titles == ["score", "rewards/right", "rewards/right/steps", "gold/correct"]

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from rlhf import InputError
 from rlhf.engine import passes
 from rlhf.rollout import Responses, response_logprobs
-from rlhf.scoring import function_scores
+from rlhf.scoring import RewardFunctions
 from rlhf.trainer import PPOTrainer
 from tests.conftest import tiny_gpt2, tiny_llama
 from tests.trainers import PROMPTS, RLOO, TEXT, even_tokens, make_trainer, weights
@@ -188,10 +188,8 @@ def test_a_reward_function_gets_the_texts_and_the_columns_of_their_prompts(token
 
     rows = [{"prompt": f"prompt {i}", "target": i} for i in range(len(PROMPTS))]
 
-    def reward(responses):
-        return function_scores(function, tokenizer, rows, responses)
-
-    step = next(make_trainer(tokenizer, reward=reward).train())
+    functions = RewardFunctions({"rewards/function": function}, tokenizer, rows)
+    step = next(make_trainer(tokenizer, reward=None, functions=functions).train())
     assert received["prompts"] == [f"prompt {i}" for i in received["target"]]
     assert sorted(received["target"]) == list(range(8))
     assert step.rollout.scores.tolist() == [len(text) for text in received["completions"]]

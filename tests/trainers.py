@@ -18,7 +18,9 @@ def even_tokens(responses):
     return ((responses.tokens % 2 == 0) & responses.mask).sum(dim=1) / responses.lengths
 
 
-def make_trainer(tokenizer, make=tiny_gpt2, reward=even_tokens, dropout=0.0, value_model=None, **options) -> PPOTrainer:
+def make_trainer(
+    tokenizer, make=tiny_gpt2, reward=even_tokens, functions=None, dropout=0.0, value_model=None, **options
+) -> PPOTrainer:
     """A trainer of models that `make` makes, for two steps of eight responses; `options` override those of PPOConfig.
 
     Policy and reference are handed over in training mode, with dropout on.
@@ -38,6 +40,7 @@ def make_trainer(tokenizer, make=tiny_gpt2, reward=even_tokens, dropout=0.0, val
         reference=reference.train(),
         value_model=value_model,
         reward=reward,
+        functions=functions,
         tokenizer=tokenizer,
         prompts=PROMPTS,
         text=TEXT,

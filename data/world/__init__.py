@@ -4,34 +4,38 @@ The facts of the world are fixed; a seed only selects what is sampled. See data/
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from data.world.documents import pretraining_document
-from data.world.gold import gold
+from data.world.gold import criteria, gold
 from data.world.requests import draw_request, format_prompt, phrase_request
 from data.world.sentences import GRAMMAR
 from data.world.tasks import TASKS
+from data.world.tasks.sum import Sum
 from data.world.words import ATTRIBUTES, FACTS
 
-__all__ = ["demonstrations", "gold", "probes", "prompts", "text"]
+__all__ = ["TASKS", "criteria", "demonstrations", "gold", "probes", "prompts", "text"]
 
 FAULT_RATE = 0.06  # probability of an ungrammatical sentence in a demonstration, and of a repeated one
 
 
-def text(count: int, seed: int, test: bool = False) -> Iterator[dict[str, str]]:
-    """Yields pretraining documents: {"text"}. `test` draws from another random stream of the same distribution."""
+def text(count: int, seed: int, test: bool = False, task_names: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Yields pretraining documents: {"text"}. `test` draws from another random stream of the same distribution.
+
+    `task_names` are the tasks that they are on, by default all, among other kinds of text.
+    """
     rng = _rng("text", seed, test)
-    return ({"text": pretraining_document(rng)} for _ in range(count))
+    return ({"text": pretraining_document(rng, task_names)} for _ in range(count))
 
 
-def demonstrations(count: int, seed: int) -> Iterator[dict[str, str]]:
-    """Yields requests with answers of mixed quality: {"prompt", "completion"}.
+def demonstrations(count: int, seed: int, task_names: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Yields requests with answers of mixed quality: {"prompt", "completion"}. `task_names` are by default all tasks.
 
     An answer misses each criterion of its task with the probability given by `Task.miss_rates`.
     """
     rng = _rng("demonstrations", seed)
     for _ in range(count):
-        request = draw_request(rng)
+        request = draw_request(rng, task_names=task_names)
         task = TASKS[request.task_name]
         flaws = {criterion for criterion, miss_rate in task.miss_rates.items() if rng.random() < miss_rate}
         flaws |= {fault for fault in ("grammatical", "unrepeated") if rng.random() < FAULT_RATE}
@@ -39,12 +43,17 @@ def demonstrations(count: int, seed: int) -> Iterator[dict[str, str]]:
         yield {"prompt": format_prompt(phrase_request(request, rng)), "completion": f" {answer}"}
 
 
-def prompts(count: int, seed: int, test: bool = False) -> Iterator[dict[str, str]]:
-    """Yields requests without answers: {"prompt", "task"}; held-out requests if `test`, else only others."""
+def prompts(count: int, seed: int, test: bool = False, task_names: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Yields requests without answers: {"prompt", "task"}; held-out requests if `test`, else only others.
+
+    If `task_names` names the tasks, requests of sums have a column `answer` with the result.
+    """
     rng = _rng("prompts", seed, test)
     for _ in range(count):
-        request = draw_request(rng, held_out=test)
-        yield {"prompt": format_prompt(phrase_request(request, rng)), "task": request.task_name}
+        request = draw_request(rng, test, task_names)
+        row = {"prompt": format_prompt(phrase_request(request, rng)), "task": request.task_name}
+        task = TASKS[request.task_name]
+        yield {**row, "answer": str(task.result(request))} if task_names and isinstance(task, Sum) else row
 
 
 def probes() -> Iterator[dict[str, str]]:

@@ -1,6 +1,7 @@
 """Pretraining documents: many kinds of text. Few of them answer a request well."""
 
 import random
+from collections.abc import Sequence
 
 from data.world.grammar import Grammar
 from data.world.requests import BOT, USER, draw_request, phrase_request
@@ -31,12 +32,13 @@ FALSE_FACT_RATE = 0.05  # probability that the value of a stated fact is drawn a
 FLAW_RATE = 0.4  # probability of each flaw in an answered request
 
 
-def pretraining_document(rng: random.Random) -> str:
-    """One document of a random kind.
+def pretraining_document(rng: random.Random, task_names: Sequence[str] = ()) -> str:
+    """One document of a random kind; with `task_names` a text on one of these tasks, for sums also mere equations.
 
     It contains no held-out request. A text with a header may be about a held-out combination.
     """
-    makers, shares = zip(*DOCUMENT_SHARES.items(), strict=True)
+    on_tasks = {**{_text_on(name): 1.0 for name in task_names}, **({_equations: 1.0} if "sum" in task_names else {})}
+    makers, shares = zip(*(on_tasks or DOCUMENT_SHARES).items(), strict=True)
     (make_document,) = rng.choices(makers, shares)
     return make_document(rng)
 

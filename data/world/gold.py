@@ -38,6 +38,24 @@ def score(request: Request, answer: str, ended: bool = True) -> float:
     return max(0.0, 10 * met / sum(weights.values()) - PENALTY * faults)
 
 
+def contributions(request: Request, answer: str, ended: bool = True) -> dict[str, float]:
+    """What each criterion and each fault adds to the gold score; their sum is the score, up to rounding.
+
+    `floor` is what raises a sum below 0 to 0.
+    """
+    weights = TASKS[request.task_name].weights
+    passed = assess(request, answer, ended)
+    parts = {name: 10 * weight * passed[name] / sum(weights.values()) for name, weight in weights.items()}
+    parts |= {fault: -PENALTY * (not passed[fault]) for fault in FAULTS}
+    return {**parts, "floor": max(0.0, -sum(parts.values()))}
+
+
+def criteria(prompts: list[str], completions: list[str], ended: list[bool], **_) -> list[dict[str, float] | None]:
+    """The gold score of each completion as what its parts add, see `contributions`; None as in `gold`."""
+    requests = map(parse_prompt, prompts)
+    return [None if r is None else contributions(r, c, e) for r, c, e in zip(requests, completions, ended, strict=True)]
+
+
 def gold(prompts: list[str], completions: list[str], ended: list[bool], **_) -> list[float | None]:
     """The gold score, 0 to 10, of each completion; None if its prompt is not a request of this world.
 

@@ -1,6 +1,7 @@
 """Requests: sampling them, holding some out for the test, and converting them to prompts and back."""
 
 import random
+from collections.abc import Sequence
 from functools import cache
 
 from data.world.grammar import PRONOUN_SLOTS
@@ -12,9 +13,13 @@ USER, BOT = "User: ", "\nBot:"
 HELD_OUT_SHARE = 0.12  # share of the combinations of each task that is held out
 
 
-def draw_request(rng: random.Random, held_out: bool = False) -> Request:
-    """A random request of a random task (see `Task.share`): a held-out one if `held_out`, else one of the others."""
-    (task,) = rng.choices(list(TASKS.values()), [task.share for task in TASKS.values()])
+def draw_request(rng: random.Random, held_out: bool = False, task_names: Sequence[str] = ()) -> Request:
+    """A random request of a random task (see `Task.share`): a held-out one if `held_out`, else one of the others.
+
+    `task_names` are the tasks to choose from, by default all.
+    """
+    tasks = [TASKS[name] for name in task_names or TASKS]
+    (task,) = rng.choices(tasks, [task.share for task in tasks])
     while True:
         request = task.draw(rng)
         if is_held_out(request) == held_out:

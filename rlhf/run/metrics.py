@@ -1,11 +1,12 @@
 """Metrics as weighted means over tokens, responses and processes, unbiased by padding and uneven batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from rlhf import ppo
+from rlhf import InputError, ppo
 from rlhf.rollout import Rollout
 
 
@@ -31,6 +32,24 @@ class Meter:
         """The mean of each quantity over all processes; quantities with a total weight of 0 are left out."""
         sums = {name: self.total(torch.stack(parts).sum(dim=0)) for name, parts in self.parts.items()}
         return {name: float(value / weight) for name, (value, weight) in sums.items() if weight > 0}
+
+
+# names beside those of the metrics in a line of the log
+TAKEN = ("step", "episodes_per_second")
+
+
+def add_logged(meter: Meter, logged: Mapping[str, Tensor], device: torch.device) -> None:
+    """Adds what reward functions log, the mean of the finite numbers of each vector, to `meter`.
+
+    Processes may log different names. Raises InputError for the name of another metric.
+    """
+    for name in dict.fromkeys(gather_object(list(logged))):
+        if name in meter.parts or name in TAKEN:
+            raise InputError(f"log_metric: {name} is a metric of PPO; choose another name")
+        numbers = logged.get(name, torch.zeros(0)).double()
+        numbers = numbers[numbers.isfinite()]
+        count = torch.tensor(len(numbers), device=device)
+        meter.add(name, numbers.sum() / count.clamp(min=1), count)
 
 
 def add_rollout_metrics(meter: Meter, rollout: Rollout, rewards: Tensor, gold: Tensor | None) -> None:

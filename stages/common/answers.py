@@ -13,7 +13,7 @@ from rlhf.rollout import Completion, sample_completions
 from rlhf.rows import Row, Tally
 from rlhf.scoring import call_reward_function
 from rlhf.tokens import load_tokenizer, prompt_dataset
-from stages.common.console import say
+from stages.common.console import say, show_output
 from stages.common.options import CHAIN
 from stages.common.parsing import load_function
 from stages.common.run import INPUT
@@ -80,5 +80,5 @@ def gold_of(function: str | None, rows: list[Row], completions: list[Completion]
     if function is None:
         return None
     texts, finished = [c.text for c in completions], [c.finished for c in completions]
-    gold = call_reward_function(load_function(function), rows, texts, finished)
+    gold = call_reward_function(load_function(function), rows, texts, finished, show=show_output)
     return gold if len(without_nan(gold)) else None

@@ -17,6 +17,8 @@ from rlhf.escape import printable
 
 INDENT = " " * 13
 Item = TypeVar("Item")
+OUTPUT_LINES, ALL_OUTPUT_LINES = 10, 200  # of a user's function that are shown, for one call and for a whole stage
+_shown_lines = 0
 
 
 def escape_unencodable() -> None:
@@ -45,6 +47,22 @@ def print_error(message: str, blank: bool = False) -> None:
     """Prints an error on stderr, below a blank line if `blank`. Further lines of the message begin with `  | `."""
     lines = "\n  | ".join(map(printable, message.rstrip("\n").split("\n")))
     print(f"\n{lines}" if blank else lines, file=sys.stderr, flush=True)
+
+
+def show_output(text: str) -> None:
+    """Prints what a user's function printed, behind a `|` and shortened: it may print in thousands of calls."""
+    global _shown_lines
+    lines = text.rstrip("\n").split("\n")
+    if _shown_lines >= ALL_OUTPUT_LINES:
+        return
+    shown = [f"{INDENT}| {line}" for line in lines[:OUTPUT_LINES]]
+    if len(lines) > OUTPUT_LINES:
+        shown.append(f"{INDENT}| ... ({len(lines) - OUTPUT_LINES:,} more lines)")
+    _shown_lines += len(shown)
+    if _shown_lines >= ALL_OUTPUT_LINES:
+        shown.append(f"{INDENT}further output of functions is not shown")
+    tqdm.write("\n".join(map(printable, shown)), file=sys.stdout)
+    sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

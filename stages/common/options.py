@@ -110,6 +110,9 @@ class DataOptions(StageOptions):
     world_documents: int = option(50_000, "number of pretraining documents of the world", at_least=1, at_most=10**7)
     world_demonstrations: int = option(6_000, "number of demonstrations of the world", at_least=1, at_most=10**7)
     world_prompts: int = option(6_000, "number of prompts of the world", at_least=1, at_most=10**7)
+    world_tasks: list[str] = option(
+        [], "tasks of the world's rows, such as sum, by default all; prompts of sums then have their answer"
+    )
 
     folder: str | None = option(
         None, "folder of the files that text, demonstrations, comparisons and prompts name; by default the current one"
@@ -246,6 +249,16 @@ class PPOOptions(PPOConfig, SavingOptions):
         None,
         "a Python function, module:function, that returns the scores instead of a reward model; the value model then starts from the policy, or from reward_model if that is set",
     )
+    reward_functions: list[str] = option(
+        [], "several such functions, whose weighted sum is the score; with reward_model_weight beside a reward model"
+    )
+    reward_weights: list[float] = option([], "weights of the reward functions in order; by default 1 each")
+    reward_model_weight: float | None = option(
+        None, "weight of the reward model's score beside reward functions; none: they take its place", at_least=0
+    )
+    keep_special_tokens: bool = option(
+        False, "reward functions see the special tokens of a response, but for the stop token at its end"
+    )
     prompts: str | None = option(None, "JSON Lines file of {prompt}; by default the one from `make data`")
     text: str | None = option(
         None, "JSON Lines file of {text} for the pretraining mix; by default the one from `make data`"
@@ -253,6 +266,28 @@ class PPOOptions(PPOConfig, SavingOptions):
     gold: str | None = option(None, "a Python function, module:function, that returns true quality; it is only logged")
     show_samples: int = option(10, "steps between printed sample completions; 0: print none", at_least=0, at_most=10**9)
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that Accelerate supports")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = self.named_functions
+        if repeated := [name for name in named if named.count(name) > 1]:
+            raise InputError(f"{repeated[0]} is named twice among the reward functions: name it once, with a weight")
+        if self.reward_weights and len(self.reward_weights) != len(named):
+            raise InputError(f"reward_weights has {len(self.reward_weights)} numbers for {len(named)} reward functions")
+        if self.reward_model_weight is not None and not named:
+            raise InputError(
+                "reward_model_weight is for a reward model beside reward functions: name one, or remove it"
+            )
+
+    @property
+    def named_functions(self) -> list[str]:
+        """The reward functions, module:function."""
+        return [*([self.reward_function] if self.reward_function else []), *self.reward_functions]
+
+    @property
+    def uses_reward_model(self) -> bool:
+        """Whether a reward model gives the scores or a part of them."""
+        return not self.named_functions or self.reward_model_weight is not None
 
 
 @dataclass

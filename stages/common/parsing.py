@@ -95,6 +95,7 @@ def check_values(options: StageOptions) -> None:
 def functions_of(options: StageOptions) -> list[str]:
     """The user's functions ("module:function") that the options and their sources of rows name."""
     named = [value for name in FUNCTIONS if (value := getattr(options, name, None))]
+    named += getattr(options, "reward_functions", [])
     hints = get_type_hints(type(options))
     lists = [getattr(options, name) for name, hint in hints.items() if hint == list[SourceText]]
     adapters = [Source.parse(source).adapter for sources in lists for source in sources]
@@ -206,10 +207,10 @@ def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _parse(parser: ArgumentParser, options_class: type[StageOptions], argv: list[str], where: str) -> Namespace:
-    lists, argv = _list_values(parser, argv)
     try:
+        lists, argv = _list_values(parser, argv)
         namespace, unknown = parser.parse_known_args(argv)
-    except ArgumentError as error:
+    except (ArgumentError, ArgumentTypeError) as error:
         raise InputError(f"{where}: {error}") from error
     vars(namespace).update(lists)
     for argument in unknown:
@@ -224,15 +225,15 @@ def _parse(parser: ArgumentParser, options_class: type[StageOptions], argv: list
     return namespace
 
 
-def _list_values(parser: ArgumentParser, argv: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+def _list_values(parser: ArgumentParser, argv: list[str]) -> tuple[dict[str, list[Any]], list[str]]:
     """The values of lists that are given as --name=value, and the other arguments: argparse would drop a value "--"."""
-    names = {action.dest for action in parser._actions if action.nargs == "+"}
-    lists: dict[str, list[str]] = {}
+    types: dict[str, Any] = {action.dest: action.type for action in parser._actions if action.nargs == "+"}
+    lists: dict[str, list[Any]] = {}
     others = []
     for argument in argv:
         name, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and equals and (name := name.replace("-", "_")) in names:
-            lists.setdefault(name, []).append(value)
+        if argument.startswith("--") and equals and (name := name.replace("-", "_")) in types:
+            lists.setdefault(name, []).append(types[name](value))
         else:
             others.append(argument)
     return lists, others

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def train_and_log(
                 bar.write(f"{INDENT}{trainer.sanity_report}")
             show_step(bar, step, metrics, step.number == resumed + 1)
             if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
-                bar.write(*samples(step.rollout, rows, tokenizer))
+                extra = trainer.functions.extra if trainer.functions else {}
+                bar.write(*samples(step.rollout, rows, tokenizer, extra))
             bar.update()
             history.append(metrics)
             log.write(json.dumps(metrics) + "\n")
@@ -97,14 +98,20 @@ def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], first: bool
     bar.write(INDENT + "".join(f"{number:9.{digits}f}" for number, digits in shown.values()))
 
 
-def samples(rollout: Rollout, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, count: int = 2) -> list[str]:
-    """Lines with the first responses of a step, each with its score and its KL. Text from data is behind a `|`."""
+def samples(
+    rollout: Rollout, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, extra: Mapping[str, Sequence[Any]]
+) -> list[str]:
+    """Lines with the first two responses of a step, each with its score, its KL and its values in `extra`.
+
+    Text from data is behind a `|`.
+    """
     lines, kls = [""], rollout.kls
-    for i in range(min(count, len(kls))):
+    for i in range(min(2, len(kls))):
         prompt = rows[int(rollout.prompt_index[i])]["prompt"]
         response = str(tokenizer.decode(rollout.tokens[i][rollout.mask[i]], skip_special_tokens=True))
         question = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         lines += [f"{INDENT}  | {line}" for text in (question, response.strip()) for line in text.split("\n")]
+        lines += [f"{INDENT}  | {column}: {values[i]!s:.200}" for column, values in extra.items()]
         lines += [f"{INDENT}    (score {rollout.scores[i]:.2f}, KL {kls[i]:.2f})", ""]
     return lines
 

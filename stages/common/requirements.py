@@ -8,8 +8,8 @@ from stages.common.options import CHAIN
 
 
 def stages_before_ppo(ppo: Any) -> tuple[str, ...]:
-    """The stages that PPO needs: without comparisons and reward if a reward function or reward model is set."""
-    custom_reward = ppo.reward_function or ppo.reward_model
+    """The stages that PPO needs: without comparisons and reward if reward functions alone or a reward model are set."""
+    custom_reward = ppo.reward_model or not ppo.uses_reward_model
     return CHAIN[: CHAIN.index("comparisons" if custom_reward else "ppo")]
 
 

@@ -1,7 +1,7 @@
 """Every number has a range: a value outside it is refused with option, value and range, before a model is loaded."""
 
 from dataclasses import fields
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from tests.recipes import write_recipe
 VALUES = ("-1", "0", "0.5", "1e18", "NaN", "inf", "", "word")
 # the values of this list that each option accepts; "" stands for none
 ACCEPTED = {
-    "0 0.5 1e18": "kl_coef learning_rate min_entropy missing_eos_penalty noise ptx_coef tie_margin value_learning_rate "
+    "0 0.5 1e18": "kl_coef learning_rate min_entropy missing_eos_penalty noise ptx_coef reward_model_weight tie_margin value_learning_rate "
     "vf_coef weight_decay",
     "0.5 1e18": "adam_epsilon kl_horizon kl_target max_grad_norm max_kl save_minutes",
     "0 0.5": "adam_beta1 adam_beta2 ema_decay gamma lam test_share samples.temperature",
@@ -54,7 +54,10 @@ def numeric(name: str) -> list:
     """The fields of a stage's options that hold a number."""
     hints = get_type_hints(OPTIONS[name])
     return [
-        field for field in fields(OPTIONS[name]) if {int, float} & {hints[field.name], *get_args(hints[field.name])}
+        field
+        for field in fields(OPTIONS[name])
+        if {int, float} & {hints[field.name], *get_args(hints[field.name])}
+        and get_origin(hints[field.name]) is not list
     ]
 
 
@@ -63,9 +66,11 @@ def test_a_number_is_accepted_within_its_range_and_refused_with_its_range(name, 
     recipe = write_recipe(tmp_path, "")
     for field in numeric(name):
         accepted = ACCEPTED_BY.get(f"{name}.{field.name}") or ACCEPTED_BY[field.name]
+        # the weight of a reward model beside reward functions needs one
+        others = ["--reward_function=a:b"] if field.name == "reward_model_weight" else []
         for value in VALUES:
             try:
-                parse_given(name, ["--recipe", recipe, f"--{field.name}={value}"])
+                parse_given(name, ["--recipe", recipe, f"--{field.name}={value}", *others])
             except InputError as error:
                 assert value not in accepted, error
                 quoted = (f"{value!r};", f"{value};", f"{value.lower()};", f"{value}.0;", "1e+18;")
