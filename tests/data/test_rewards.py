@@ -7,7 +7,7 @@ import pytest
 
 from data import world
 from data.rewards import last_number, right_number
-from rlhf.function_calls import total
+from rlhf.scoring.function_calls import total
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from transformers import TrainerState
 from trl.rewards import get_soft_overlong_punishment, think_format_reward
 
 from rlhf import InputError
-from rlhf.function_calls import CallLog, call_functions, columns_of, total
 from rlhf.run.isolation import OUTPUT_LIMIT
 from rlhf.scoring import call_reward_function
+from rlhf.scoring.function_calls import CallLog, call_functions, columns_of, total
 
 ROWS = [{"prompt": "a", "task": ["x"]}, {"prompt": "b", "task": ["y"]}]
 CHAT = [{"role": "user", "content": "Hi"}]

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError
-from rlhf.function_calls import CallLog, RewardFunction, call_functions, columns_of, total
 from rlhf.models import Scorer
 from rlhf.rollout import Responses
 from rlhf.rows import Row
+from rlhf.scoring.function_calls import CallLog, RewardFunction, call_functions, columns_of, total
 
 
 def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
@@ -24,7 +24,7 @@ def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
 
 
 class RewardFunctions:
-    """The weighted sum of reward functions, as a function from responses to scores (B,); see `rlhf.function_calls`.
+    """The weighted sum of reward functions, as a function from responses to scores (B,); see `rlhf.scoring.function_calls`.
 
     `functions` are by the names under which they are logged. `rows[i]` is the row of the prompt with `prompt_index` i.
     """
@@ -101,7 +101,7 @@ def call_reward_function(
     completion_ids: Sequence[list[int]] | None = None,
     show: Callable[[str], None] = lambda text: None,
 ) -> list[float]:
-    """The scores of completions, from one call of the function; NaN for None. See `rlhf.function_calls`.
+    """The scores of completions, from one call of the function; NaN for None. See `rlhf.scoring.function_calls`.
 
     `rows` holds the row of each completion's prompt, and `show` gets what the function prints. Raises InputError if the
     function requires an argument that does not exist, raises an error, or does not return a number for each completion.

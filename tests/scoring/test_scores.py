@@ -82,8 +82,8 @@ def test_a_required_argument_without_a_column_is_named_with_the_available_column
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda completions: json.loads("{"), r"raised JSONDecodeError.*test_scoring.py:\d+\)"),
-        (lambda completions: 1 / 0, r"raised ZeroDivisionError: division by zero \(.*test_scoring.py:\d+\)"),
+        (lambda completions: json.loads("{"), r"raised JSONDecodeError.*test_scores.py:\d+\)"),
+        (lambda completions: 1 / 0, r"raised ZeroDivisionError: division by zero \(.*test_scores.py:\d+\)"),
         (lambda completions: 1.0, "returned 1.0; it must return a number for each"),
         (lambda completions: None, "returned None"),
         (lambda completions: ["good", "bad"], "returned .'good', 'bad'."),

@@ -1,0 +1,10 @@
+"""Scores of responses: from a reward model, from Python functions, or from both.
+
+scores           reward models and reward functions as functions from responses to scores
+function_calls   how a Python function is called: as TRL calls it
+"""
+
+from rlhf.scoring.function_calls import RewardFunction
+from rlhf.scoring.scores import RewardFunctions, call_reward_function, reward_model_scores
+
+__all__ = ["RewardFunction", "RewardFunctions", "call_reward_function", "reward_model_scores"]
