@@ -63,8 +63,8 @@ def classifier_class(causal: type[PreTrainedModel]) -> type[PreTrainedModel]:
                 causal.base_model_prefix if language_model.base_model is not language_model else "model"
             )
             setattr(self, self.base_model_prefix, getattr(language_model, self.base_model_prefix))
-            self.num_labels = config.num_labels
-            self.score = nn.Linear(cast(Any, config.get_text_config()).hidden_size, self.num_labels, bias=False)
+            self.num_labels: int = config.num_labels or 1
+            self.score = nn.Linear(cast(int, config.get_text_config().hidden_size), self.num_labels, bias=False)
             self.post_init()
 
         def forward(
