@@ -4,6 +4,7 @@
     rollout    sample responses, then score them              scoring    reward models and reward functions
     sft        the loss of pretraining and SFT                reward     the K-way ranking loss
     models     policies, reward models and value models       config     the options of PPO
+    classifiers  sequence classifiers of all families
     rows       read and check rows                            tokens     tokenizers; rows to token ids and batches
     evaluate   win rate, KL, perplexity                       report     plots and tables
     escape     text that is safe to print
@@ -20,6 +21,8 @@ Shapes, in every module:
 and inside engine/: A active rows of a decoder; G sequences of an attention group, with Q queries and M keys each.
 """
 
+from pathlib import Path
+
 
 class InputError(ValueError):
     """An error that the user can correct: in a file, a row or an option.
@@ -31,3 +34,13 @@ class InputError(ValueError):
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def refuse_adapter(source: str | Path) -> None:
+    """Raises InputError if a folder holds a PEFT adapter instead of a model."""
+    folder = Path(source)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{source} holds an adapter, not a model: load it with peft, call merge_and_unload, and save the merged "
+            "model and its tokenizer with save_pretrained in another folder"
+        )

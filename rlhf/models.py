@@ -1,8 +1,9 @@
 """Policies, and the `Scorer` that serves as reward model and as value model.
 
 All are ordinary Hugging Face models, and saved models load without this package: a policy is any
-`AutoModelForCausalLM`, a scorer any `AutoModelForSequenceClassification` with one label. Shapes: B rows of L tokens; N
-tokens without padding; S selected ones of these; W hidden width.
+`AutoModelForCausalLM`, a scorer any `AutoModelForSequenceClassification` with one label and a linear head, if
+transformers has one for the family (see `rlhf.classifiers` for others). Shapes: B rows of L tokens; N tokens without
+padding; S selected ones of these; W hidden width.
 """
 
 import sys
@@ -16,18 +17,30 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     GenerationConfig,
     GPT2Config,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-from rlhf import InputError, first_line
-from rlhf.engine import hidden_states, optimize, probe
+from rlhf import InputError, first_line, refuse_adapter
+from rlhf.classifiers import AutoClassifier
+from rlhf.engine import check_agreement, hidden_states, limit_vocabulary, optimize, probe
 
 Model = TypeVar("Model", PreTrainedModel, "Scorer")
+# the settings of a generation_config that stay; transformers writes the last five itself
+KEPT_SETTINGS = {
+    "bos_token_id",
+    "decoder_start_token_id",
+    "stop_strings",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "transformers_version",
+    "_from_model_config",
+}
 HEAD = "score.weight"  # the parameter that transformers' sequence classifiers add to a language model
 
 
@@ -62,9 +75,20 @@ def new_policy(
 def load_policy(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The causal language model of a folder or hub id, in fp32, its embedding extended to the tokenizer's vocabulary.
 
-    Raises InputError if no such model can be loaded.
+    Rows of its embedding beyond the vocabulary get probability 0. Raises InputError if no such model can be loaded, or
+    if sampling from it would be wrong, see `rlhf.engine.check_agreement`.
     """
-    return _with_special_tokens(_resized(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
+    policy = _with_special_tokens(_resized(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
+    if type(policy.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"{type(policy).__name__} is not supported: transformers can't load what it saves of it")
+    limit_vocabulary(policy, token_count(tokenizer))
+    check_agreement(policy)
+    return policy
+
+
+def token_count(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The number of rows that the tokenizer's ids need; some tokenizers leave ids unused, so `len` can be lower."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
 def _resized(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -74,8 +98,8 @@ def _resized(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreT
     same.
     """
     size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-    if len(tokenizer) > size:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if (count := token_count(tokenizer)) > size:
+        model.resize_token_embeddings(count, mean_resizing=False)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             for parameter in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
                 if parameter is not None:
@@ -101,10 +125,16 @@ def stop_token_ids(model: PreTrainedModel | str | Path, tokenizer: PreTrainedTok
 
 
 def _with_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Writes the tokenizer's eos and pad into the model's configuration, so that transformers stops and pads there."""
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.eos_token_id = stop_token_ids(model, tokenizer)
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    """Writes the tokenizer's eos and pad into the model's configuration, so that transformers stops and pads there.
+
+    The settings of `generation_config` for sampling are dropped: they are not used here, and transformers refuses to
+    save some that it loads, for example a temperature without do_sample.
+    """
+    if (settings := getattr(model, "generation_config", None)) is not None:
+        stops, unused = stop_token_ids(model, tokenizer), settings.to_diff_dict().keys() - KEPT_SETTINGS
+        for name in unused:
+            setattr(settings, name, None)
+        settings.eos_token_id, settings.pad_token_id = stops, tokenizer.pad_token_id
     config = model.config.get_text_config()
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     return model.eval()
@@ -112,11 +142,14 @@ def _with_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 def _load(auto_class: Any, source: str | Path, new_head: bool = False, **kwargs: Any) -> PreTrainedModel:
     """The model of a folder or hub id. Raises InputError if weights are missing, except for those of a `new_head`."""
+    refuse_adapter(source)
     try:
         # code that comes with a model is never run; torch reads old pickles with weights_only
         model, loaded = auto_class.from_pretrained(
             str(source), dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **kwargs
         )
+    except InputError:
+        raise
     except UnpicklingError as error:
         raise InputError(
             f"the weights at {source} are not loaded: they contain pickled objects, which would run code"
@@ -126,7 +159,8 @@ def _load(auto_class: Any, source: str | Path, new_head: bool = False, **kwargs:
             raise InputError(
                 f"{source}: the weights do not have the shapes in its config.json; a reward model has one label"
             ) from error
-        raise InputError(f"no model that {auto_class.__name__} can load at {source} ({first_line(error)})") from error
+        kind = "causal language model" if auto_class is AutoModelForCausalLM else "sequence classifier"
+        raise InputError(f"no {kind} that transformers can load at {source} ({first_line(error)})") from error
     _check_keys(auto_class, source, loaded["missing_keys"], loaded["unexpected_keys"], new_head)
     optimize(model)
     return model
@@ -238,7 +272,7 @@ class ValueHead(nn.Module):
     def save_pretrained(self, folder: str | Path, policy: PreTrainedModel) -> None:
         """Saves the head and the policy's trunk as one sequence classifier, which `load_scorer` can load."""
         policy.save_pretrained(folder)
-        scorer = Scorer(_load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=1))
+        scorer = Scorer(_load(AutoClassifier, folder, new_head=True, num_labels=1))
         scorer.head.load_state_dict(self.score.state_dict())
         scorer.save_pretrained(folder)
 
@@ -249,7 +283,7 @@ def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer
     Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al. Raises
     InputError if no such model can be loaded.
     """
-    scorer = Scorer(_load(AutoModelForSequenceClassification, source, new_head=True, num_labels=1))
+    scorer = Scorer(_load(AutoClassifier, source, new_head=True, num_labels=1))
     nn.init.normal_(scorer.head.weight, std=(scorer.head.in_features + 1) ** -0.5)
     _with_special_tokens(_resized(scorer.model, tokenizer), tokenizer)
     return scorer
@@ -267,7 +301,7 @@ def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = 
 
     Raises InputError if no such model can be loaded.
     """
-    model = _load(AutoModelForSequenceClassification, source, num_labels=1).eval()
+    model = _load(AutoClassifier, source, num_labels=1).eval()
     return Scorer(_resized(model, tokenizer) if tokenizer else model)
 
 

@@ -77,6 +77,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         gold=gold_function(options.gold, tokenizer, rows) if options.gold else None,
         accelerator=accelerator,
     )
+    stage.check_saving(trainer.save_models, tokenizer.save_pretrained)
     try:
         history = train_and_log(trainer, options, stage, rows, tokenizer)
     except Diverged as error:

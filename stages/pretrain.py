@@ -57,6 +57,7 @@ def train_new(
     policy = new_policy(
         tokenizer, options.layers, options.width, options.heads, options.context, options.initializer_range
     )
+    stage.check_saving(policy.save_pretrained, tokenizer.save_pretrained)
     tokens = int(dataset.data.column("length").to_numpy().sum())
     say(f"{tally}, {tokens:,} tokens; {policy.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
     first = dataset[0]["input_ids"]

@@ -38,6 +38,7 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     set_seed(options.seed)
     scorer = new_scorer(source, tokenizer)
+    stage.check_saving(scorer.save_pretrained, tokenizer.save_pretrained)
     longest, stops = row_limit(options, context_length(scorer.model)), stop_token_ids(source, tokenizer)
 
     tally, test_tally = Tally(), Tally()

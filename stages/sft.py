@@ -29,6 +29,7 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     source = stage.model(options.model, "pretrain")
     tokenizer = load_tokenizer(source)
     policy = load_policy(source, tokenizer)
+    stage.check_saving(policy.save_pretrained, tokenizer.save_pretrained)
     tally = Tally()
     path = stage.rows(options.demonstrations, "demonstrations.jsonl")
     rows = read_rows(path, "demonstrations", tally)

@@ -85,6 +85,21 @@ def test_models_run_on_the_accelerator_unless_it_lacks_double_precision(monkeypa
     assert device().type == used
 
 
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.6}, {"do_sample": False, "top_p": 0.9}, {"num_beams": 1, "length_penalty": 0.5}]
+)
+def test_a_model_whose_generation_settings_contradict_each_other_is_saved_and_keeps_its_special_tokens(
+    folder, settings
+):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [0, 7], "bos_token_id": 5, **settings}))
+    tokenizer = load_tokenizer(folder)
+    load_policy(folder, tokenizer).save_pretrained(folder)
+    saved = json.loads(path.read_text())
+    assert not settings.keys() & saved.keys()
+    assert saved["bos_token_id"] == 5 and {0, 7} <= set(saved["eos_token_id"])
+
+
 # --- added tokens -----------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +149,15 @@ def test_an_added_token_has_the_mean_row_and_bias_in_an_untied_output_layer(toke
         torch.testing.assert_close(extended[400:], old.mean(dim=0).expand_as(extended[400:]))
 
 
+def test_rows_of_an_embedding_beyond_the_tokens_are_kept_and_never_sampled(tmp_path, tokenizer):
+    tiny_gpt2(vocab_size=len(tokenizer) + 64).save_pretrained(tmp_path)
+    policy = load_policy(tmp_path, tokenizer)
+    ids = torch.arange(2, 42).view(4, 10)
+    logits = selected_states(policy, ids, torch.ones_like(ids), torch.arange(40)).logits(slice(40))
+    assert policy.get_input_embeddings().num_embeddings == len(tokenizer) + 64 == logits.shape[1]
+    assert logits[:, : len(tokenizer)].isfinite().all() and logits[:, len(tokenizer) :].isneginf().all()
+
+
 # --- scorers ----------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +199,25 @@ def test_a_folder_without_a_required_file_is_named_in_the_error(folder, file):
         (folder / "tokenizer_config.json").unlink()
     with pytest.raises(InputError, match=str(folder)):
         load_policy(folder, load_tokenizer(folder))
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, lambda folder: load_policy(folder, None), load_scorer])
+@pytest.mark.parametrize("peft", [False, True])
+def test_a_folder_with_an_adapter_and_no_model_is_named_as_such(tmp_path, load, peft, monkeypatch):
+    monkeypatch.setattr("transformers.utils.peft_utils.is_peft_available", lambda: peft)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gpt2", "peft_type": "LORA"}))
+    with pytest.raises(InputError, match="holds an adapter, not a model.*merge_and_unload"):
+        load(tmp_path)
+
+
+def test_a_model_that_counts_padding_as_positions_is_refused_by_name(folder, tokenizer):
+    config = AutoConfig.for_model(
+        "bart", vocab_size=400, d_model=32, decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=32,
+        encoder_layers=1, encoder_attention_heads=4, encoder_ffn_dim=32, init_std=0.2,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    with pytest.raises(InputError, match="BartForCausalLM is not supported: sampling .* changes its log-prob"):
+        load_policy(folder, tokenizer)
 
 
 def test_a_policy_is_refused_as_a_reward_model_and_a_reward_model_as_a_policy(folder, tmp_path):

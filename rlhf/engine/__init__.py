@@ -6,11 +6,14 @@
     decoding             a cache in preallocated buffers; finished rows are dropped
     kernels              faster matrix products, memory allocation and GELU on a CPU
     support              probes which of these a model supports; a model that supports none runs as it is
+    vocabulary           rows of an embedding that are no tokens have probability 0
     logprobs             the one definition of a log-probability
+    agreement            refuses a model that none of this gives correct results for
 
 The rest of the project imports from here, never from these modules.
 """
 
+from rlhf.engine.agreement import check_agreement
 from rlhf.engine.decoding import Decoder
 from rlhf.engine.forward import hidden_states, selected_states
 from rlhf.engine.kernels import bf16_slowdown, optimize
@@ -25,14 +28,18 @@ from rlhf.engine.logprobs import (
 )
 from rlhf.engine.passes import unwrap
 from rlhf.engine.support import probe, supports_packing
+from rlhf.engine.vocabulary import limit_vocabulary, only_tokens
 
 __all__ = [
     "Decoder",
     "bf16_slowdown",
+    "check_agreement",
     "entropy",
     "hidden_states",
+    "limit_vocabulary",
     "log_softmax",
     "next_token_logprobs",
+    "only_tokens",
     "optimize",
     "packed_index",
     "probe",

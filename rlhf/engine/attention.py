@@ -33,9 +33,9 @@ def attention(
 ) -> tuple[Tensor, Tensor | None]:
     """The attention function that transformers calls. Returns the output (B, L, H, D), and None for the weights.
 
-    `query` is (B, H, L, D); `key` and `value` may have fewer heads and more tokens. `attention_mask` is a mask of
-    transformers, or `PackedLayout.as_attention_mask` for a packed row. Raises NotImplementedError for a packed row in a
-    model that needs more than causal attention.
+    The output is contiguous, because some models call `view` on it. `query` is (B, H, L, D); `key` and `value` may have
+    fewer heads and more tokens. `attention_mask` is a mask of transformers, or `PackedLayout.as_attention_mask` for a
+    packed row. Raises NotImplementedError for a packed row in a model that needs more than causal attention.
     """
     layout = getattr(attention_mask, "packed_layout", None)
     unsupported = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
@@ -50,10 +50,14 @@ def attention(
         key, value = (states.repeat_interleave(repeats + 1, dim=1) for states in (key, value))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layout:
-        return _packed_attention(query[0], key[0], value[0], layout, scaling, dropout).transpose(0, 1)[None], None
+        return _packed_attention(query[0], key[0], value[0], layout, scaling, dropout).transpose(0, 1)[
+            None
+        ].contiguous(), None
     if attention_mask is None and causal and query.shape[2] > 1:
         attention_mask = _causal_bias(query.shape[2], query.device)
-    return _attention_by_products(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
+    return _attention_by_products(query, key, value, attention_mask, scaling, dropout).transpose(
+        1, 2
+    ).contiguous(), None
 
 
 def _use_products(query: Tensor, length: int) -> bool:

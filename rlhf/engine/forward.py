@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from rlhf.engine.passes import Pass, last_logits_only, packed_pass, padded_pass, unwrap
 from rlhf.engine.support import has_plain_head, supports_packing, supports_pruning
+from rlhf.engine.vocabulary import only_tokens
 
 
 @dataclass
@@ -37,7 +38,7 @@ def selected_states(
     ids, inner = input_ids[attention_mask.bool()], cast(PreTrainedModel, unwrap(model))
     if not has_plain_head(inner):
         output, select = _run(model, inner, input_ids, attention_mask, index, prefix_row, output_hidden_states=True)
-        all_logits = select(output.logits)
+        all_logits = only_tokens(inner, select(output.logits))
         return SelectedStates(ids, index, select(output.hidden_states[-1]), lambda part: all_logits[part])
     if model is inner:
         hidden = hidden_states(inner, input_ids, attention_mask, index, prefix_row)
@@ -46,7 +47,7 @@ def selected_states(
         output, select = _run(model, inner, input_ids, attention_mask, index, prefix_row, **kwargs)
         hidden = select(output.hidden_states[-1])
     head = inner.get_output_embeddings()
-    return SelectedStates(ids, index, hidden, lambda part: head(hidden[part]))
+    return SelectedStates(ids, index, hidden, lambda part: only_tokens(inner, head(hidden[part])))
 
 
 def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
@@ -56,9 +57,9 @@ def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> tup
     """
     if has_plain_head(model):
         hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state[:, -1]
-        return hidden, model.get_output_embeddings()(hidden)
+        return hidden, only_tokens(model, model.get_output_embeddings()(hidden))
     output = model(input_ids=input_ids, output_hidden_states=True, **inputs, **last_logits_only(model))
-    return output.hidden_states[-1][:, -1], output.logits[:, -1]
+    return output.hidden_states[-1][:, -1], only_tokens(model, output.logits[:, -1])
 
 
 def hidden_states(

@@ -68,20 +68,20 @@ def _pruning_agrees(model: PreTrainedModel) -> bool:
 
 def _agrees(model: PreTrainedModel, index: Tensor, prune: bool) -> bool:
     """Whether packing two sequences leaves their hidden states at tokens `index` (S,) unchanged."""
-    sequences = [_probe_ids(model, length) for length in (5, 3)]
+    sequences = [probe_ids(model, length) for length in (5, 3)]
     alone = torch.cat([model.base_model(input_ids=ids[None]).last_hidden_state[0] for ids in sequences])
     batch = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_side="left")
     masks = [torch.ones_like(ids) for ids in sequences]
     mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True, padding_side="left")
     output, select = packed_pass(model.base_model, batch, mask, index, prune=lambda: prune)
-    return _close(select(output.last_hidden_state), alone[index])
+    return close(select(output.last_hidden_state), alone[index])
 
 
 def _head_agrees(model: PreTrainedModel) -> bool:
-    ids = _probe_ids(model, 5)[None]
+    ids = probe_ids(model, 5)[None]
     hidden = model.base_model(input_ids=ids).last_hidden_state
     # the forward pass of the class, because Accelerate replaces that of the instance by one in mixed precision
-    return _close(model.get_output_embeddings()(hidden), type(model).forward(model, input_ids=ids).logits)
+    return close(model.get_output_embeddings()(hidden), type(model).forward(model, input_ids=ids).logits)
 
 
 def _run_probe(model: PreTrainedModel, agrees: Callable[[PreTrainedModel], bool]) -> bool:
@@ -97,11 +97,11 @@ def _run_probe(model: PreTrainedModel, agrees: Callable[[PreTrainedModel], bool]
         model.train(training)
 
 
-def _probe_ids(model: PreTrainedModel, count: int) -> Tensor:
+def probe_ids(model: PreTrainedModel, count: int) -> Tensor:
     size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     return (torch.arange(count, device=model.device) * 7 + count) % size
 
 
-def _close(result: Tensor, expected: Tensor) -> bool:
+def close(result: Tensor, expected: Tensor) -> bool:
     tolerance = min(1e3 * torch.finfo(expected.dtype).eps, 0.05)
     return bool((result - expected).abs().max() <= tolerance * expected.abs().max())

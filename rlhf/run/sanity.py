@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf import InputError
-from rlhf.engine import token_logprobs
+from rlhf.engine import only_tokens, token_logprobs
 from rlhf.ppo import masked_mean
 from rlhf.rollout import Responses, Rollout, response_logprobs
 
@@ -114,7 +114,7 @@ def _plain_logprobs(policy: nn.Module, alone: Responses, temperature: float) -> 
     """Log-probabilities (1, T) of one response from transformers' plain forward pass, without padding."""
     ids, length = alone.input_ids[alone.attention_mask.bool()][None], int(alone.lengths)
     logits = policy(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return token_logprobs(logits[:, -length - 1 : -1], ids[:, -length:], temperature)
+    return token_logprobs(only_tokens(policy, logits[:, -length - 1 : -1]), ids[:, -length:], temperature)
 
 
 def _mean_difference(one: Tensor, other: Tensor, mask: Tensor) -> float:

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf import InputError, first_line
+from rlhf import InputError, first_line, refuse_adapter
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -46,6 +46,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
     Raises InputError if no tokenizer can be loaded.
     """
+    refuse_adapter(source)
     missing = f"no tokenizer at {source}: save the model's own there, with tokenizer.save_pretrained"
     try:
         tokenizer = _tokenizer_class(Path(source)).from_pretrained(str(source), trust_remote_code=False)

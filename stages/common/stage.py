@@ -121,6 +121,30 @@ class Stage:
         write_rows(path, rows)
         return path
 
+    def check_saving(self, *savers: Callable[[Path], object]) -> None:
+        """Saves the untrained models into the temporary folder, and removes them, before the first step.
+
+        So what can't be saved, or a full disk, stops the stage before hours of training. The state of the global random
+        generators does not change. Raises InputError.
+        """
+        from rlhf.run.randomness import random_state, set_random_state
+
+        state, trial = random_state(), self.partial / ".trial"
+        try:
+            trial.mkdir()
+            for save in savers:
+                save(trial)
+        except Exception as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"stopped before training, because the model can't be saved in {self.partial}: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+            set_random_state(state)
+
     # --- inputs -------------------------------------------------------------------------------------------------------
 
     def model(self, option: str | None, stage: str) -> str:

@@ -1,0 +1,83 @@
+"""The sequence classifier of any causal language model: the class of transformers, or the trunk with a linear head."""
+
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
+
+from rlhf import InputError
+
+
+class AutoClassifier:
+    """Loads sequence classifiers with a linear head `score`, for every family of causal language models."""
+
+    @staticmethod
+    def from_pretrained(source: str, **kwargs: Any) -> Any:
+        """What `AutoModelForSequenceClassification.from_pretrained` returns, also for families that lack a class there.
+
+        Raises InputError for a model that is no causal language model.
+        """
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if _has_own_class(config):
+            return AutoModelForSequenceClassification.from_pretrained(source, **kwargs)
+        causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        if causal is None:
+            raise InputError(f"{source} holds a {config.model_type}, which is no causal language model")
+        if causal.config_class is config.sub_configs.get("text_config"):
+            config = config.get_text_config()  # the text part of a vision-language model, as AutoModelForCausalLM does
+        config.num_labels = kwargs.pop("num_labels", config.num_labels)
+        return classifier_class(causal).from_pretrained(source, config=config, **kwargs)
+
+
+def _has_own_class(config: PreTrainedConfig) -> bool:
+    """Whether transformers has a sequence classifier for the family whose head is a linear layer `score`."""
+    own: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if own is None:
+        return False
+    with torch.device("meta"):
+        return isinstance(getattr(own(config), "score", None), nn.Linear)
+
+
+@cache
+def classifier_class(causal: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The class of `causal`'s trunk with a linear head `score`.
+
+    Names of the class and of its weights are those of transformers' own sequence classifiers, so that a version of
+    transformers with such a class loads what this one saves.
+    """
+    base = next(c for c in causal.__mro__ if c.__name__.endswith("PreTrainedModel"))
+
+    class Classifier(base):  # type: ignore[misc, valid-type]
+        def __init__(self, config: PreTrainedConfig):
+            super().__init__(config)
+            language_model = causal(config)
+            # some classes name a prefix that they don't have
+            self.base_model_prefix = (
+                causal.base_model_prefix if language_model.base_model is not language_model else "model"
+            )
+            setattr(self, self.base_model_prefix, getattr(language_model, self.base_model_prefix))
+            self.num_labels: int = config.num_labels or 1
+            self.score = nn.Linear(cast(int, config.get_text_config().hidden_size), self.num_labels, bias=False)
+            self.post_init()
+
+        def forward(
+            self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        ) -> SequenceClassifierOutput:
+            """The scores (B, labels) at the last token of each row."""
+            hidden = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+            return SequenceClassifierOutput(logits=self.score(hidden[torch.arange(len(last)), last]))
+
+    Classifier.__name__ = Classifier.__qualname__ = (
+        f"{base.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
+    )
+    Classifier.__module__ = causal.__module__  # by which transformers finds the renamed weights of a family
+    return Classifier
