@@ -156,9 +156,11 @@ class Stage:
     def rows(self, option: str | None, file: str, stage: str = "data") -> Path:
         """The file of rows that an option names or, if it is None, a file in another stage's result.
 
-        Prints its size if reading it takes some seconds.
+        Prints its size if reading it takes some seconds. Raises InputError for a folder.
         """
         path = self.run.path(option or f"{INPUT}{stage}/{file}")
+        if path.is_dir():  # before all of its files are hashed
+            raise InputError(f"{path} is a folder: name a file of rows")
         if path.is_file() and (size := path.stat().st_size) > LARGE_FILE:
             say(f"reads {path}, {size / 10**6:,.0f} MB")
         return self.input(option) if option else self.made(f"{stage}/{file}", "rows")

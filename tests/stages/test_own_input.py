@@ -160,3 +160,8 @@ def test_a_large_file_is_announced_before_it_is_read(toy_run, tmp_path, capsys, 
     monkeypatch.setattr(stage_module, "LARGE_FILE", 10)
     sft.rows(str(rows), "demonstrations.jsonl")
     assert capsys.readouterr().out == f"{' ' * 13}reads {rows}, 0 MB\n"
+
+
+def test_a_folder_in_place_of_a_file_of_rows_is_refused(toy_run, tmp_path):
+    argv = ("--demonstrations", tmp_path, "--output", tmp_path / "sft")
+    assert f"{tmp_path} is a folder: name a file of rows" in stage("sft", *argv, run=toy_run, status=2)

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -205,51 +207,50 @@ def test_an_interruption_does_not_wait_for_the_parts_that_have_begun(tmp_path, c
     assert list((tmp_path / "tokens").iterdir()) == []
 
 
-FULL = """
-import resource, sys
-from rlhf.rows import read_rows
-from rlhf.tokens import TokenFiles, files, new_tokenizer, text_dataset
-files.SHARD_BYTES = int(sys.argv[3])
-tokenizer = new_tokenizer(["fox"], 280)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    text_dataset(read_rows(sys.argv[1], "text"), tokenizer, 16, TokenFiles([files.Path(sys.argv[2])], "key", print))
-except OSError as error:
-    print("errno", error.errno)
-"""
+def in_processes(work, count):
+    """The results of `work` in `count` forked processes that begin at the same time."""
+    context = multiprocessing.get_context("fork")
+    results, barrier = context.Queue(), context.Barrier(count)
+
+    def run():
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
+        barrier.wait()
+        results.put(work())
+
+    processes = [context.Process(target=run) for _ in range(count)]
+    for process in processes:
+        process.start()
+    return [results.get(timeout=60) for _ in processes]
 
 
 @pytest.mark.parametrize("shard_bytes", [500, 10**6])
-def test_a_file_that_can_not_be_written_is_an_error_of_the_system_and_frees_the_disk(tmp_path, shard_bytes):
-    documents(tmp_path)
-    command = [sys.executable, "-c", FULL, str(tmp_path / "text.jsonl"), str(tmp_path / "tokens"), str(shard_bytes)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == f"errno {errno.EFBIG}", done.stderr
+def test_a_file_that_can_not_be_written_is_an_error_of_the_system_and_frees_the_disk(
+    tmp_path, tokenizer, monkeypatch, shard_bytes
+):
+    rows = documents(tmp_path)
+    monkeypatch.setattr(files_module, "SHARD_BYTES", shard_bytes)
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            return len(text_dataset(rows, tokenizer, 16, token_files(tmp_path / "tokens")))
+        except OSError as error:
+            return f"errno {error.errno}"
+
+    assert in_processes(work, 1) == [f"errno {errno.EFBIG}"]
     assert list((tmp_path / "tokens").iterdir()) == []
 
 
-TWICE = """
-import os, sys, time
-from rlhf.rows import read_rows
-from rlhf.tokens import TokenFiles, files, new_tokenizer, text_dataset
-files.SHARD_BYTES = 500
-tokenizer = new_tokenizer(["fox"], 280)
-while time.time() < float(sys.argv[3]):
-    pass
-made = []
-text_dataset(read_rows(sys.argv[1], "text"), tokenizer, 16, TokenFiles([files.Path(sys.argv[2])], "key", lambda d, t: made.append(d)))
-print(len(made))
-"""  # noqa: E501
+def test_processes_that_need_the_same_files_make_them_once(tmp_path, tokenizer, calls):
+    rows = documents(tmp_path, 1000)
 
+    def work():
+        calls = []
+        text_dataset(rows, tokenizer, 16, token_files(tmp_path / "tokens", calls=calls))
+        return len(calls)
 
-def test_two_processes_that_need_the_same_files_make_them_once(tmp_path):
-    documents(tmp_path, 2000)
-    start = str(time.time() + 6)
-    command = [sys.executable, "-c", TWICE, str(tmp_path / "text.jsonl"), str(tmp_path / "tokens"), start]
-    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) for _ in range(2)]
-    made = sorted(int(process.communicate()[0]) for process in processes)
-    assert [process.returncode for process in processes] == [0, 0]
-    assert made[0] == 0 and made[1] > 5
+    made = sorted(in_processes(work, 3))
+    assert made[:2] == [0, 0] and made[2] > 5
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path, tokenizer):
