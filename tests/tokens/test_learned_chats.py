@@ -8,7 +8,7 @@ import pytest
 from rlhf import InputError
 from rlhf.rows import Tally
 from rlhf.tokens import demonstration_dataset
-from tests.test_learned_replies import (  # noqa: F401  any_tokenizer is a fixture
+from tests.tokens.test_labels import (  # noqa: F401  any_tokenizer is a fixture
     CHATML,
     LLAMA_3,
     OPEN,
