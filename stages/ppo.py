@@ -59,9 +59,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     if options.ptx_coef:
         path = stage.rows(options.text, "text.jsonl")
         text = pretraining_text(path, options, tokenizer, context_length(policy), token_files(stage, path))
-    schedule = f"{options.steps} steps of {options.batch_size} responses"
-    say(f"prompts: {tally}; {len(text):,} pieces of pretraining text; {schedule}")
-    show(prompts[0], tally, tokenizer)
+    show(options, prompts[0], tally, len(text), tokenizer)
 
     accelerator = make_accelerator(options, stage)
     trainer = PPOTrainer(
@@ -89,8 +87,10 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     return {"rows": tally.as_dict(), "metrics": history[-1]}
 
 
-def show(prompt: list[int], tally: Tally, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Prints a prompt as the model sees it, and a hint if most prompts are too long."""
+def show(options: PPOOptions, prompt: list[int], tally: Tally, pieces: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Prints what PPO trains on, a prompt as the model sees it, and a hint if most prompts are too long."""
+    schedule = f"{options.steps} steps of {options.batch_size} responses"
+    say(f"prompts: {tally}; {pieces:,} pieces of pretraining text; {schedule}")
     say_if_too_long(tally, "lower response_length, or take a model with a longer context")
     say(f"first prompt, {len(prompt):,} tokens; the model generates [[response]]:")
     say_tokens(tokenizer, prompt, after="[[response]]")
@@ -148,7 +148,11 @@ def read_prompts(
 
 
 def pretraining_text(
-    path: Path, config: PPOConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, files: TokenFiles
+    path: Path,
+    config: PPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    files: TokenFiles | None = None,
 ) -> Sequence[list[int]]:
     """The token ids of as many random documents as the mix needs.
 
@@ -160,7 +164,7 @@ def pretraining_text(
         # random stream 5, because the trainer uses 1 to 4
         return shuffled(count, 0, min(needed, count), (config.seed, 5))
 
-    if tokenised := tokenised_text(tokenizer, max_length, files):
+    if files and (tokenised := tokenised_text(tokenizer, max_length, files)):
         dataset, count = tokenised
         row = dataset.data.column("row").to_numpy()
         ends = zip(*(np.searchsorted(row, order(count), side) for side in ("left", "right")), strict=True)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import fill, shorten
 
 import torch
 from transformers import (
@@ -62,7 +63,8 @@ def examine(model: PreTrainedModel, family: str, tokenizer: PreTrainedTokenizerB
         policy = load_policy(folder, tokenizer)
     except InputError as error:
         reason = str(error).removeprefix(f"{name} is not supported: ").replace(str(folder), "the folder")
-        return Result(family, name, "refused", reason=reason.partition(". Usual cause")[0].replace("|", "/"))
+        reason = reason.partition(". Usual cause")[0].replace("|", "/")
+        return Result(family, name, "refused", reason=shorten(reason, 150, placeholder=" ..."))
     check_policy(policy, AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
     own = check_scorer(folder, tokenizer)
     return Result(family, name, "packed" if supports_packing(policy) else "plain", "own class" if own else "our head")
@@ -113,9 +115,9 @@ def check_scorer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
 HEADING = """# Model families
 
 `python -m tests.sweep` tries a random model of two layers of every family in `AutoModelForCausalLM`, and writes this page.
-For each, the log-probabilities of sampling, of the update and of the reference must equal those of transformers' own
-forward pass of one row without padding to 1e-4, and a scorer must score the same after it is saved and loaded; or the
-model is refused when it is loaded, with a reason.
+For each, the log-probabilities of sampling and of the update must equal those of transformers' own forward pass of one row
+without padding to 1e-4 (the reference model uses the function of the update), and a scorer must score the same after it is
+saved and loaded. Otherwise the model is refused when it is loaded, with a reason.
 
 - **packed**: the sequences of a batch are computed in one row. **plain**: they are padded, which takes longer.
 - **own class**: reward and value models load as `AutoModelForSequenceClassification`. **our head**: transformers has no
@@ -125,31 +127,37 @@ model is refused when it is loaded, with a reason.
 
 def is_on_page(result: Result, text: str) -> bool:
     """Whether the page lists the family with this result."""
-    start = f"| {result.policy} | {result.scorer} |" if result.scorer else f"| {result.reason} |"
-    lines = [line for line in text.splitlines() if line.startswith(start)]
-    return any(f"`{result.family}`" in line for line in lines)
+    if result.policy == "refused":
+        return any(
+            f"`{result.family}`" in line for line in text.splitlines() if line.startswith(f"| {result.reason} |")
+        )
+    section = text.partition(f"## {title(result)}\n")[2].partition("\n#")[0]
+    return f"`{result.family}`" in section
 
 
-def line_of(results: list[Result]) -> str:
-    """A line of the table: families with the same support."""
-    families = ", ".join(f"`{result.family}` {result.model}" for result in results)
-    return f"| {results[0].policy} | {results[0].scorer} | {families} |"
+def title(result: Result) -> str:
+    """The title of the families with the same support."""
+    return f"Policy {result.policy}, scorer with {result.scorer}"
 
 
 def page(results: list[Result], missing: list[str]) -> str:
     """The page, for results and for families of which no model was made."""
-    groups = defaultdict(list)
+    groups, reasons = defaultdict(list), defaultdict(list)
     for result in results:
-        groups[result.policy, result.scorer].append(result)
-    lines = [HEADING, "| policy | scorer | families |", "|---|---|---|"]
-    lines += [line_of(groups[key]) for key in sorted(groups) if key[0] != "refused"]
-    lines += ["", "## Refused", "", "| reason | families |", "|---|---|"]
-    reasons = defaultdict(list)
-    for result in groups["refused", ""]:
-        reasons[result.reason].append(f"`{result.family}`")
+        supported = result.policy != "refused"
+        (groups[title(result)] if supported else reasons[result.reason]).append(f"`{result.family}`")
+    lines = [HEADING]
+    for name, families in sorted(groups.items()):
+        lines += [f"## {name}", "", wrapped(families), ""]
+    lines += ["## Refused", "", "| reason | families |", "|---|---|"]
     lines += [f"| {reason} | {', '.join(families)} |" for reason, families in sorted(reasons.items())]
-    lines += ["", f"Not tried, because this random configuration makes no model: {', '.join(missing)}.", ""]
+    lines += ["", "## Not tried", "", "The random configuration makes no model.", "", wrapped(missing), ""]
     return "\n".join(lines)
+
+
+def wrapped(families: list[str]) -> str:
+    """A list of families in lines of at most 120 characters."""
+    return fill(", ".join(families), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> None:

@@ -84,8 +84,25 @@ def read_rows(path: Path, kind: str, tally: Tally | None = None) -> Sequence[Row
     return rows
 
 
-class RowFile(Sequence[Row]):
-    """The valid rows of a JSON Lines file. Only their positions are in memory; a row is read when it is needed."""
+class LazyRows(Sequence[Row]):
+    """Rows that are read when they are needed, by `row`."""
+
+    def row(self, index: int) -> Row:
+        """The row at an index, which may be negative."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self.row(i) for i in range(len(self))[index]]
+        return self.row(index)
+
+
+class RowFile(LazyRows):
+    """The valid rows of a JSON Lines file. Only their positions are in memory."""
 
     def __init__(self, path: Path, kind: str, tally: Tally):
         """Checks every row, and counts used and dropped ones. Raises InputError if a row is malformed."""
@@ -101,13 +118,8 @@ class RowFile(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
+    def row(self, index: int) -> Row:
+        """The row, in its checked form."""
         # pread does not move the file's position, which forked processes share
         line = os.pread(self.descriptor, self.sizes[index], self.starts[index])
         return CHECKS[self.kind](_parse(str(self.path), line), str(self.path))[0]
@@ -117,7 +129,7 @@ class RowFile(Sequence[Row]):
         return self.sizes[index]
 
 
-class Subset(Sequence[Row]):
+class Subset(LazyRows):
     """The rows with these indices."""
 
     def __init__(self, rows: Sequence[Row], indices: Sequence[int]):
@@ -126,13 +138,8 @@ class Subset(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self.rows[i] for i in self.indices[index]]
+    def row(self, index: int) -> Row:
+        """The row at a position of `indices`."""
         return self.rows[self.indices[index]]
 
 

@@ -126,7 +126,7 @@ def mean_gold(run: Path, folder: Path) -> float:
     from rlhf.tokens import load_tokenizer, prompt_dataset
 
     tokenizer = load_tokenizer(run / "sft")
-    policy, rows = load_policy(folder, tokenizer), ANSWERS * read_rows(run / "data/prompts_test.jsonl", "prompts")
+    policy, rows = load_policy(folder, tokenizer), ANSWERS * list(read_rows(run / "data/prompts_test.jsonl", "prompts"))
     prompts = prompt_dataset(rows, tokenizer, max_prompt_length(policy, RESPONSE), Tally())["input_ids"]
     answers = sample_completions(policy, tokenizer, prompts, response_length=RESPONSE, temperature=1.0, seed=0)
     scores = call_reward_function(gold, rows, [a.text for a in answers], [a.finished for a in answers])

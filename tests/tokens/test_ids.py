@@ -23,16 +23,6 @@ from rlhf.tokens import (
     text_ids,
 )
 
-
-@pytest.fixture(params=["new", "gpt2", "llama"])
-def any_tokenizer(request):
-    """A new tokenizer as the pipeline trains it, GPT-2's, and a Llama's."""
-    if request.param == "new":
-        return request.getfixturevalue("tokenizer")
-    folder = {"gpt2": "tokenizers/gpt2", "llama": "models/stories260K"}[request.param]
-    return load_tokenizer(request.getfixturevalue("shared") / folder)
-
-
 # --- prompts and completions ------------------------------------------------------------------------------------------
 
 

@@ -51,15 +51,6 @@ def row_of(chat=CHAT, **columns):
     return {"prompt": chat[:-1], "completion": [chat[-1]], **columns}
 
 
-@pytest.fixture(params=["new", "gpt2", "llama"])
-def any_tokenizer(request):
-    """A new tokenizer as the pipeline trains it, GPT-2's, and a Llama's, which puts a space before the first word."""
-    if request.param == "new":
-        return request.getfixturevalue("tokenizer")
-    folder = {"gpt2": "tokenizers/gpt2", "llama": "models/stories260K"}[request.param]
-    return load_tokenizer(request.getfixturevalue("shared") / folder)
-
-
 def with_template(tokenizer, template):
     """The tokenizer with another chat template, the markers of turns as tokens, and the ids of its stop tokens."""
     tokenizer = copy.deepcopy(tokenizer)
