@@ -244,8 +244,10 @@ ROWS = {
     "graded solutions": (
         "comparisons",
         [
-            {"question": "1 + 1?", "expected_answer": "2", "predicted_answer": "3", "error_message": "", "is_correct": False, "generation_type": "without_code", "dataset": "gsm8k", "generated_solution": "3"},
-            {"question": "1 + 1?", "expected_answer": "2", "predicted_answer": "2", "error_message": "", "is_correct": True, "generation_type": "without_code", "dataset": "gsm8k", "generated_solution": "2"},
+            {"question": "1 + 1?", "expected_answer": "2", "predicted_answer": "3", "is_correct": False,
+             "error_message": "", "generation_type": "without_code", "dataset": "gsm8k", "generated_solution": "3"},
+            {"question": "1 + 1?", "expected_answer": "2", "predicted_answer": "2", "is_correct": True,
+             "error_message": "", "generation_type": "without_code", "dataset": "gsm8k", "generated_solution": "2"},
         ],
         ranking(said("1 + 1?"), ["3", "2"], [1, 0], expected_answer="2", error_message="", generation_type="without_code", dataset="gsm8k"),
     ),

@@ -10,36 +10,104 @@ from tests.data.public_rows import SYSTEM, ranking, said
 @pytest.mark.parametrize(
     ("kind", "raw", "message"),
     [
-        ("comparisons", {"prompt": "Hi", "question": "Who?", "chosen": "a", "rejected": "b"}, r"question may belong .*`columns: \{prompt: \[question, prompt\], chosen: chosen, rejected: rejected\}`"),
-        ("comparisons", {"prompt": "1+1?", "initial_reason_steps": "Step 1:", "chosen": "a", "rejected": "b"}, "initial_reason_steps may belong"),
-        ("demonstrations", {"question": "Who?", "context": "Anna is here.", "answer": "Anna"}, r"`columns: \{prompt: \[context, question\], completion: answer\}`"),
+        (
+            "comparisons",
+            {"prompt": "Hi", "question": "Who?", "chosen": "a", "rejected": "b"},
+            r"question may belong .*`columns: \{prompt: \[question, prompt\], chosen: chosen, rejected: rejected\}`",
+        ),
+        (
+            "comparisons",
+            {"prompt": "1+1?", "initial_reason_steps": "Step 1:", "chosen": "a", "rejected": "b"},
+            "initial_reason_steps may belong",
+        ),
+        (
+            "demonstrations",
+            {"question": "Who?", "context": "Anna is here.", "answer": "Anna"},
+            r"`columns: \{prompt: \[context, question\], completion: answer\}`",
+        ),
         ("demonstrations", {"messages": [USER, ASSISTANT], "instruction": "Who?"}, "instruction may belong"),
         ("demonstrations", {"prompt": "a", "completion": "b", "functions": '[{"name": "f"}]'}, "functions may belong"),
         ("demonstrations", {"question": "Who?", "answer": ["Anna", "Andy"]}, "the answer is a list, not text"),
-        ("demonstrations", {"reply": "a", "instruction": "b"}, r"`columns: \{prompt: instruction, completion: reply\}`"),
+        (
+            "demonstrations",
+            {"reply": "a", "instruction": "b"},
+            r"`columns: \{prompt: instruction, completion: reply\}`",
+        ),
         ("demonstrations", {"messages": [{"role": "critic", "content": "a"}]}, "unknown role 'critic'"),
         ("demonstrations", {"messages": [SYSTEM, USER, ASSISTANT], "system": "Be rude."}, "column system differs"),
-        ("comparisons", {"prompt": "Hi", "chosen": said("Who?", "a"), "rejected": said("Who?", "b")}, "prompt may belong"),
-        ("comparisons", {"prompt": "Hi", "response": "a", "is_safe": True}, "is_safe says whether an answer is harmful"),
+        (
+            "comparisons",
+            {"prompt": "Hi", "chosen": said("Who?", "a"), "rejected": said("Who?", "b")},
+            "prompt may belong",
+        ),
+        (
+            "comparisons",
+            {"prompt": "Hi", "response": "a", "is_safe": True},
+            "is_safe says whether an answer is harmful",
+        ),
         ("comparisons", {"prompt": "Hi", "completion": "a"}, "no known columns of comparisons"),
-        ("comparisons", {"context": [USER], "original_response": "a", "good_edited_response": "b", "bad_edited_response": "c"}, r"`columns: \{prompt: context, chosen: good_edited_response, rejected: bad_edited_response\}`"),
-        ("demonstrations", {"context": "c", "question": "Who?", "answers": {"text": ["a"], "answer_start": [1]}}, r"`columns: \{prompt: \[context, question\], completion: answers.text\[0\]\}`"),
+        (
+            "comparisons",
+            {"context": [USER], "original_response": "a", "good_edited_response": "b", "bad_edited_response": "c"},
+            r"`columns: \{prompt: context, chosen: good_edited_response, rejected: bad_edited_response\}`",
+        ),
+        (
+            "demonstrations",
+            {"context": "c", "question": "Who?", "answers": {"text": ["a"], "answer_start": [1]}},
+            r"`columns: \{prompt: \[context, question\], completion: answers.text\[0\]\}`",
+        ),
         # multiple choice: the choices belong to the question
-        ("prompts", {"question": "2+2?", "choices": ["1", "4"], "answer": 1}, r"choices may belong .* write a function, `adapter: my_module:rows`, if it does, or `columns: \{prompt: question\}`"),
+        (
+            "prompts",
+            {"question": "2+2?", "choices": ["1", "4"], "answer": 1},
+            r"choices may belong .* write a function, `adapter: my_module:rows`, if it does, or `columns: \{prompt: question\}`",
+        ),
         ("demonstrations", {"question": "2+2?", "options": ["one", "four"], "answer": "B"}, "options may belong"),
         ("demonstrations", {"question": "Who?", "A": "Anna", "B": "Andy", "answer": "B"}, "A and B may belong"),
         ("prompts", {"question": "Who?", "option_a": "Anna", "opb": "Andy"}, "option_a and opb may belong"),
-        ("prompts", {"question_stem": "Who?", "choices": {"text": ["Anna"], "label": ["A"]}}, r"`columns: \{prompt: \.\.\.\}`"),
+        (
+            "prompts",
+            {"question_stem": "Who?", "choices": {"text": ["Anna"], "label": ["A"]}},
+            r"`columns: \{prompt: \.\.\.\}`",
+        ),
         # retrieved documents, a text that the instruction applies to, and what a chat template gets
-        ("demonstrations", {"question": "Who?", "documents": ["Anna is here."], "response": "Anna"}, "documents may belong"),
-        ("demonstrations", {"instruction": "Translate.", "text": "Good morning", "output": "Guten Morgen"}, "text may belong"),
-        ("demonstrations", {"messages": [USER, ASSISTANT], "chat_template_kwargs": {"custom_instructions": "Be kind."}}, "chat_template_kwargs may belong"),
+        (
+            "demonstrations",
+            {"question": "Who?", "documents": ["Anna is here."], "response": "Anna"},
+            "documents may belong",
+        ),
+        (
+            "demonstrations",
+            {"instruction": "Translate.", "text": "Good morning", "output": "Guten Morgen"},
+            "text may belong",
+        ),
+        (
+            "demonstrations",
+            {"messages": [USER, ASSISTANT], "chat_template_kwargs": {"custom_instructions": "Be kind."}},
+            "chat_template_kwargs may belong",
+        ),
         # labels of bad answers
-        ("demonstrations", {"question": "Who?", "answer": "a", "label": 0}, r"label may say that the answer is a bad one.*`columns: \{prompt: question, completion: answer\}` if not"),
-        ("demonstrations", {"prompt": "Hi", "response": "a", "prompt_label": "unsafe", "response_label": "unsafe"}, "response_label may say"),
+        (
+            "demonstrations",
+            {"question": "Who?", "answer": "a", "label": 0},
+            r"label may say that the answer is a bad one.*`columns: \{prompt: question, completion: answer\}` if not",
+        ),
+        (
+            "demonstrations",
+            {"prompt": "Hi", "response": "a", "prompt_label": "unsafe", "response_label": "unsafe"},
+            "response_label may say",
+        ),
         ("demonstrations", {"problem": "Hi", "solution": "a", "labels": [True, False]}, "labels may say"),
-        ("demonstrations", {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": "no"}]}, "text that is no JSON"),
-        ("demonstrations", {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": ["f"]}]}, "not a list of objects"),
+        (
+            "demonstrations",
+            {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": "no"}]},
+            "text that is no JSON",
+        ),
+        (
+            "demonstrations",
+            {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": ["f"]}]},
+            "not a list of objects",
+        ),
         ("text", {"content": "x = 1"}, r"`columns: \{text: content\}`"),
         ("demonstrations", {"messages": "hello"}, "the chat is text, not a list of messages"),
         ("demonstrations", {"messages": ["hello"]}, "not a list of messages"),
@@ -52,7 +120,7 @@ from tests.data.public_rows import SYSTEM, ranking, said
         ("demonstrations", {}, "no columns"),
         ("demonstrations", 7, "a row is an object with columns, not a number"),
     ],
-)  # fmt: skip
+)
 def test_a_row_in_doubt_is_refused_with_its_place_and_with_what_to_write(kind, raw, message):
     with pytest.raises(InputError, match=rf"(?s)^f:1: .*{message}"):
         adapted(raw, kind)

@@ -8,12 +8,11 @@ import pytest
 from rlhf import InputError
 from rlhf.rows import Tally
 from rlhf.tokens import demonstration_dataset
-from tests.tokens.test_labels import (  # noqa: F401  any_tokenizer is a fixture
+from tests.tokens.test_labels import (
     CHATML,
     LLAMA_3,
     OPEN,
     TURN,
-    any_tokenizer,
     learned_texts,
     message,
     with_template,
