@@ -15,9 +15,9 @@ _MARKDOWN = re.compile(r"[\\`*\[|~]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def printable(text: str) -> str:
-    r"""The text on one line: control, bidirectional and invisible characters become `\x1b`, `\n`, `\u202e` and the like.
+    r"""The text on one line: control, bidirectional and invisible characters become `\x1b`, `\n`, `\u202e` etc.
 
-    Backslashes stay as they are: a second call changes nothing, and the result can't be decoded for certain.
+    Backslashes stay as they are: a second call changes nothing, but the result can't always be decoded.
     """
     return "".join(
         character.encode("unicode_escape").decode()

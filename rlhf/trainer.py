@@ -32,7 +32,7 @@ from rlhf.tokens import pad
 class Experience(Rollout):
     """A rollout with its advantages and returns."""
 
-    loss_mask: Tensor  # (B, T) bool, True on the tokens of the losses; with mask_truncated, of finished responses alone
+    loss_mask: Tensor  # (B, T) bool, True on tokens that the losses use; with mask_truncated, only finished responses
     advantages: Tensor  # (B, T) whitened over the loss mask
     returns: Tensor  # (B, T) targets of the value model; 0 without one
 

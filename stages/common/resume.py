@@ -63,7 +63,7 @@ class Saver:
         if path:
             codes = list(dict.fromkeys([*before["code"].split("+"), self.stage.code]))
             changed = ", although the code has changed since" if self.stage.code != codes[-1] or len(codes) > 1 else ""
-            self.stage.code = "+".join(codes)  # the result is that of no single version of the code
+            self.stage.code = "+".join(codes)  # several versions of the code make the result
             self.stage.seconds_before = before.get("seconds", 0.0)
             say(f"resumes after step {step_of(path):,}{changed}")
         self.write_begun()

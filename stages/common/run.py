@@ -28,7 +28,7 @@ class Run:
     """The folder of a run and its bases, in the order of search for finished stages."""
 
     def __init__(self, folder: Path, base: str | Path | None = None, results: Mapping[str, str] | None = None):
-        """`results` names the folder of a stage's result, where it is not the first one of the search."""
+        """`results` maps stages to the folders of their results, in place of the first ones of the search."""
         self.folder = folder
         self.folders = [folder]
         while base := base or settings_of(self.folders[-1]).get("base"):
