@@ -51,8 +51,8 @@ class PPOTrainer(TrainingState):
 
     `reference` is frozen, in place. `prompts` are lists of token ids, and so are the pretraining documents `text`,
     which are required unless ptx_coef is 0. `reward` maps responses to scores (B,); it gets parts of a rollout, of
-    micro_batch_size rows. `functions` get the whole rollout, and `reward` may be None beside them. `gold` maps responses
-    to their true quality (B,), NaN where unknown, which is only logged. Raises InputError for options that contradict
+    micro_batch_size rows. `functions` get the whole rollout; `reward` may be None if there are `functions`. `gold` maps
+    responses to their true quality (B,), NaN where unknown, which is only logged. Raises InputError for options that contradict
     each other or the number of processes.
     """
 

@@ -24,9 +24,10 @@ def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
 
 
 class RewardFunctions:
-    """The weighted sum of reward functions, as a function from responses to scores (B,); see `rlhf.scoring.function_calls`.
+    """The weighted sum of reward functions, as a function from responses to scores (B,).
 
-    `functions` maps names for the log to functions. `rows[i]` is the row of the prompt with `prompt_index` i.
+    `rlhf.scoring.function_calls` describes the functions. `functions` maps names for the log to functions.
+    `rows[i]` is the row of the prompt with `prompt_index` i.
     """
 
     def __init__(

@@ -133,7 +133,7 @@ def reply_span(
 def _around(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, index: int, generation: bool, tools: Tools
 ) -> tuple[str, str] | None:
-    """The rendered text before and after the content of a message. None if the template refuses or changes a content."""
+    """The rendered text before and after a message's content. None if the template refuses or changes the content."""
     marked = [*messages[:index], {"role": messages[index]["role"], "content": _MARK}, *messages[index + 1 :]]
     with suppress(RefusedChat):
         parts = render_chat(tokenizer, marked, generation, tools).split(_MARK)

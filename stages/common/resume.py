@@ -50,8 +50,8 @@ class Saver:
     def latest(self) -> Path | None:
         """The newest checkpoint of an interrupted run with the same options and inputs; None if there is none.
 
-        Call it after all inputs of the stage are registered. Checkpoints with other options or inputs are set aside, and
-        used again if a later run has their options and inputs.
+        Call it after all inputs of the stage are registered. Checkpoints with other options or inputs are set aside.
+        They are used again if a later run has their options and inputs.
         """
         partial, aside = self.stage.partial, self.stage.result.with_name(f".{self.stage.result.name}.interrupted")
         if self.checkpoints.steps() and (changes := self.changes_since(partial)):
