@@ -74,7 +74,7 @@ $(STAGES): setup
 clean:
 	rm -rf runs mutants
 
-# those of RUN, or of all runs; what interrupted runs with other options have left; token ids, which are made again
+# removes, in RUN or in all runs: replaced results, leftovers of interrupted runs with other options, and token ids
 clean-previous:
 	@if [ -n "$$RUN" ]; then rm -rf "$$RUN"/*.previous* "$$RUN"/.*.interrupted "$$RUN"/.tokens; \
 	else rm -rf runs/*/*.previous* runs/*/.*.interrupted runs/*/.tokens; fi

@@ -41,10 +41,10 @@ class Source:
     """A file, a pattern of files or a hub data set, and how to read its columns."""
 
     path: str = ""
-    hub: str = ""  # where the rows are if the recipe names no folder: `path` is then only their name in such a folder
+    hub: str = ""  # read if the recipe sets no `folder`; with a folder, `path` in it is read instead
     columns: dict[str, str | list[str]] = field(default_factory=dict)  # column of a row -> path of the value
     adapter: str | None = None  # "module:function", which gets a raw row and returns rows
-    common_prefix: bool = False  # the prompt of `chosen` and `rejected` is what both begin with
+    common_prefix: bool = False  # the prompt is the common prefix of `chosen` and `rejected`
 
     @classmethod
     def parse(cls, text: str) -> "Source":
@@ -54,7 +54,7 @@ class Source:
         try:
             given = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"a source is a path or a mapping, and {text[:80]!r} is no JSON ({error})") from error
+            raise InputError(f"a source is a path or a mapping; {text[:80]!r} is not valid JSON ({error})") from error
         names = [known.name for known in fields(cls)]
         for name in given:
             if name not in names:
@@ -70,7 +70,7 @@ class Source:
         return cls(**given)
 
     def name_in(self, folder: str | None) -> str:
-        """The file or hub id to read: `hub` unless there is a folder, in which `path` is."""
+        """The file or hub id to read: `path` if a folder is set or there is no `hub`, else `hub`."""
         return self.path if self.path and (folder or not self.hub) else self.hub
 
     def rows(
@@ -80,7 +80,7 @@ class Source:
         tally: Tally,
         load: Callable[[str], Callable[..., Any]],
     ) -> Iterator[tuple[str, Row]]:
-        """(place, row of `kind`) for raw rows with their places; `load` returns the function that a name stands for.
+        """Yields (place, row of `kind`) for pairs (place, raw row); `load` imports a function by its name.
 
         The rows are not checked yet, see `rlhf.rows.valid_rows`. Raises InputError with the place.
         """
@@ -100,7 +100,7 @@ class Source:
     def _mapped(self, raw: Any, kind: str, where: str) -> tuple[Row, Row]:
         """The columns that make a row, and the further columns of a raw row.
 
-        A group of columns, the prompt or the answers, that the mapping does not name is taken as it is.
+        If the mapping names no column of a group (the prompt or the answers), the group's columns are copied unchanged.
         """
         if not isinstance(raw, dict):
             raise InputError(f"{where}: columns can't be mapped: the row is {kind_of(raw)}, not an object")
@@ -161,7 +161,7 @@ def _check_targets(columns: dict[str, Any], kind: str) -> None:
             )
     for one, other in (("chosen", "rejected"), ("completions", "ranks")):
         if (one in columns) != (other in columns):
-            raise InputError(f"columns makes one of {one} and {other}; {kind} need both")
+            raise InputError(f"columns makes only one of {one} and {other}; {kind} need both")
     if "chosen" in columns and "completions" in columns:
         raise InputError("columns makes chosen and completions; write chosen with rejected, or completions with ranks")
     if len(columns.keys() & {"prompt", "instruction", "messages"}) > 1:
@@ -180,7 +180,7 @@ def _value(raw: Row, path: str | list[str], target: str, where: str) -> Any:
     if isinstance(path, list):
         parts = [_value(raw, one, target, where) for one in path]
         if not all(isinstance(part, str | None) for part in parts):
-            raise InputError(f"{where}: columns: {target}: {', '.join(path)} are joined, and not all of them are text")
+            raise InputError(f"{where}: columns: {target}: {', '.join(path)} can't be joined: not all of them are text")
         return "\n\n".join(filter(None, parts)) or None
     if path in raw:
         return raw[path]
@@ -201,8 +201,8 @@ def _at(value: Any, steps: list[str], where: str) -> Any:
         if value is None:
             return None
         if not isinstance(value, list if step.startswith("[") else dict):
-            hint = f"; write [].{step} to take it of each element" if isinstance(value, list) else ""
-            raise InputError(f"{where}: {step} can't be taken of {kind_of(value)}{hint}")
+            hint = f"; write [].{step} to take it from each element" if isinstance(value, list) else ""
+            raise InputError(f"{where}: {step} can't be taken from {kind_of(value)}{hint}")
         if step == "[]":
             return [_at_or_null(element, steps[i + 1 :], where) for element in value]
         if isinstance(value, list):
@@ -216,7 +216,7 @@ def _at(value: Any, steps: list[str], where: str) -> Any:
 
 
 def _at_or_null(element: Any, steps: list[str], where: str) -> Any:
-    """The value at a path in an element of a list; null if the element lacks the first step, as a score may be."""
+    """The value at a path in an element of a list; null if the element lacks the first key, for instance a score."""
     if steps and isinstance(element, dict) and steps[0] not in element:
         return None
     return _at(element, steps, where)
@@ -234,10 +234,10 @@ def _leave_out_unranked(mapped: Row) -> None:
 
 
 def _adapted(function: Callable[..., Any], name: str, raw: Any, where: str, tally: Tally) -> list[Row]:
-    """The rows that an adapter returns or yields. None or an empty list is not the same: the first is an error."""
+    """The rows that an adapter returns or yields. An empty list is allowed; None is an error."""
     try:
         result = function(raw)
-        # copied, because a function may return or yield one object again and again, and change it in between
+        # copied, because a generator may change and yield the same object repeatedly
         rows = [deepcopy(row) for row in result] if isinstance(result, Generator | list | tuple) else result
     except SystemExit as error:
         raise InputError(f"{where}: {name} called exit") from error

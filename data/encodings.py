@@ -1,4 +1,4 @@
-"""Decodes files: UTF-8 with or without its mark, and UTF-16 and UTF-32 with theirs. Locates the byte that is wrong."""
+"""Decodes files: UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one. Locates invalid bytes."""
 
 import codecs
 import io
@@ -11,7 +11,7 @@ from typing import IO, TextIO, cast
 from rlhf import InputError
 
 MAX_LINE = 2**26  # characters of a line of JSON Lines or CSV; a longer one would have to be held in memory
-HEAD = 8000  # bytes in which git, too, looks for a NUL byte to recognise a binary file
+HEAD = 8000  # bytes that are searched for a NUL byte to recognise a binary file, as git does
 CHUNK = 2**16  # bytes read at once
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -76,7 +76,7 @@ class _Counted(io.BufferedIOBase):
         offset = self.bytes - len(error.object) + error.start
         byte = f"byte 0x{error.object[error.start]:02X} at offset {offset:,}"
         if encoding != "utf-8-sig":
-            return f"{name}: {byte} is not {encoding.upper()} ({error.reason}), which the byte order mark announces"
+            return f"{name}: {byte} is not {encoding.upper()}, the encoding of the byte order mark ({error.reason})"
         line = self.lines - error.object.count(b"\n", error.start) + 1
         file = PurePath(name).name
         return (

@@ -71,7 +71,7 @@ def read_path(path: Path, sample_by: str) -> Iterator[RawRow]:
     except FileNotFoundError as error:
         raise InputError(f"no file at {path}") from error
     except _DAMAGED as error:
-        # with an errno the system refused, for instance because a permission is missing
+        # an error with an errno comes from the system, for instance a missing permission: the file may be complete
         hint = "" if getattr(error, "errno", None) else "; is the file complete?"
         raise InputError(f"{path}: can't be read ({first_line(error)}){hint}") from error
 
@@ -94,7 +94,7 @@ def _files(folder: Path) -> list[Path]:
     """The files with data in a folder."""
     found = sorted(path for path in folder.rglob("*") if not _hidden(path.relative_to(folder)))
     for path in found:
-        # these rows would be missing: rglob does not follow the one, and the other leads nowhere
+        # an error, because the rows would be missing: rglob does not follow links to folders
         if path.is_symlink() and not path.is_file():
             what = "a link to a folder; name that folder" if path.is_dir() else "a link to a file that does not exist"
             raise InputError(f"{path}: {what}")
@@ -131,7 +131,7 @@ def _read_zip(path: Path, sample_by: str) -> Iterator[RawRow]:
 def _read(
     name: str, path: PurePath, open_file: Callable[[], AbstractContextManager[IO[bytes]]], sample_by: str
 ) -> Iterator[RawRow]:
-    """The rows of a file, whose format is that of the suffix of `path`."""
+    """The rows of a file. The suffix of `path` gives the format."""
     if decompress := DECOMPRESSORS.get(path.suffix.lower()):
         open_file = partial(_decompressed, open_file, decompress)
     content = Content(name, open_file)
@@ -148,7 +148,7 @@ def _decompressed(
 
 
 def _format(path: PurePath) -> str:
-    """The suffix of a file, in lower case and without that of a compression."""
+    """The suffix of a file in lower case, without a compression suffix."""
     return Path(path.stem if path.suffix.lower() in DECOMPRESSORS else path.name).suffix.lower()
 
 

@@ -1,4 +1,4 @@
-"""Reads JSON Lines, and JSON in the layouts in which programs write tables. Elements of an array are read one by one."""
+"""Reads JSON Lines, and JSON in the usual layouts of tables. Elements of an array are read one by one."""
 
 import json
 import re
@@ -8,11 +8,11 @@ from typing import Any, TextIO
 from data.encodings import MAX_LINE, Content, bounded_lines
 from rlhf import InputError
 
-MAX_TABLE = 2**28  # characters of a table that is stored column by column, and so is read whole
+MAX_TABLE = 2**28  # characters of a table stored column by column, which is read whole
 CHUNK = 2**18  # characters read at once
 _BLANK = re.compile(r"[ \t\n\r]*")
 
-# columns of rows; an object with one of them and a list of objects can be a row, or can have its rows in that list
+# an object with one of these columns and a list of objects is ambiguous: it can be a row, or hold a list of rows
 _COLUMNS = frozenset(
     "prompt instruction question query input context text messages conversations chosen rejected completion"
     " completions response responses output answer answers".split()
@@ -167,7 +167,7 @@ def _layout_of_objects(keys: dict[str, tuple[str, ...]], name: str) -> str:
     outer = all(key.isdecimal() for key in keys)
     inner = all(key.isdecimal() for labels in keys.values() for key in labels)
     if outer and inner:
-        raise InputError(f"{name}: are its columns or its rows the values? write it with orient='records'")
+        raise InputError(f"{name}: can't tell whether its values are columns or rows; write it with orient='records'")
     if outer:
         return "index"
     return "columns" if inner and len(set(keys.values())) == 1 else "values"
@@ -218,7 +218,7 @@ class _Values:
                     self.position = end
                     return value
             except json.JSONDecodeError as error:
-                # an error near the end of the buffer, or in a string, goes away if the rest of the value follows
+                # an error near the end of the buffer, or in a string, may go away when the rest of the value is read
                 unfinished = error.pos >= len(self.buffer) - 16 or error.msg.startswith("Unterminated string")
                 if self.ended or not unfinished:
                     raise self.error(error.msg, error.pos) from error
@@ -281,7 +281,7 @@ class _Values:
         self.position += 1
 
     def _read(self, limit: int = 0) -> None:
-        """Reads on; doubles what is left, up to `limit`, so that decoding a long value again takes linear time."""
+        """Reads more. Doubles the buffer, up to `limit`, so that decoding a long value again takes linear time."""
         before, rest = self.buffer[: self.position], self.buffer[self.position :]
         self.line += before.count("\n")
         self.column = len(before) - before.rfind("\n") if "\n" in before else self.column + len(before)

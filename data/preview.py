@@ -68,7 +68,7 @@ def as_lines(row: Row) -> list[str]:
 
 
 def _shown(text: Text) -> str:
-    """A text as a string. Messages also show their thoughts, their calls of tools, and whether they are not learned."""
+    """A text as a string. Messages include thoughts, tool calls, and a mark if they are not learned."""
     if isinstance(text, str):
         return text
     lines = []

@@ -4,12 +4,12 @@ import re
 from decimal import Decimal
 from typing import Any
 
-# 1,234.50 is one number, a hyphen between digits no sign, and a full stop at the end of a sentence no part of a number
+# 1,234.50 is one number. A hyphen between digits is not a sign, and a full stop at the end is not part of a number.
 _NUMBER = re.compile(r"(?<![\w.])-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.])-?\d+(?:\.\d+)?|(?<![\w.])-?\.\d+")
 
 
 def right_number(completions: list[Any], answer: list[str], **_: Any) -> list[float | None]:
-    """1 if the last number of a completion is the last one of its `answer`, else 0; None if `answer` has no number.
+    """1 if the last number of a completion equals that of its `answer`, else 0; None if `answer` has no number.
 
     An answer is a number, or a text that ends with it, as in GSM8K: "... #### 42".
     """

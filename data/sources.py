@@ -1,4 +1,4 @@
-"""Sources of raw rows: files, folders, patterns of files, and hub data sets. Each row has a place, for error messages."""
+"""Sources of raw rows: files, folders, patterns of files, and hub data sets. Rows have places, for errors."""
 
 import importlib.util
 import logging
@@ -22,15 +22,15 @@ def read_source(name: str, folder: str | None, sample_by: str) -> Iterator[tuple
 
     Paths are relative to `folder`. A hub data set is "owner/name" or "owner/name/configuration"; ":split" after it
     selects another split than train ("test", "train[:1000]"). A file of a hub data set is
-    "hf://datasets/owner/name/file" or "hf://datasets/owner/name@revision/file". `sample_by` is the unit of a text file that becomes a
-    document: a "line", a "paragraph" (separated by blank lines; one above 20,000 characters is split into lines) or
-    the whole "document". Raises InputError if nothing can be read.
+    "hf://datasets/owner/name/file" or "hf://datasets/owner/name@revision/file".
+    `sample_by` is the unit of a text file that becomes a document: a "line", a "paragraph" (separated by blank lines;
+    one above 20,000 characters is split into lines) or the whole "document". Raises InputError if nothing can be read.
     """
     pattern = path_of(name, folder)
     if not name:
         raise InputError("a source without a name: name a file, a folder or a hub data set")
     if _URL.match(name):
-        raise InputError(f"{name}: addresses of the web are not read; download the file, and name the file")
+        raise InputError(f"{name}: URLs are not read; download the file, and name the file")
     if name.startswith("hf://"):
         yield from read_path(_hub_file(name), sample_by)
         return
@@ -61,7 +61,7 @@ def path_of(name: str, folder: str | None) -> Path:
 
 
 def _may_be_on_the_hub(name: str) -> bool:
-    """Whether a name that no file has is like that of a hub data set."""
+    """Whether a name, for which there is no file, has the form of a hub data set's id."""
     dataset = name.partition(":")[0]
     if (
         len(dataset) > 300
@@ -87,11 +87,11 @@ def _hub_file(name: str) -> Path:
 
 
 def _read_hub(name: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a hub data set; `path` is where no file is. They are read from the disk one at a time."""
+    """The rows of a hub data set, read from the disk one at a time. `path` is for messages: no file is there."""
     dataset, _, split = name.partition(":")
     owner, *rest = dataset.split("/")
     repository, configuration = "/".join([owner, *rest[:1]]), rest[1:]
-    # load_dataset takes these names for files of the working directory, or for readers of such files
+    # for these names load_dataset would read files in the working directory
     if os.path.exists(repository) or (not rest and importlib.util.find_spec(f"datasets.packaged_modules.{owner}")):
         raise InputError(f"no file at {path}: name an existing file or folder, or a hub data set (owner/name)")
     import datasets  # here, because it takes a second, and files don't need it

@@ -1,4 +1,4 @@
-"""Rows on disk, shared out into training and test. Memory holds a few bytes for each row.
+"""Splits rows into training and test rows, on disk. Memory holds a few bytes for each row.
 
 A share of each kind's prompts, or texts, is held out. A row of any kind with a held-out prompt is a test row.
 """
@@ -56,8 +56,8 @@ class Split:
         self.hashes[kind] = hashes
 
     def divide(self, test_share: float, test_rows: int, seed: int) -> None:
-        """Chooses the held-out prompts: of each kind the share, at most `test_rows`, at least 1 of FEW or more."""
-        # a kind's bit is set where the kind has the key; keys in alphabetical order
+        """Chooses the held-out prompts: `test_share` of each kind, at most `test_rows`; at least 1 of FEW or more."""
+        # each kind has a bit, which is set if the kind has the key; keys are in alphabetical order
         query = "select hash, sum(distinct kind) from keys group by key order by key"
         hashes, kinds = array("q"), array("B")
         for value, bits in self.database.execute(query):

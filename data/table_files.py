@@ -20,10 +20,10 @@ BATCH = 256  # rows of a Parquet or Arrow file that are converted at once
 
 
 def read_csv(content: Content, delimiter: str | None = None) -> Iterator[tuple[str, Any]]:
-    """(`file:line` of its beginning, row) for every row. All values are strings; that of an empty field is empty.
+    """(`file:line` of its beginning, row) for every row. All values are strings; an empty field is "".
 
-    Without `delimiter` it is the one that splits the header line into most columns. Raises InputError for a column
-    without a name, two columns with one name, and a row with more or fewer fields than the header.
+    By default, the delimiter is the one that splits the header line into the most columns. Raises InputError for a
+    column without a name, two columns with one name, and a row with more or fewer fields than the header.
     """
     csv.field_size_limit(MAX_LINE)
     with content.text("") as text:
@@ -124,7 +124,7 @@ def _rows(schema: Any, batches: Iterable[Any], name: str) -> Iterator[tuple[str,
         raise InputError(f"{name}: several columns have the name {', '.join(sorted(repeated))}; rename them")
     number = 0
     for batch in batches:
-        batch.validate(full=True)  # wrong offsets would be read as they are, outside of the file
+        batch.validate(full=True)  # otherwise pyarrow would follow wrong offsets to memory outside of the file
         for start in range(0, batch.num_rows, BATCH):
             for row in batch.slice(start, BATCH).to_pylist():
                 number += 1
@@ -133,7 +133,7 @@ def _rows(schema: Any, batches: Iterable[Any], name: str) -> Iterator[tuple[str,
 
 @contextmanager
 def _on_disk(content: Content) -> Iterator[str]:
-    """The path of the content; of a temporary copy if it was compressed, since these formats are read in any order."""
+    """The path of the content, or of a decompressed temporary copy: these formats need random access."""
     with content.open() as file:
         if isinstance(file, io.BufferedReader):
             yield file.name

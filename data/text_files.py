@@ -5,7 +5,7 @@ from typing import Any, TextIO
 
 from data.encodings import Content
 
-MAX_PARAGRAPH = 20_000  # characters; a longer one is taken for a text without blank lines: each line is a document
+MAX_PARAGRAPH = 20_000  # characters; a longer one is split into lines, because the text seems to have no blank lines
 MAX_LINE = 2**20  # characters of a line that becomes a document; a longer one is cut
 MAX_DOCUMENT = 2**26  # characters of a whole file that becomes one document; a longer one is cut
 CHUNK = 2**18  # characters read at once
@@ -42,7 +42,7 @@ def _lines(text: TextIO) -> Iterator[tuple[int, str]]:
 
 def _paragraphs(text: TextIO) -> Iterator[str]:
     """text.read().split("\\n\\n"), in which paragraphs above MAX_PARAGRAPH are split into lines."""
-    rest, split = "", False  # split: the part of the current paragraph that was read is above MAX_PARAGRAPH
+    rest, split = "", False  # split: whether the current paragraph has exceeded MAX_PARAGRAPH
     while chunk := text.read(CHUNK):
         *complete, rest = (rest + chunk).split("\n\n")
         for paragraph in complete:
@@ -90,7 +90,7 @@ def _documents(text: TextIO) -> Iterator[str]:
 
 
 def _cut(text: str, limit: int) -> tuple[str, str]:
-    """Cuts within the first `limit` characters: after the last blank line, else line break, else space, else there."""
+    """Cuts within the first `limit` characters: after the last blank line, line break or space, else at `limit`."""
     for border in ("\n\n", "\n", " "):
         if (found := text.rfind(border, 0, limit)) > 0:
             return text[: found + len(border)], text[found + len(border) :]

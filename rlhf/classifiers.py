@@ -22,14 +22,14 @@ class AutoClassifier:
     def from_pretrained(source: str, **kwargs: Any) -> Any:
         """What `AutoModelForSequenceClassification.from_pretrained` returns, also for families that lack a class there.
 
-        Raises InputError for a model that is no causal language model.
+        Raises InputError for a model that is not a causal language model.
         """
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if _has_own_class(config):
             return AutoModelForSequenceClassification.from_pretrained(source, **kwargs)
         causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         if causal is None:
-            raise InputError(f"{source} holds a {config.model_type}, which is no causal language model")
+            raise InputError(f"{source} holds a {config.model_type}, which is not a causal language model")
         if causal.config_class is config.sub_configs.get("text_config"):
             config = config.get_text_config()  # the text part of a vision-language model, as AutoModelForCausalLM does
         config.num_labels = kwargs.pop("num_labels", config.num_labels)
@@ -79,5 +79,5 @@ def classifier_class(causal: type[PreTrainedModel]) -> type[PreTrainedModel]:
     Classifier.__name__ = Classifier.__qualname__ = (
         f"{base.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
     )
-    Classifier.__module__ = causal.__module__  # by which transformers finds the renamed weights of a family
+    Classifier.__module__ = causal.__module__  # transformers finds a family's renamed weights by this module
     return Classifier

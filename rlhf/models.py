@@ -30,7 +30,7 @@ from rlhf.classifiers import AutoClassifier
 from rlhf.engine import check_agreement, hidden_states, limit_vocabulary, optimize, probe
 
 Model = TypeVar("Model", PreTrainedModel, "Scorer")
-# the settings of a generation_config that stay; transformers writes the last five itself
+# the settings of a generation_config that are kept; transformers writes the last five itself
 KEPT_SETTINGS = {
     "bos_token_id",
     "decoder_start_token_id",
@@ -80,7 +80,7 @@ def load_policy(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTr
     """
     policy = _with_special_tokens(_resized(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
     if type(policy.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(f"{type(policy).__name__} is not supported: transformers can't load what it saves of it")
+        raise InputError(f"{type(policy).__name__} is not supported: transformers can't load its saved weights")
     limit_vocabulary(policy, token_count(tokenizer))
     check_agreement(policy)
     return policy

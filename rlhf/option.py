@@ -20,9 +20,9 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Range:
-    """The allowed values of a number: `at_least` and `at_most` are allowed themselves, `above` and `below` are not.
+    """The allowed values of a number. `at_least` and `at_most` are inclusive, `above` and `below` exclusive bounds.
 
-    With `or_zero`, 0 is allowed besides.
+    With `or_zero`, 0 is allowed too.
     """
 
     at_least: float | None = None
@@ -80,7 +80,7 @@ def check_option(options_class: type, name: str, value: Any) -> None:
 
 
 def problem_of(value: Any, hint: Any, limits: Range = Range()) -> str:  # noqa: B008  immutable
-    """What a value of this type and range must be, "it must be above 0"; "" if it is that."""
+    """The requirement that a value violates, such as "it must be above 0"; "" if it violates none."""
     kind, optional = kind_of(hint)
     if value is None and optional:
         return ""
@@ -121,7 +121,7 @@ def did_you_mean(name: Any, names: Iterable[str]) -> str:
 
 def shown(value: Any) -> str:
     """The value as a message shows it, shortened if it is long."""
-    if isinstance(value, int) and abs(value) >= 10**300:  # Python refuses to write very long ones
+    if isinstance(value, int) and abs(value) >= 10**300:  # Python refuses to format very long numbers
         return "a number of more than 300 digits"
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

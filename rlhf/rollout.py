@@ -256,7 +256,7 @@ def score_responses(
 ) -> Rollout:
     """Adds reference log-probabilities, values and scores to responses, `chunk` rows at a time to bound memory.
 
-    Scores are 0 without a `reward`. The policy's log-probabilities and a `ValueHead`'s values are those that sampling computed.
+    Scores are 0 without a `reward`. The policy's log-probabilities and a `ValueHead`'s values come from sampling.
     """
     values_known = value_model is None or isinstance(unwrap(value_model), ValueHead)
     parts = []

@@ -32,7 +32,7 @@ from rlhf.tokens import pad
 class Experience(Rollout):
     """A rollout with its advantages and returns."""
 
-    loss_mask: Tensor  # (B, T) bool, True on the tokens of the losses; with mask_truncated, of finished responses alone
+    loss_mask: Tensor  # (B, T) bool, True on tokens that the losses use; with mask_truncated, only finished responses
     advantages: Tensor  # (B, T) whitened over the loss mask
     returns: Tensor  # (B, T) targets of the value model; 0 without one
 
@@ -51,8 +51,8 @@ class PPOTrainer(TrainingState):
 
     `reference` is frozen, in place. `prompts` are lists of token ids, and so are the pretraining documents `text`,
     which are required unless ptx_coef is 0. `reward` maps responses to scores (B,); it gets parts of a rollout, of
-    micro_batch_size rows. `functions` get the whole rollout, and `reward` may be None beside them. `gold` maps responses
-    to their true quality (B,), NaN where unknown, which is only logged. Raises InputError for options that contradict
+    micro_batch_size rows. `functions` get the whole rollout; `reward` may be None if there are `functions`. `gold` maps
+    responses to their true quality (B,), NaN where unknown, which is only logged. Raises InputError for options that contradict
     each other or the number of processes.
     """
 

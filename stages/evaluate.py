@@ -149,7 +149,7 @@ def compare_with_sft(answers: list[Answers], reference: list[Answers], options: 
 
 
 def best_of_n(model: Answerer, rows: list[Row], scorer: Scorer, options: EvaluateOptions) -> Metrics:
-    """Metrics of best-of-n: the answer of n with the highest score, a baseline that does not train the policy."""
+    """Metrics of best-of-n, the highest-scoring of n answers: a baseline without policy training."""
     repeated = [row for row in rows for _ in range(options.best_of)]
     answers = answer(model, repeated, options.temperature, options)
     scores = score_sequences(scorer, answers.sequences, model.tokenizer.pad_token_id).view(-1, options.best_of)

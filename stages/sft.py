@@ -1,7 +1,7 @@
 """Supervised fine-tuning (SFT): trains the pretrained model on demonstrations.
 
-The loss covers every reply of a chat, each with its stop token, and neither the user's turns nor headers of turns; or,
-with `last_reply_only`, the completion alone.
+The loss covers every reply of a chat, each with its stop token, but not the user's turns and the headers of turns. With
+`last_reply_only` it covers only the completion.
 
     make sft
 """

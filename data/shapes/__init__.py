@@ -1,6 +1,6 @@
 """Rows of public data sets become rows of this project.
 
-`table.SHAPES` lists the known shapes, `recognise.rows_of` applies them; docs/data-sets.md is the same table to read.
+`table.SHAPES` lists the known shapes, `recognise.rows_of` applies them; docs/data-sets.md shows the same table.
 """
 
 from data.shapes.recognise import ANSWERS, rows_of

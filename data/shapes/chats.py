@@ -1,4 +1,4 @@
-"""Chats: messages, transcripts, calls of tools, and trees of messages."""
+"""Chats: messages, transcripts, tool calls, and trees of messages."""
 
 import re
 from typing import Any
@@ -35,21 +35,21 @@ _GLAIVE_TURN = re.compile(r"(?:^|\n+)(USER|ASSISTANT|FUNCTION RESPONSE):")
 def guanaco(value: Any) -> Row:
     """A chat as a text, "### Human: ...### Assistant: ..."."""
     if not text(value, "text").startswith("### Human:"):
-        raise Unfit("the text is no transcript")
+        raise Unfit("the text is not a transcript")
     return {"messages": values.turns(value, _GUANACO_TURN)}
 
 
 def glaive(system: Any, value: Any) -> Row:
     """A chat as a text, "USER: ...\\n\\nASSISTANT: ... <|endoftext|>", after a text "SYSTEM: ..."."""
     if not text(value, "chat").lstrip().startswith("USER:"):
-        raise Unfit("chat is no transcript")
+        raise Unfit("chat is not a transcript")
     said = values.turns(value.replace("<|endoftext|>", "").lstrip(), _GLAIVE_TURN)
     before = text(system, "system").removeprefix("SYSTEM:").strip()
     return {"messages": [*([{"role": "system", "content": before}] if before else []), *said]}
 
 
 def calls(query: Any, listed: Any, answers: Any) -> Row:
-    """A question whose answer is a list of calls, [{name, arguments}], of the tools."""
+    """A question whose answer is a list of tool calls, [{name, arguments}]."""
     answers, tools = from_json(answers), values.tools(listed)
     if not isinstance(answers, list) or not all(
         isinstance(a, dict) and isinstance(a.get("name"), str) for a in answers
@@ -65,9 +65,9 @@ def calls(query: Any, listed: Any, answers: Any) -> Row:
 
 
 def tree(root: Any, _: Any = None) -> list[Row]:
-    """A ranking for each set of replies of the assistant to the same conversation: {text, role, rank, replies}.
+    """A ranking for each set of assistant replies to the same conversation: {text, role, rank, replies}.
 
-    A set of which fewer than two have ranks becomes a demonstration with its first reply.
+    A set with fewer than two ranks becomes a demonstration with its first reply.
     """
     if not isinstance(root, dict) or not isinstance(root.get("replies"), list):
         raise Unfit(f"prompt is {kind_of(root)}, not an object with text, role and replies")
@@ -102,9 +102,9 @@ def _message(node: Row) -> dict[str, Any]:
 
 
 def tree_of_messages(nodes: list[Row]) -> tuple[Row | None, int]:
-    """The tree whose messages are the rows {message_id, parent_id, text, role, rank}, and how many rows are not in it.
+    """The tree of the rows {message_id, parent_id, text, role, rank}, and the number of rows that are not in it.
 
-    None instead of a tree without its first message.
+    The tree is None if its first message is missing.
     """
     by_id = {node["message_id"]: {**node, "replies": []} for node in nodes}
     roots = [node for node in by_id.values() if values.is_absent(node.get("parent_id"))]

@@ -19,7 +19,7 @@ def own_prompt(prompt: Any) -> Row:
 
 
 def own_completion(prompt: Any, completion: Any) -> Any:
-    """A completion. After a transcript it is without the space that separates it from "Assistant:"."""
+    """A completion. If the prompt is a transcript, the space after "Assistant:" is removed."""
     found = reply(completion, "completion")
     return found.strip() if isinstance(found, str) and transcript_prompt(prompt) else found
 
@@ -54,7 +54,7 @@ def instruction(value: Any, output: Any, input: Any = None, context: Any = None)
 
 
 def defined(definition: Any, inputs: Any, targets: Any) -> Row:
-    """The definition of a task and what it applies to, which the user gives, and the answer."""
+    """A user message with the definition of a task and its inputs, and the answer."""
     return instruction(definition, targets, inputs)
 
 
@@ -74,5 +74,5 @@ def instances(value: Any, listed: Any) -> list[Row]:
 
 
 def joined(*parts: Any) -> str:
-    """The instruction and what it applies to, as paragraphs."""
+    """The instruction and its input, as paragraphs."""
     return "\n\n".join(filter(None, (text(part, "the instruction or its input") for part in parts if part is not None)))

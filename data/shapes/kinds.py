@@ -1,4 +1,4 @@
-"""What a shape gives, as rows of the kind that a source is read for."""
+"""Converts the results of a shape's function to rows of one kind."""
 
 import json
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ def _from_chat(form: Row, kind: str, tally: Tally) -> Row:
     """A chat as {messages}; as a prompt up to the user's last message; as a demonstration up to the last reply.
 
     The earlier replies of a demonstration have the weight 1, unless the row gives their weight: SFT learns them too.
-    A last reply with the weight 0 is left out, since nothing after an earlier reply is learned.
+    The chat ends with the last reply whose weight is not 0, because nothing after it is learned.
     """
     messages = form["messages"]
     rest = {key: value for key, value in form.items() if key != "messages"}
@@ -77,7 +77,7 @@ def _from_chat(form: Row, kind: str, tally: Tally) -> Row:
 
 @dataclass
 class Group:
-    """Consecutive rows that become one ranking, of a prompt, or one tree of messages."""
+    """Consecutive rows that become a ranking of one prompt's answers, or a tree of messages."""
 
     key: str
     where: str  # the place of the first row

@@ -75,7 +75,7 @@ def _list(value: Any, name: str) -> list[Any]:
 
 
 def better(prompt: Any, first: Any, second: Any, sign: float) -> Row:
-    """A ranking of two answers: sign below 0, the first is better; above 0, the second; 0, they tie."""
+    """A ranking of two answers. The first is better if `sign` is below 0, the second if it is above 0; 0 is a tie."""
     answers = [text(a, "an answer") for a in (first, second)]
     return {"prompt": asked(prompt, "the prompt"), "completions": answers, "ranks": [int(sign > 0), int(sign < 0)]}
 
@@ -91,7 +91,7 @@ def by_label(prompt: Any, first: Any, second: Any, label: Any) -> Row:
 
 
 def by_strength(prompt: Any, first: Any, second: Any, strength: Any) -> Row:
-    """`strength` is from -3, the first answer is much better, to 3, the second is."""
+    """`strength` ranges from -3 (the first answer is much better) to 3 (the second is much better)."""
     return better(prompt, first, second, _number(strength, "the preference"))
 
 
@@ -137,7 +137,7 @@ def arena(first: Any, second: Any, winner: Any, turn: Any = None) -> Row:
         raise Unfit(f"winner is not one of {', '.join(winners)}")
     chats = [messages(first, "conversation_a"), messages(second, "conversation_b")]
     row = same_conversation([_up_to_turn(chat, turn) for chat in chats])
-    bad = {"rating": False} if "bad" in winner else {}  # neither is a demonstration
+    bad = {"rating": False} if "bad" in winner else {}  # neither answer becomes a demonstration
     return {**row, **bad, "ranks": [int(winners[winner] > 0), int(winners[winner] < 0)]}
 
 
@@ -178,7 +178,7 @@ def _one_of(value: Any, known: tuple[int, ...], name: str) -> int:
 
 
 def conversations(chosen: Any, rejected: Any) -> Row:
-    """Two whole conversations, as messages or transcripts: what they share before the last reply is the prompt."""
+    """Two whole conversations, as messages or transcripts. The prompt is everything before the last reply."""
     chats = [transcript(chosen), transcript(rejected)]
     if None in chats:
         chats = [messages(chosen, "chosen"), messages(rejected, "rejected")]
@@ -188,7 +188,7 @@ def conversations(chosen: Any, rejected: Any) -> Row:
 
 
 def common_prefix(chosen: Any, rejected: Any) -> Row:
-    """Two texts: what both begin with, up to its last space or line break, is the prompt."""
+    """Two texts. The prompt is their common prefix, up to its last space or line break."""
     chosen, rejected = text(chosen, "chosen"), text(rejected, "rejected")
     if transcript(chosen) and transcript(rejected):
         raise Unfit("chosen and rejected are transcripts")
@@ -206,7 +206,7 @@ def same_conversation(chats: list[Messages]) -> Row:
     replies = [chat[-1] for chat in chats]
     return {
         "prompt": chats[0][:-1],
-        # a message stays one if it has more than its content, such as calls of tools or thoughts
+        # a message with more than its content, such as tool calls or thoughts, is not replaced by its text
         "completions": [r["content"] if r.keys() <= {"role", "content", "weight"} else [r] for r in replies],
     }
 
@@ -239,7 +239,7 @@ def _answers(value: Any, name: str) -> list[Any]:
         return list(value)
     answer = reply(value, name)
     if isinstance(answer, list) and any(message["role"] in ("user", "system") for message in answer):
-        raise Unfit(f"{name} holds the prompt, and the other one does not, or differs")
+        raise Unfit(f"{name} contains the prompt, but the other answer does not, or has another prompt")
     return [answer]
 
 

@@ -1,4 +1,4 @@
-"""Recognises the shape of a row by its columns, and refuses a row if it is in doubt what the prompt is."""
+"""Recognises the shape of a row by its columns, and refuses a row if its prompt is in doubt."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rlhf.rows import ROLES, Row, Tally
 
 # columns that describe an answer: they are dropped when the answer is built from other columns
 ANSWERS = ("completion", "completions", "ranks", "ended", "chosen", "rejected")
-# columns of which one means that a column `text` may belong to the prompt: what an instruction applies to
+# beside one of these columns, `text` may belong to the prompt, as the input of an instruction
 INSTRUCTIONS = {"instruction", "question", "query", "problem", "input"}
 # columns that belong to the prompt of any shape, with other names for them
 BESIDE = {"system": "system|system_prompt|system_message", "history": "history", "tools": "tools"}
@@ -35,7 +35,7 @@ def rows_of(
     """(place, row of `kind`) for raw rows with their places; `tally` counts those that can't be used.
 
     Consecutive answers to the same prompt, with ratings, become a ranking; so memory holds one prompt's rows. With
-    `common_prefix` the prompt of two texts is what both begin with. Raises InputError, with the place, for a row whose
+    `common_prefix` the prompt of two texts is their common prefix. Raises InputError, with the place, for a row whose
     shape is unknown or in doubt.
     """
     group: Group | None = None
@@ -61,7 +61,7 @@ def rows_of(
 
 
 def _key(found: Found, raw: Any, kind: str) -> str:
-    """Equal for consecutive rows that belong together; "" if each row is for itself."""
+    """Equal for consecutive rows that belong together; "" if rows are not grouped."""
     if found.shape.gives == TREE:
         return f"tree {raw['message_tree_id']}"
     return group_key(found.forms[0]) if found.shape.gives == RATED and kind == "comparisons" else ""
@@ -75,7 +75,7 @@ def _rows(raw: Any, found: Found, kind: str, tally: Tally) -> list[Row]:
 
 
 def _others(raw: Any, found: Found, kind: str, row: Row) -> Row:
-    """The further columns of a raw row. Those of `row` are there too, in their places."""
+    """The further columns of a raw row, and the raw columns that `row` replaces, in the order of the raw row."""
     if not isinstance(raw, dict):
         return {}
     gone = found.of_prompt if kind == "prompts" else found.used
@@ -84,7 +84,7 @@ def _others(raw: Any, found: Found, kind: str, row: Row) -> Row:
     gone = gone | {name for name in ("prompt", "messages", "text", *ANSWERS) if is_absent(raw.get(name))}
     answers = found.forms[0].get("completions") if kind == "demonstrations" else None
     k = len(answers) if isinstance(answers, list) else 0
-    # a list as long as a ranking describes its answers, of which a demonstration has only the best
+    # a list with one entry per answer is dropped, because a demonstration has only the best answer
     kept = {c: v for c, v in raw.items() if c not in gone and not (k and isinstance(v, list) and len(v) == k)}
     return {column: value for column, value in raw.items() if column in kept or column in row}
 
@@ -201,7 +201,7 @@ def _left(found: Found, row: Row, kind: str) -> list[str]:
 
 
 def _is_repeated(value: Any, own: str, parts: list[str]) -> bool:
-    """Whether all texts of a value are among the row's own, or it is a text with all parts of the row."""
+    """Whether the row contains all texts of a value, or the value is a text that contains all parts of the row."""
     if isinstance(value, str) and parts and all(_holds(value, part) for part in parts):
         return True
     value = values.transcript_prompt(value) or value if isinstance(value, str) else value
@@ -210,7 +210,7 @@ def _is_repeated(value: Any, own: str, parts: list[str]) -> bool:
 
 
 def _holds(whole: str, part: str) -> bool:
-    """Whether a text holds another one, not within words."""
+    """Whether a text contains another one, at word boundaries."""
     start = whole.find(part)
     while start >= 0:
         before, after = whole[start - 1 : start] if start else "", whole[start + len(part) : start + len(part) + 1]

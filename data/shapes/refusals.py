@@ -63,10 +63,10 @@ def _is_bad(value: Any) -> bool:
 def labelled(columns: list[str], name: str, row: Row) -> str:
     """The message for a row whose answer may be labelled as a bad one."""
     return (
-        f"{' and '.join(columns)} may say that the answer is a bad one, as the row is taken for {name!r}; "
-        f"the columns are {seen(row)}. In the recipe, write `columns: "
-        f"{_mapping([c for c in row if is_of_prompt(c)], row, 'demonstrations')}` if not, or, if it does, a function, "
-        f"`adapter: my_module:rows`; see {PAGE}"
+        f"{' and '.join(columns)} may say that the answer is a bad one (the row is read as {name!r}; "
+        f"its columns are {seen(row)}). In the recipe, write `columns: "
+        f"{_mapping([c for c in row if is_of_prompt(c)], row, 'demonstrations')}` if not, or a function, "
+        f"`adapter: my_module:rows`, if it does; see {PAGE}"
     )
 
 
@@ -74,14 +74,14 @@ def columns_left(left: list[str], name: str, of_prompt: list[str], row: Row, kin
     """The message for columns that look like the prompt and that the shape of this name does not use."""
     if of_prompt == ["messages"] or not of_prompt:
         mapping = "{messages: messages}" if of_prompt else "{chosen: chosen, rejected: rejected}"
-        what = f"write `columns: {mapping}` if not, or, if it does, a function, `adapter: my_module:rows`"
+        what = f"write `columns: {mapping}` if it does not, or a function, `adapter: my_module:rows`, if it does"
     else:
         both, one = _mapping([*left, *of_prompt], row, kind), _mapping(of_prompt, row, kind)
         joinable = all(isinstance(row[column], str) for column in (*left, *of_prompt))
         put = f"`columns: {both}`" if joinable else "a function, `adapter: my_module:rows`,"
-        what = f"write {put} if it does, or `columns: {one}` if not"
+        what = f"write {put} if it does, or `columns: {one}` if it does not"
     return (
-        f"{' and '.join(left)} may belong to the prompt, which is without it, as the row is taken for {name!r}; "
+        f"{' and '.join(left)} may belong to the prompt, but the row is read as {name!r}, which does not use it; "
         f"the columns are {seen(row)}. In the recipe, {what}; see {PAGE}"
     )
 
@@ -91,8 +91,8 @@ def unknown(row: Row, kind: str, misfits: list[str]) -> str:
     close = f" ({'; '.join(misfits[:2])})" if misfits else ""
     asked = ""
     if kind != "text" and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
-        asked = ", or `common_prefix: true` if the prompt is what both texts begin with,"
-    # a list of choices is no prompt
+        asked = ", or `common_prefix: true` if the prompt is the common prefix of both texts,"
+    # a list of choices is not a prompt
     paths = [_path(column, value) for column, value in row.items() if is_of_prompt(column) and value]
     mapping = _mapping([path for path in paths if path and not path.endswith("]")], row, kind)
     return (

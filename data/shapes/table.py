@@ -44,10 +44,10 @@ class Shape:
     prompt: str  # required columns of the prompt
     answers: str  # required columns of the answers and of their order
     rows: Callable[..., Any]
-    may: str = ""  # columns that it uses if they are there
+    may: str = ""  # optional columns that the function takes
     ignores: str = ""  # columns that look like the prompt but repeat it, as the card says
-    first: bool = False  # tried before chats: a source of demonstrations would lose its answers
-    not_ranked: str = ""  # why rows that look like comparisons are none
+    first: bool = False  # tried before chats, which would lose the answers of demonstrations
+    not_ranked: str = ""  # why rows that look like comparisons can't be ranked
     examples: str = ""  # ids on the hub
 
 

@@ -1,4 +1,4 @@
-"""What the columns of public data sets hold: texts, chats, replies, transcripts and scores.
+"""Parses the values in columns of public data sets: texts, chats, replies, transcripts and scores.
 
 Each function returns a value in this project's form. It raises `Unfit` for a value of another type, so that the row may
 have another shape, and `Drop` for a row that can't be used.

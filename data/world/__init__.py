@@ -22,7 +22,7 @@ FAULT_RATE = 0.06  # probability of an ungrammatical sentence in a demonstration
 def text(count: int, seed: int, test: bool = False, task_names: Sequence[str] = ()) -> Iterator[dict[str, str]]:
     """Yields pretraining documents: {"text"}. `test` draws from another random stream of the same distribution.
 
-    `task_names` are the tasks that they are on, by default all, among other kinds of text.
+    `task_names` are the tasks of the documents; by default all tasks and other kinds of text.
     """
     rng = _rng("text", seed, test)
     return ({"text": pretraining_document(rng, task_names)} for _ in range(count))
@@ -46,7 +46,7 @@ def demonstrations(count: int, seed: int, task_names: Sequence[str] = ()) -> Ite
 def prompts(count: int, seed: int, test: bool = False, task_names: Sequence[str] = ()) -> Iterator[dict[str, str]]:
     """Yields requests without answers: {"prompt", "task"}; held-out requests if `test`, else only others.
 
-    If `task_names` names the tasks, requests of sums have a column `answer` with the result.
+    If `task_names` is given, sum requests have a column `answer` with the result.
     """
     rng = _rng("prompts", seed, test)
     for _ in range(count):

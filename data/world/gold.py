@@ -41,7 +41,7 @@ def score(request: Request, answer: str, ended: bool = True) -> float:
 def contributions(request: Request, answer: str, ended: bool = True) -> dict[str, float]:
     """What each criterion and each fault adds to the gold score; their sum is the score, up to rounding.
 
-    `floor` is what raises a sum below 0 to 0.
+    `floor` raises a negative sum to 0.
     """
     weights = TASKS[request.task_name].weights
     passed = assess(request, answer, ended)
@@ -51,7 +51,7 @@ def contributions(request: Request, answer: str, ended: bool = True) -> dict[str
 
 
 def criteria(prompts: list[str], completions: list[str], ended: list[bool], **_) -> list[dict[str, float] | None]:
-    """The gold score of each completion as what its parts add, see `contributions`; None as in `gold`."""
+    """The parts of the gold score of each completion, see `contributions`; None as in `gold`."""
     requests = map(parse_prompt, prompts)
     return [None if r is None else contributions(r, c, e) for r, c, e in zip(requests, completions, ended, strict=True)]
 

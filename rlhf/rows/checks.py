@@ -136,7 +136,7 @@ def _checked(text: Any, column: str, where: str) -> tuple[Any, str]:
         return messages, fault or f"empty {column}"
     if any(not _is_unicode(message["content"]) for message in messages):
         return messages, f"{column} with half a character (a lone surrogate)"
-    # a call of tools, and the answer of a tool, may be without words
+    # a message with tool calls, and the result of a tool, may have empty content
     empty = (not (m["content"].strip() or m.get("tool_calls") or m["role"] == "tool") for m in messages)
     return messages, fault or (f"empty {column}" if any(empty) else "")
 

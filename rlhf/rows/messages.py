@@ -31,8 +31,8 @@ def normalised(messages: list[Any]) -> tuple[list[dict[str, Any]], str]:
 
     Roles of other data sets become user, assistant, system or tool, see ROLES; ShareGPT's `from` and `value` become
     `role` and `content`. Content in parts, [{"type": "text", "text"}], is joined; with a picture it is a reason to
-    drop. Null beside `tool_calls` becomes "". OpenAI's older `function_call` becomes one of `tool_calls`, which may
-    also be the JSON text of a list. An empty system message and null columns are removed. Raises InputError, without
+    drop. Null content beside `tool_calls` becomes "". OpenAI's older `function_call` becomes one of `tool_calls`, which
+    may also be the JSON text of a list. An empty system message and null columns are removed. Raises InputError, without
     place, for anything else.
     """
     result, fault = [], ""
@@ -91,7 +91,7 @@ def _content(message: dict[str, Any]) -> tuple[str, str]:
 
 
 def _calls(message: dict[str, Any]) -> list[Any]:
-    """The calls of tools of a message."""
+    """The tool calls of a message."""
     calls = message.get("tool_calls")
     if isinstance(calls, str):
         try:

@@ -28,7 +28,7 @@ def replace(partial: Path, path: Path, previous: Path | None = None) -> None:
 
 
 def set_aside(path: Path, previous: Path) -> None:
-    """Renames a folder to `previous`, and removes what is there; to a name with a number if it can't be removed."""
+    """Renames a folder to `previous`, or to that name with a number if what is there can't be removed."""
     _remove(previous)
     names = (previous, *(previous.with_name(f"{previous.name}-{number}") for number in range(2, 1000)))
     path.rename(next(name for name in names if not os.path.lexists(name)))

@@ -1,4 +1,4 @@
-"""Isolates the run from a user's function: its random numbers, its output, the folder it changes to, its calls of exit."""
+"""Isolates the run from a user's function: from its random numbers, output, changes of folder and calls of exit."""
 
 import asyncio
 import functools

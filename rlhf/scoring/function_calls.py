@@ -55,7 +55,7 @@ def columns_of(
 ) -> Columns:
     """The lists that functions may take. `rows[i]` is the row of the prompt of completion i.
 
-    A column of the rows is among them if all rows have it.
+    A column of the rows is included only if all rows have it.
     """
     replies = [
         text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]

@@ -24,9 +24,10 @@ def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
 
 
 class RewardFunctions:
-    """The weighted sum of reward functions, as a function from responses to scores (B,); see `rlhf.scoring.function_calls`.
+    """The weighted sum of reward functions, as a function from responses to scores (B,).
 
-    `functions` are by the names under which they are logged. `rows[i]` is the row of the prompt with `prompt_index` i.
+    `rlhf.scoring.function_calls` describes the functions. `functions` maps names for the log to functions.
+    `rows[i]` is the row of the prompt with `prompt_index` i.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class RewardFunctions:
     ):
         """`weights` are 1 by default; `model_weight` is that of a reward model beside the functions.
 
-        With `keep_special_tokens` the functions see special tokens, but for the stop token at the end. `show` gets what
+        With `keep_special_tokens` the functions see special tokens, except the final stop token. `show` gets what
         functions print. Raises InputError if the number of weights is not that of the functions.
         """
         if weights and len(weights) != len(functions):

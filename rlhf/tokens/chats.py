@@ -13,9 +13,9 @@ from rlhf.rows import Text, plain_text
 Messages = list[dict[str, Any]]
 Tools = list[Any] | None  # JSON schemas of functions
 
-# what templates raise, besides errors of their own, for content or tool calls that they do not expect
+# errors that templates raise, besides their own, for content or tool calls that they do not expect
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError)
-# stands for a reply's content, to find where the template puts it; letters alone, so that no template changes it
+# placeholder for a reply's content, to find where the template puts it; only letters, which no template changes
 _MARK = "replyXcontentXgoesXhere"
 
 
@@ -64,7 +64,7 @@ def render_completion(
 ) -> tuple[str, str]:
     """The text of prompt and completion, and the part of it that follows the prompt.
 
-    If a chat template renders the prompt differently when a reply follows, the part that begins with the reply itself.
+    If a chat template renders the prompt differently when a reply follows, the part begins with the reply itself.
     Raises RefusedChat if a template omits or changes the completion.
     """
     if isinstance(prompt, str):
@@ -106,8 +106,8 @@ def reply_span(
 ) -> tuple[int, int] | None:
     """The characters (start, end) of the reply `messages[index]` in the rendered chat `text`.
 
-    The span begins after the generation prompt, or after the turn's header where the template renders an earlier reply
-    with another one. It ends with what the template puts after a reply. None if the reply can't be located exactly.
+    The span begins after the generation prompt, or after the turn's header if the template gives an earlier reply
+    another header. It ends with what the template puts after a reply. None if the reply can't be located exactly.
     """
     opened = closed = ""
     with suppress(RefusedChat):
@@ -133,7 +133,7 @@ def reply_span(
 def _around(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, index: int, generation: bool, tools: Tools
 ) -> tuple[str, str] | None:
-    """The rendered text before and after the content of a message. None if the template refuses or changes a content."""
+    """The rendered text before and after a message's content. None if the template refuses or changes the content."""
     marked = [*messages[:index], {"role": messages[index]["role"], "content": _MARK}, *messages[index + 1 :]]
     with suppress(RefusedChat):
         parts = render_chat(tokenizer, marked, generation, tools).split(_MARK)

@@ -18,8 +18,8 @@ from rlhf.tokens.labels import IGNORED, Labeller
 Example = dict[str, Any]
 TOO_LONG = "longer than"  # how the reason to drop a row that is too long begins
 
-# Each `..._columns` turns some rows, the first of which has the index `start`, into columns, and counts the rows that it
-# drops by reason. It depends on nothing else, so that several processes can share the rows.
+# Each `..._columns` turns rows into columns, and counts dropped rows by reason. `start` is the index of the first row.
+# The result depends on nothing else, so that several processes can share the rows.
 
 
 def text_dataset(
@@ -32,9 +32,9 @@ def text_dataset(
 ) -> Dataset:
     """Documents split into pieces of at most `max_length` tokens; columns `input_ids`, `length` and `row`.
 
-    `row` is the index of a piece's document in `rows`. `labels` adds a copy of `input_ids`. Chats that the chat template
-    refuses are dropped and counted in `tally`. With `files`, the dataset lies in Arrow files there. Raises InputError if
-    all are dropped.
+    `row` is the index of a piece's document in `rows`. `labels` adds a copy of `input_ids`. Chats that the chat
+    template refuses are dropped and counted in `tally`. With `files`, the dataset is in Arrow files there. Raises
+    InputError if all are dropped.
     """
     tally = Tally(used=len(rows)) if tally is None else tally
     columns = partial(text_columns, tokenizer=tokenizer, max_length=max_length, labels=labels)
@@ -133,8 +133,8 @@ def comparison_dataset(
 ) -> Dataset:
     """Rankings; columns `sequences` (K lists, prompt + completion), `ranks`, `length` of the longest, and `row`.
 
-    `row` is the index in `rows`. Longer rows and chats that the chat template refuses are dropped and counted in `tally`.
-    With `files`, the dataset lies in Arrow files there. Raises InputError if no row is left.
+    `row` is the index in `rows`. Longer rows and chats that the chat template refuses are dropped and counted in
+    `tally`. With `files`, the dataset is in Arrow files there. Raises InputError if no row is left.
     """
     columns = partial(comparison_columns, tokenizer=tokenizer, max_length=max_length, stop_ids=tuple(stop_ids))
     return _not_empty(dataset_of(rows, columns, files, tally), tally)
@@ -178,8 +178,8 @@ def prompt_dataset(
 ) -> Dataset:
     """Prompts; columns `input_ids`, `length` and `row`, the index in `rows`.
 
-    Prompts of more than `max_length` tokens, and those that the chat template refuses, are dropped and counted in `tally`.
-    With `files`, the dataset lies in Arrow files there. Raises InputError if no row is left.
+    Prompts of more than `max_length` tokens, and those that the chat template refuses, are dropped and counted in
+    `tally`. With `files`, the dataset is in Arrow files there. Raises InputError if no row is left.
     """
     columns = partial(prompt_columns, tokenizer=tokenizer, max_length=max_length)
     return _not_empty(dataset_of(rows, columns, files, tally), tally)

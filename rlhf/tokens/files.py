@@ -37,7 +37,7 @@ Function = Callable[..., tuple[Columns, Counter[str]]]  # (rows, index of the fi
 Written = tuple[int, Counter[str]]  # examples in a file, and dropped rows
 
 CHUNK_ROWS, CHUNK_BYTES = 1000, 2**22  # maximum of rows, and of their bytes, that are tokenised at once
-# bytes of rows whose token ids are in one file, unless that gives more files: the system limits how many can be mapped
+# Bytes of rows per file of token ids; more if that would give over MAX_SHARDS files: the system limits mapped files.
 SHARD_BYTES, MAX_SHARDS = 2**21, 1000
 DONE, SHARD, PARTIAL = "done.json", "tokens-", ".partial"
 _TOKENS = pa.list_(pa.int32())
@@ -240,7 +240,7 @@ def _start_process(work: Callable[[range], Written], parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when its parent has ended; a killed parent can't end it."""
+    """Ends this process when its parent has ended, because a killed parent can't do it."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

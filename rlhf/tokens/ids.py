@@ -16,7 +16,7 @@ def prompt_ids(
 ) -> list[list[int]]:
     """The token ids of each prompt; a chat ends with the template's generation prompt.
 
-    `tools` are the functions that the model of each chat can call. Raises RefusedChat if a chat template refuses a chat.
+    `tools` are the functions that the model of each chat can call. Raises RefusedChat if the template refuses a chat.
     """
     pairs = zip(prompts, tools or [None] * len(prompts), strict=True)
     texts = [prompt if isinstance(prompt, str) else render_chat(tokenizer, prompt, True, its) for prompt, its in pairs]

@@ -16,9 +16,10 @@ IGNORED = -100  # a label that the loss ignores
 class Labeller:
     """Labels demonstrations.
 
-    Learned are the completion's replies, but those with `weight` 0, and the replies in the prompt whose `weight` is above
-    0, unless `last_reply_only`. A learned reply is what the model would generate: it begins after the generation prompt
-    and ends with its stop token. User turns and headers of turns within a completion are not learned.
+    The replies of the completion are learned, except those with `weight` 0. Replies in the prompt are learned if their
+    `weight` is above 0 and `last_reply_only` is false. A learned reply is what the model would generate: it begins
+    after the generation prompt and ends with its stop token. User turns and headers of turns within a completion are
+    not learned.
     """
 
     tokenizer: PreTrainedTokenizerBase

@@ -47,7 +47,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     Raises InputError if no tokenizer can be loaded.
     """
     refuse_adapter(source)
-    missing = f"no tokenizer at {source}: save the model's own there, with tokenizer.save_pretrained"
+    missing = f"no tokenizer at {source}: save the model's tokenizer there, with tokenizer.save_pretrained"
     try:
         tokenizer = _tokenizer_class(Path(source)).from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -28,7 +28,7 @@ def escape_unencodable() -> None:
 
 
 def stdout_closed() -> int:
-    """The exit status of a program whose reader, such as `head`, has ended. What it still prints goes nowhere."""
+    """The exit status of a program whose reader, such as `head`, has ended. Further output is discarded."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python fails again when it flushes at its end
     return 128 + signal.SIGPIPE
 

@@ -78,7 +78,7 @@ def plan(request: Request, options: Options) -> list[Decision]:
 
 
 def decide(request: Request, stage: str, options: Options, pending: set[str]) -> Decision:
-    """Whether the stage can use a finished result of the run or of its bases. `pending` are earlier stages that will run."""
+    """Whether the stage can use a finished result of the run or its bases. `pending`: earlier stages that will run."""
     own = request.run.folder / stage
     outdated: list[Decision] = []
     for folder in (own, own.with_name(f"{stage}.previous"), *(base / stage for base in request.run.folders[1:])):
@@ -114,7 +114,7 @@ def find_changes(
             text = f"{name.removeprefix(INPUT)} {'has changed' if found != MISSING else 'is gone'}"
             (minor if gone else result.reasons).append(text)
     if "inputs" not in record:
-        minor.append("its record, of an earlier version, does not name its inputs")
+        minor.append("its record is of an earlier version and does not list its inputs")
     elif not minor and record["code"] != code_hash(stage, functions_of(parsed.options)):
         minor.append(CODE_CHANGED)
     result.awaited = list(dict.fromkeys(result.awaited))

@@ -92,7 +92,7 @@ def check_schedule(options: TrainingOptions | PPOConfig) -> None:
 
 
 def check_trainer(further: dict[str, Any], options: TrainingOptions) -> None:
-    """Raises InputError for an argument of the option `trainer` that TRL lacks, refuses, or that a stage sets itself."""
+    """Raises InputError for an argument in `trainer` that TRL lacks or refuses, or that a stage sets itself."""
     from trl import RewardConfig, SFTConfig
 
     hints = get_type_hints(RewardConfig if isinstance(options, RewardOptions) else SFTConfig)

@@ -26,7 +26,7 @@ class StageOptions:
 
     recipe: str = option("tiny", "a name in stages/recipes, or the path of a YAML file")
     run: str | None = option(None, "folder of the stages' results; by default runs/<recipe>")
-    base: str | None = option(None, "folder of another run, from which finished stages that this run lacks are read")
+    base: str | None = option(None, "folder of another run; finished stages that this run lacks are read from it")
     results: dict | None = option(
         None, "folders of the results of other stages, as JSON; by default those of the run, then those of its base"
     )
@@ -182,7 +182,7 @@ class SFTOptions(TrainingOptions):
     demonstrations: str | None = option(
         None, "JSON Lines file of {prompt, completion}; by default the one from `make data`"
     )
-    last_reply_only: bool = option(False, "of a chat, learn the last reply alone instead of every reply")
+    last_reply_only: bool = option(False, "learn only the last reply of a chat instead of every reply")
 
 
 @dataclass
@@ -250,14 +250,15 @@ class PPOOptions(PPOConfig, SavingOptions):
         "a Python function, module:function, that returns the scores instead of a reward model; the value model then starts from the policy, or from reward_model if that is set",
     )
     reward_functions: list[str] = option(
-        [], "several such functions, whose weighted sum is the score; with reward_model_weight beside a reward model"
+        [],
+        "several such functions; the score is their weighted sum, plus the reward model's if reward_model_weight is set",
     )
     reward_weights: list[float] = option([], "weights of the reward functions in order; by default 1 each")
     reward_model_weight: float | None = option(
         None, "weight of the reward model's score beside reward functions; none: they take its place", at_least=0
     )
     keep_special_tokens: bool = option(
-        False, "reward functions see the special tokens of a response, but for the stop token at its end"
+        False, "reward functions see the special tokens of a response, except its final stop token"
     )
     prompts: str | None = option(None, "JSON Lines file of {prompt}; by default the one from `make data`")
     text: str | None = option(
@@ -275,9 +276,7 @@ class PPOOptions(PPOConfig, SavingOptions):
         if self.reward_weights and len(self.reward_weights) != len(named):
             raise InputError(f"reward_weights has {len(self.reward_weights)} numbers for {len(named)} reward functions")
         if self.reward_model_weight is not None and not named:
-            raise InputError(
-                "reward_model_weight is for a reward model beside reward functions: name one, or remove it"
-            )
+            raise InputError("reward_model_weight needs reward functions: name one, or remove reward_model_weight")
 
     @property
     def named_functions(self) -> list[str]:
@@ -328,7 +327,7 @@ class EvaluateOptions(StageOptions):
     response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     best_of: int = option(
         0,
-        "n of best-of-n: of n completions of the SFT model, the one with the highest score; 0: not evaluated",
+        "n of best-of-n, the highest-scoring of n completions of the SFT model; 0: not evaluated",
         at_least=0,
         at_most=10**4,
     )

@@ -31,7 +31,7 @@ def make(request: Request) -> None:
     check_sources(stages_up_to(request.goal, options), {name: parsed.options for name, parsed in options.items()})
     decisions = plan(request, options)
     if request.goal == "samples":
-        # of whatever has finished
+        # samples uses the stages that have finished
         request.run.chosen = {d.stage: d.folder for d in decisions if not d.runs}
         run_stage(request, "samples")
         return
@@ -97,9 +97,9 @@ def locked(request: Request) -> Iterator[None]:
 
 
 def execute(request: Request, decision: Decision, options: Options) -> None:
-    """Runs the stage, unless the results that it waited for have not changed; or restores its previous result.
+    """Runs the stage or restores its previous result. A stage is kept if the results that it waited for are unchanged.
 
-    If the goal's result is that of the base, the run's own one is renamed, so that its options are not repeated.
+    If the base has the goal's result, the run's own result is renamed, so that its options are not repeated.
     """
     own = request.run.folder / decision.stage
     if decision.runs:

@@ -84,7 +84,7 @@ def _marked_text(tokenizer: PreTrainedTokenizerBase, ids: Ids, marked: Sequence[
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Ids, start: int, stop: int) -> str:
-    """The text of ids[start:stop]. What precedes decides whether a Llama's first word begins with a space."""
+    """The text of ids[start:stop]. Earlier ids decide whether a Llama tokenizer puts a space before the first word."""
     before, whole = (
         str(tokenizer.decode(list(ids[:end]), clean_up_tokenization_spaces=False)) for end in (start, stop)
     )

@@ -50,8 +50,8 @@ class Saver:
     def latest(self) -> Path | None:
         """The newest checkpoint of an interrupted run with the same options and inputs; None if there is none.
 
-        Call it after all inputs of the stage are registered. Checkpoints with other options or inputs are set aside, and
-        used again if a later run has their options and inputs.
+        Call it after all inputs of the stage are registered. Checkpoints with other options or inputs are set aside.
+        They are used again if a later run has their options and inputs.
         """
         partial, aside = self.stage.partial, self.stage.result.with_name(f".{self.stage.result.name}.interrupted")
         if self.checkpoints.steps() and (changes := self.changes_since(partial)):
@@ -63,7 +63,7 @@ class Saver:
         if path:
             codes = list(dict.fromkeys([*before["code"].split("+"), self.stage.code]))
             changed = ", although the code has changed since" if self.stage.code != codes[-1] or len(codes) > 1 else ""
-            self.stage.code = "+".join(codes)  # the result is that of no single version of the code
+            self.stage.code = "+".join(codes)  # several versions of the code make the result
             self.stage.seconds_before = before.get("seconds", 0.0)
             say(f"resumes after step {step_of(path):,}{changed}")
         self.write_begun()

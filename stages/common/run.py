@@ -1,7 +1,7 @@
 """A run: the folders of its finished stages, and whether their inputs have changed.
 
-A finished stage writes a record, stage.json: its options, its code hash and its inputs with their SHA-256. A run may have
-a base, the folder of another run. Results that the run lacks are read from there. Nothing is written there.
+A finished stage writes a record, stage.json: its options, its code hash and its inputs with their SHA-256. A run may
+have a base, the folder of another run. Results that the run lacks are read from there. Nothing is written there.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class Run:
     """The folder of a run and its bases, in the order of search for finished stages."""
 
     def __init__(self, folder: Path, base: str | Path | None = None, results: Mapping[str, str] | None = None):
-        """`results` names the folder of a stage's result, where it is not the first one of the search."""
+        """`results` maps stages to the folders of their results, in place of the first ones of the search."""
         self.folder = folder
         self.folders = [folder]
         while base := base or settings_of(self.folders[-1]).get("base"):
@@ -42,13 +42,13 @@ class Run:
         self.hashes = _read_hashes(folder / HASHES)
 
     def find(self, stage: str) -> Path:
-        """The folder of a stage's result: the chosen one, the run's own, or the nearest base's; its own if none exists."""
+        """The folder of a stage's result: the chosen one, the run's, or the nearest base's; the run's if none exists."""
         if stage in self.chosen:
             return self.chosen[stage]
         return next((f / stage for f in self.folders if (f / stage / RECORD).is_file()), self.folder / stage)
 
     def path(self, name: str) -> Path:
-        """The path of an input: a stage's result or a file in it if the name starts with `INPUT`, else the name itself."""
+        """The path of an input: a stage's result or a file in it if the name starts with `INPUT`, else the name."""
         if not name.startswith(INPUT):
             return Path(name)
         stage, _, file = name.removeprefix(INPUT).partition("/")
@@ -68,7 +68,7 @@ class Run:
         return digest.hexdigest()
 
     def _hash_of(self, file: Path) -> str:
-        """The SHA-256 of a file. It is cached, and computed again only if the file's size or modification time changes."""
+        """The SHA-256 of a file, cached until the file's size or modification time changes."""
         status, key = file.stat(), str(file.resolve())
         known = self.hashes.get(key)
         if known is None or known[:2] != [status.st_size, status.st_mtime_ns]:

@@ -124,8 +124,8 @@ class Stage:
     def check_saving(self, *savers: Callable[[Path], object]) -> None:
         """Saves the untrained models into the temporary folder, and removes them, before the first step.
 
-        So what can't be saved, or a full disk, stops the stage before hours of training. The state of the global random
-        generators does not change. Raises InputError.
+        So a model that can't be saved, or a full disk, stops the stage before hours of training. The state of the
+        global random generators does not change. Raises InputError.
         """
         from rlhf.run.randomness import random_state, set_random_state
 

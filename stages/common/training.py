@@ -91,7 +91,7 @@ class Resumable(Trainer):
             for path in (folder / f"checkpoint-{self.state.global_step}").iterdir():
                 path.rename(folder / path.name)
             path.parent.rmdir()
-            # it is not needed, and reading it would unpickle arbitrary objects
+            # not needed, and reading it would unpickle arbitrary objects
             (folder / "training_args.bin").unlink()
 
         self.check_weights()
@@ -189,7 +189,7 @@ def length_remedy(options: TrainingOptions, context: int) -> str:
 
 
 def in_batches(dataset: Dataset, options: TrainingOptions) -> Dataset:
-    """The rows of all epochs in the order of training, see `rlhf.tokens.batch_order`. Raises InputError for no row."""
+    """The rows of all epochs in training order, see `rlhf.tokens.batch_order`. Raises InputError if there are none."""
     order = batch_order(dataset.data.column("length").to_numpy(), options.batch_size, options.epochs, options.seed)
     if len(order) == 0:
         raise InputError(f"epochs is {options.epochs:g}, which is less than one of the {len(dataset)} rows: raise it")

@@ -78,11 +78,11 @@ def test_a_null_value_drops_the_row():
     [
         ({"q": "Why?"}, {"prompt": "question"}, r"no column 'question'; the row has q \(text\)"),
         ({"q": {"a": 1}}, {"prompt": "q.b"}, "there is no 'b'; there is a"),
-        ({"q": 1}, {"prompt": "q.b"}, "can't be taken of a number"),
+        ({"q": 1}, {"prompt": "q.b"}, "can't be taken from a number"),
         ({"q": 1, "p": "a"}, {"prompt": ["p", "q"]}, "not all of them are text"),
         ({"q": 1}, {"prompt": "q"}, r"prompt is a number \(q\), not text"),
         ({"q": True}, {"instruction": "q"}, "instruction is a boolean"),
-        ({"q": [{"a": "x"}]}, {"prompt": "q.a"}, r"a can't be taken of a list; write \[\].a"),
+        ({"q": [{"a": "x"}]}, {"prompt": "q.a"}, r"a can't be taken from a list; write \[\].a"),
         (["q"], {"prompt": "q"}, "the row is a list"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_source_that_is_not_valid_is_refused(kind, source, message):
 
 def test_a_path_alone_is_a_source():
     assert Source.parse("a/*.jsonl") == Source("a/*.jsonl")
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="is not valid JSON"):
         Source.parse('{"path": ')
 
 

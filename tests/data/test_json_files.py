@@ -60,7 +60,7 @@ def test_the_layout_of_json_is_recognised(tmp_path, content, rows):
         ("[" + "9" * 5000 + "]", "digits"),
         ('{"train": [{"a": 1}], "test": [{"a": 2}]}', r"\(train, test\); keep .*jq -c '\.train\[\]'"),
         ('{"prompt": "q", "answers": [{"a": 1}]}', "is it one row .*prompt"),
-        ('{"0": {"0": 1}, "1": {"0": 1}}', "columns or its rows"),
+        ('{"0": {"0": 1}, "1": {"0": 1}}', "values are columns or rows"),
         ('{"a": [1, 2], "b": [3]}', "different lengths .a 2, b 1"),
         ('{"columns": ["a", "b"], "index": [0, 1], "data": [[1, 2], [3]]}', "row 2: 1 values for 2 columns"),
     ],

@@ -179,7 +179,7 @@ def test_a_record_of_an_earlier_version_is_kept_unless_its_stage_is_the_goal(run
         (run / name / "stage.json").write_text(json.dumps(entries))
     before = finished(run)
     output = make_here("ppo", capsys, run)
-    message = "its record, of an earlier version, does not name its inputs"
+    message = "its record is of an earlier version and does not list its inputs"
     assert f"kept: sft ({message}" in output and f"s): {message}" in output
     assert remade(before, run) == {"ppo"}
 

@@ -29,7 +29,7 @@ def log_of(run):
     [
         ({"reward_function": "a:b", "reward_weights": [1.0, 2.0]}, "reward_weights has 2 numbers for 1 reward functions"),
         ({"reward_function": "a:b", "reward_functions": ["a:b"]}, "a:b is named twice"),
-        ({"reward_model_weight": 0.5}, "reward_model_weight is for a reward model beside reward functions"),
+        ({"reward_model_weight": 0.5}, "reward_model_weight needs reward functions"),
         ({"reward_functions": ["a:b"], "reward_weights": [float("nan")]}, "it must be a list of finite numbers"),
         ({"reward_functions": ["a:b"], "reward_weights": ["x"]}, "it must be a list of finite numbers"),
     ],
