@@ -16,6 +16,7 @@ from data.shapes import ANSWERS
 from data.sources import path_of, read_source
 from data.split import Split
 from rlhf import InputError
+from rlhf.escape import printable
 from rlhf.option import did_you_mean
 from rlhf.rows import Row, Tally, read_jsonl, valid_rows, without_weights, write_rows
 from stages.common.console import count_aloud, say
@@ -25,6 +26,7 @@ from stages.common.stage import Stage, main
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
 PARTS = ("", "_test")
+PREVIEW = "preview.txt"  # what make prints if the rows are up to date
 
 
 def work(options: DataOptions, stage: Stage) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def read(kind: str, split: Split, options: DataOptions, stage: Stage) -> dict[st
     split.add(kind, chain(first, rows))
     if not tally.used:
         raise InputError(f"no usable {kind} in {', '.join(sources)}: {tally}")
-    show(kind, tally, statistics, first)
+    show(stage.partial, kind, tally, statistics, first)
     return tally.as_dict()
 
 
@@ -77,16 +79,17 @@ def write(path: Path, rows: Iterable[Row], preview: int = 0) -> int:
     first = list(islice(rows, preview))
     write_rows(path, chain(first, rows))
     if first:
-        show(path.stem, tally, statistics, first)
+        show(path.parent, path.stem, tally, statistics, first)
     return tally.used
 
 
-def show(kind: str, tally: Tally, statistics: Statistics, first: list[Row]) -> None:
-    """Prints the numbers of rows and of characters, and some rows as text."""
-    say(f"{kind}: {tally}; {statistics}")
-    for row in first:
-        for line in as_lines(row):
-            say(f"  {line}")
+def show(folder: Path, kind: str, tally: Tally, statistics: Statistics, first: list[Row]) -> None:
+    """Prints the numbers of rows and of characters, and some rows as text; writes them to PREVIEW as well."""
+    lines = [f"{kind}: {tally}; {statistics}", *(f"  {line}" for row in first for line in as_lines(row))]
+    with open(folder / PREVIEW, "a", encoding="utf-8") as file:
+        for line in lines:
+            say(line)
+            file.write(printable(line) + "\n")
 
 
 def world_rows(options: DataOptions) -> Iterator[tuple[str, Iterable[Row]]]:

@@ -22,7 +22,7 @@ from stages.common.requirements import check_sources
 from stages.common.run import RECORD
 
 SHOWN_REASONS = 4
-REPORT = "report.md"  # the result of evaluate
+SHOWN = {"data": "preview.txt", "evaluate": "report.md"}  # files that make prints if the stage is up to date
 
 
 def make(request: Request) -> None:
@@ -138,8 +138,9 @@ def show(request: Request, decisions: list[Decision]) -> None:
     elif not ran:
         folder = request.run.find(request.goal)
         say(f"up to date, in {folder}", request.goal)
-        if request.goal == "evaluate":
-            print_lines("", *(folder / REPORT).read_text(encoding="utf-8").rstrip("\n").split("\n"))
+        path = folder / SHOWN.get(request.goal, "")
+        if path.is_file():
+            print_lines("", *path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
 
 
 def run_stage(request: Request, stage: str) -> None:

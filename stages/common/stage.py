@@ -32,7 +32,7 @@ from stages.common.parsing import Parsed, check_values, functions_of, parse_give
 from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
 # options that change what is printed, logged or saved during the run, but not the result
-SILENT_OPTIONS = {*PLACES, "show_samples", "preview", "log_with", "save_steps", "save_minutes", "save_total_limit"}
+SILENT_OPTIONS = {*PLACES, "show_samples", "log_with", "save_steps", "save_minutes", "save_total_limit"}
 LARGE_FILE = 5 * 10**7  # bytes
 
 

@@ -2,7 +2,7 @@
 
 from rlhf.rows import read_jsonl, write_rows
 from stages.data import _prompts_in
-from tests.pipeline import stage
+from tests.pipeline import make_here, stage
 from tests.recipes import write_recipe
 
 
@@ -43,6 +43,15 @@ def test_prompts_default_to_those_of_the_other_kinds_with_their_further_columns(
     stage("data", run=tmp_path / "run", recipe=recipe)
     prompts = [row for _, row in read_jsonl(tmp_path / "run" / "data" / "prompts.jsonl")]
     assert prompts == [expected[0], expected[1], expected[3]]
+
+
+def test_make_shows_the_rows_also_if_they_are_up_to_date(run, capsys):
+    def previews(**variables: str) -> int:
+        return make_here("data", capsys, run, **variables).count("completion | [[")
+
+    assert previews(ARGS="--preview 3") == previews(ARGS="--preview 3") == 3
+    assert previews() == previews() == 1
+    assert "up to date" in make_here("ppo", capsys, run)
 
 
 def test_as_many_rows_are_shown_as_asked_for(tmp_path):
