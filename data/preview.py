@@ -84,5 +84,5 @@ def _shortened(text: str) -> str:
     """The text, or its beginning and its end."""
     lines = [line if len(line) <= MAX_WIDTH else f"{line[:MAX_WIDTH]} ..." for line in text.split("\n")]
     if len(lines) > MAX_LINES:
-        lines = [*lines[: MAX_LINES - 3], f"... {len(lines) - MAX_LINES + 2} lines ...", *lines[-2:]]
+        lines = [*lines[: MAX_LINES - 3], f"... {len(lines) - MAX_LINES + 1} lines ...", *lines[-2:]]
     return "\n".join(lines)
