@@ -9,7 +9,6 @@
 A mapping is written as JSON on the command line.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -21,6 +20,7 @@ from data.shapes import rows_of
 from data.shapes.refusals import seen
 from data.shapes.values import from_json, is_absent, kind_of, number
 from rlhf import InputError, first_line
+from rlhf.option import did_you_mean
 from rlhf.rows import Row, Tally
 
 BESIDE = ("system", "history", "tools")
@@ -58,7 +58,7 @@ class Source:
         names = [known.name for known in fields(cls)]
         for name in given:
             if name not in names:
-                raise InputError(f"a source has no {name!r}{_near(name, names)}; it has {', '.join(names)}")
+                raise InputError(f"a source has no {name!r}{did_you_mean(name, names)}; it has {', '.join(names)}")
         places = [given[name] for name in ("path", "hub") if name in given]
         if not places or not all(isinstance(place, str) and place for place in places):
             raise InputError("a source that is a mapping needs a path: a file, or the id of a hub data set")
@@ -129,17 +129,14 @@ def source_text(text: str) -> str:
     return text
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f', did you mean "{close[0]}"?' if close else ""
-
-
 def _check_columns(columns: Any) -> None:
     if not isinstance(columns, dict):
         raise InputError("columns is a mapping, from a column of a row to a column of the source")
     for target, path in columns.items():
         if target not in _KNOWN:
-            raise InputError(f"columns can't make {target!r}{_near(target, _KNOWN)}; it can make {', '.join(_KNOWN)}")
+            raise InputError(
+                f"columns can't make {target!r}{did_you_mean(target, _KNOWN)}; it can make {', '.join(_KNOWN)}"
+            )
         paths = path if isinstance(path, list) and path else [path]
         for one in paths:
             if not isinstance(one, str) or not _PATH.fullmatch(one):
@@ -157,7 +154,7 @@ def _check_targets(columns: dict[str, Any], kind: str) -> None:
     for target in columns:
         if target not in known:
             raise InputError(
-                f"columns can't make {target!r} for {kind}{_near(target, known)}: {', '.join(sorted(known))}"
+                f"columns can't make {target!r} for {kind}{did_you_mean(target, known)}: {', '.join(sorted(known))}"
             )
     for one, other in (("chosen", "rejected"), ("completions", "ranks")):
         if (one in columns) != (other in columns):

@@ -182,7 +182,9 @@ class SFTOptions(TrainingOptions):
     demonstrations: str | None = option(
         None, "JSON Lines file of {prompt, completion}; by default the one from `make data`"
     )
-    last_reply_only: bool = option(False, "learn only the last reply of a chat instead of every reply")
+    last_reply_only: bool = option(
+        False, "learn only the completion, which in a chat is the last reply, and not the earlier replies"
+    )
 
 
 @dataclass

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data.columns import NONE_RETURNED, Source
+from data.columns import Source
 from rlhf import InputError
 from rlhf.rows import Tally, valid_rows
 from tests.data.public_rows import said
@@ -158,7 +158,7 @@ def test_an_adapter_returns_or_yields_rows_or_none():
     assert mapped(raw, "prompts", adapter="one") == ([{"prompt": "x", "more": 7}], {})
     assert mapped(raw, "prompts", adapter="generated") == ([{"prompt": "x"}, {"prompt": "xx"}], {})
     assert mapped(raw, "prompts", adapter="repeating")[0] == [{"prompt": "x"}, {"prompt": "y"}]
-    assert mapped(raw, "prompts", adapter="none") == ([], {NONE_RETURNED: 1})
+    assert mapped(raw, "prompts", adapter="none") == ([], {"row for which the adapter returned no rows": 1})
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_a_damaged_file_is_refused(tmp_path, suffix, damage):
     refused(path, "can't be read")
 
 
-def test_a_file_without_permission_a_missing_one_and_a_device_are_refused(tmp_path):
+def test_a_missing_file_a_link_to_one_and_a_device_are_refused(tmp_path):
     refused(tmp_path / "a.txt", "no file at")
     (tmp_path / "link.txt").symlink_to(tmp_path / "missing.txt")
     refused(tmp_path / "link.txt", "no file at")
