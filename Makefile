@@ -1,7 +1,7 @@
 # The stages of the pipeline by name. `make help` explains them; stages/common/pipeline.py decides which stages run.
 
 # The values reach the programs as typed, as environment variables that neither make nor a shell expands.
-VARIABLES := RECIPE RUN BASE SEED ARGS PROMPT REMAKE PYTHON VENV
+VARIABLES := RECIPE RUN BASE SEED ARGS PROMPT REMAKE PROCESSES ACCELERATE PYTHON VENV
 $(foreach name,$(VARIABLES),$(eval override export $(name) := $$(value $(name))))
 ifndef PYTHON
 override export PYTHON := python3
@@ -36,6 +36,8 @@ help:
 	@echo 'ARGS="--kl_coef 0.1"  options of the named stage; .venv/bin/python -m stages.ppo --help lists them'
 	@echo 'SEED=1            another seed for every stage; results in runs/<recipe>-seed1'
 	@echo 'BASE=runs/tiny    reuse the results of another run for stages that would be the same'
+	@echo 'PROCESSES=2       the number of processes of each stage: one per GPU; on a CPU, as many as pay by default'
+	@echo 'ACCELERATE=a.yaml Accelerate'"'"'s configuration, for several machines'
 	@echo 'REMAKE=1          also run earlier stages again if only their code has changed'
 	@echo
 	@echo 'make setup        the environment in .venv, with pinned versions'

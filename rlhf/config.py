@@ -152,20 +152,18 @@ class PPOConfig:
             )
 
     def check_split(self, processes: int) -> None:
-        """Raises InputError unless batch_size and ptx_batch_size divide evenly.
+        """Raises InputError unless batch_size divides evenly into minibatches of whole groups of responses.
 
-        batch_size is divided among processes, minibatches and the responses to one prompt; ptx_batch_size among
-        processes.
+        Each process needs at least one response of each minibatch.
         """
-        if self.batch_size % (self.num_mini_batches * self.num_generations * processes):
+        if self.batch_size % (self.num_mini_batches * self.num_generations):
             factors = f"{self.num_mini_batches} minibatches"
             factors += f" x {self.num_generations} responses to each prompt" if self.num_generations > 1 else ""
-            factors += f" x {processes} processes" if processes > 1 else ""
             raise InputError(f"batch_size {self.batch_size} can't be split evenly: it must be a multiple of {factors}")
-        if self.ptx_coef and self.ptx_batch_size % processes:
+        if self.batch_size // self.num_mini_batches < processes:
             raise InputError(
-                f"ptx_batch_size {self.ptx_batch_size} can't be shared by {processes} processes: "
-                f"it must be a multiple of {processes}"
+                f"batch_size {self.batch_size} has {self.num_mini_batches} minibatches of fewer responses than there "
+                f"are processes, {processes}: start fewer, or raise batch_size"
             )
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlhf.engine import text_logprobs
+from rlhf.engine import process_count, process_index, text_logprobs, total
 from rlhf.tokens import pad
 
 
@@ -80,14 +80,16 @@ def sequence_logprobs(
     batch_size: int = 32,
 ) -> np.ndarray:
     """The log-probability (B,), in nats, of each sequence's tokens from its position in `starts` (at least 1) on."""
-    total = np.zeros(len(sequences))
+    sums = torch.zeros(len(sequences), dtype=torch.float64)
     device = next(model.parameters()).device
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    for begin in range(0, len(order), batch_size):
+    for number, begin in enumerate(range(0, len(order), batch_size)):
         rows = order[begin : begin + batch_size]
+        if number % process_count() != process_index():
+            continue  # another process computes this batch
         input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
         logprobs, mask = text_logprobs(model, input_ids, attention_mask, temperature)
         first = torch.tensor([starts[i] for i in rows], device=device)
         mask &= torch.arange(1, input_ids.shape[1], device=device) >= first[:, None]
-        total[rows] = logprobs.where(mask, 0.0).double().sum(dim=1).cpu().numpy()
-    return total
+        sums[rows] = logprobs.where(mask, 0.0).double().sum(dim=1).cpu()
+    return total(sums).numpy()

@@ -11,8 +11,6 @@ State and action: `values[:, t]` is the value of the prompt and the first t toke
 `rewards[:, t]` and `logprobs[:, t]` belong to the choice of token t.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -64,17 +62,14 @@ def rloo(rewards: Tensor, mask: Tensor, num_generations: int) -> Tensor:
     return (returns - others).view(-1, 1).expand(mask.shape).where(mask, 0.0)
 
 
-def whiten(
-    values: Tensor, mask: Tensor, shift_mean: bool = True, total: Callable[[Tensor], Tensor] = lambda part: part
-) -> Tensor:
+def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     """`values` (B, T) scaled to unit variance over the mask, and shifted to mean 0 if `shift_mean`; 0 outside.
 
-    The variance is the population variance (division by n). `total` sums a scalar over all processes, each of which
-    holds a part of the batch.
+    The variance is the population variance (division by n).
     """
-    count = total(mask.sum())
-    mean = total(values.where(mask, 0.0).sum()) / count
-    variance = total(((values - mean) ** 2).where(mask, 0.0).sum()) / count
+    count = mask.sum()
+    mean = values.where(mask, 0.0).sum() / count
+    variance = ((values - mean) ** 2).where(mask, 0.0).sum() / count
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
     return (whitened if shift_mean else whitened + mean).where(mask, 0.0)
 
@@ -121,18 +116,13 @@ def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, cliprang
     return masked_mean(((ratio - 1).abs() > cliprange).float(), mask)
 
 
-def explained_variance(
-    values: Tensor, returns: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lambda part: part
-) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over the mask: 1 for perfect values, 0 for constant ones. Scalar.
-
-    `total` sums a scalar over all processes.
-    """
-    count = total(mask.sum())
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the mask: 1 for perfect values, 0 for constant ones. Scalar."""
+    count = mask.sum()
 
     def squares(x: Tensor) -> Tensor:
-        mean = total(x.where(mask, 0.0).sum()) / count
-        return total(((x - mean) ** 2).where(mask, 0.0).sum())
+        mean = x.where(mask, 0.0).sum() / count
+        return ((x - mean) ** 2).where(mask, 0.0).sum()
 
     return 1 - squares(returns - values) / squares(returns).clamp(min=1e-8)
 

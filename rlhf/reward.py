@@ -18,9 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardTrainer
 
-from rlhf.engine import hidden_states, supports_packing
+from rlhf.engine import call_inside, hidden_states, own_share, process_count, process_index, supports_packing, total
 from rlhf.models import Scorer
 from rlhf.tokens import pad
+
+INPUTS = ("input_ids", "attention_mask", "ranks")  # of a batch, see RankingCollator
 
 
 def better_pairs(ranks: Tensor) -> Tensor:
@@ -90,8 +92,14 @@ def score_completions(
     """The classifier's output for right-padded rows, one for each completion in `ranks` (B, K), prompt after prompt.
 
     `logits` is (rows, 1). The prompt that the completions of a row share is computed once. A model that does not
-    support packing, or is wrapped (by DistributedDataParallel, for instance), computes every row whole, as in TRL.
+    support packing computes every row whole, as in TRL. The model may be wrapped by DistributedDataParallel.
     """
+    return call_inside(model, _score_completions, input_ids, attention_mask, ranks)
+
+
+def _score_completions(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, ranks: Tensor
+) -> SequenceClassifierOutput:
     plain = isinstance(model, PreTrainedModel) and isinstance(getattr(model, "score", None), nn.Linear)
     if not plain or not supports_packing(cast(PreTrainedModel, model)):
         return model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -100,6 +108,20 @@ def score_completions(
     last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
     hidden = hidden_states(cast(PreTrainedModel, model), input_ids, attention_mask, last, prefix_row)
     return SequenceClassifierOutput(logits=cast(nn.Linear, model.score)(hidden))
+
+
+def own_prompts(input_ids: Tensor, attention_mask: Tensor, ranks: Tensor) -> tuple[tuple[Tensor, ...], float]:
+    """This process's prompts of a batch, and the weight of their mean loss, for gradients averaged over processes.
+
+    A process without a prompt gets the first one, with weight 0: the model must run in every process.
+    """
+    prompts, share = len(ranks), own_share(len(ranks))
+    weight = (share.stop - share.start) * process_count() / prompts
+    if weight == 0:
+        share = slice(0, 1)
+    ends = (~ranks.isnan()).sum(dim=1).cumsum(dim=0).tolist()
+    rows = slice(ends[share.start - 1] if share.start else 0, ends[share.stop - 1])
+    return (input_ids[rows], attention_mask[rows], ranks[share]), weight
 
 
 class RankingRewardTrainer(RewardTrainer):
@@ -121,30 +143,31 @@ class RankingRewardTrainer(RewardTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The ranking loss, a scalar, with the model's output if `return_outputs`. Logs the pair accuracy."""
-        ranks = inputs["ranks"]
+        (input_ids, attention_mask, ranks), weight = own_prompts(*(inputs[name] for name in INPUTS))
         with self.accelerator.autocast():
-            outputs = score_completions(model, inputs["input_ids"], inputs["attention_mask"], ranks)
+            outputs = score_completions(model, input_ids, attention_mask, ranks)
         scores = by_prompt(cast(Tensor, outputs.logits).squeeze(1).float(), ranks)
-        loss = ranking_loss(scores, ranks)
-        correct, pairs = pair_accuracy(scores.detach(), ranks)
-        correct, pairs = self.accelerator.gather_for_metrics((correct.sum(), pairs.sum()))
+        loss = ranking_loss(scores, ranks) * weight
+        correct, pairs = (total(count.sum() * (weight > 0)) for count in pair_accuracy(scores.detach(), ranks))
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["accuracy"].append((correct.sum() / pairs.sum()).item())
+        self._metrics[mode]["accuracy"].append((correct / pairs).item())
         return (loss, outputs) if return_outputs else loss
 
 
 def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:
     """The score at the last token of each sequence (prompt and completion), as a tensor (B,) on the CPU."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    scores = torch.empty(len(sequences))
+    scores = torch.zeros(len(sequences))
     device = next(scorer.parameters()).device
-    for start in range(0, len(order), batch_size):
+    for number, start in enumerate(range(0, len(order), batch_size)):
         rows = order[start : start + batch_size]
+        if number % process_count() != process_index():
+            continue  # another process computes this batch
         input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
         last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
         with torch.no_grad():
             scores[rows] = scorer(input_ids, attention_mask, last).cpu()
-    return scores
+    return total(scores)
 
 
 def set_normalisation(scorer: Scorer, mean: float, std: float) -> None:

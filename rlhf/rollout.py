@@ -18,9 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.engine import (
     Decoder,
     entropy,
+    gathered,
     log_softmax,
     next_token_logprobs,
+    own_share,
     packed_index,
+    process_count,
     scatter_packed,
     selected_states,
     unwrap,
@@ -99,6 +102,23 @@ class Rollout(Responses):
         """The log-ratio log pi - log pi_ref of each response, (B,), in nats. Its mean estimates the KL."""
         return (self.logprobs - self.ref_logprobs).where(self.mask, 0.0).sum(dim=1)
 
+    def gathered(self, pad_id: int) -> "Rollout":
+        """The rows of all processes, on each of them. All rollouts have prompts of the same padded length."""
+        if process_count() == 1:
+            return self
+        # on the CPU, because every process has another device
+        parts = gathered([[getattr(self, field.name).cpu() for field in fields(self)]])
+        columns = []
+        for field, column in zip(fields(self), zip(*parts, strict=True), strict=True):
+            padding = pad_id if field.name == "input_ids" else 0
+            width = max(part.shape[-1] for part in column)
+            padded = [
+                part if part.dim() < 2 else nn.functional.pad(part, (0, width - part.shape[1]), value=padding)
+                for part in column
+            ]
+            columns.append(torch.cat(padded).to(self.mask.device))
+        return Rollout(*columns)
+
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
@@ -112,18 +132,18 @@ def generate(
     temperature: float,
     stop_ids: Sequence[int],
     pad_id: int,
-    generator: torch.Generator | None = None,
+    uniforms: Tensor | None = None,
     value_head: ValueHead | None = None,
 ) -> Responses:
     """One response to each prompt (B, P), sampled token by token from softmax(logits / temperature).
 
     Temperature 0 is greedy decoding. A response ends with one of `stop_ids`, or is truncated after `response_length`
-    tokens. All random numbers are drawn at the start, so a response does not depend on the lengths of the others.
-    `value_head` computes a value before each token. Raises InputError for a model without a cache of keys and values.
+    tokens. `uniforms` (response_length, B) are the random numbers, see `random_numbers`, by default of the global
+    generator; so a response does not depend on the other rows. `value_head` computes a value before each token. Raises
+    InputError for a model without a cache of keys and values.
     """
     batch, device = len(input_ids), input_ids.device
-    # drawn on the CPU, so that a seed gives the same numbers on every device
-    uniforms = torch.rand(response_length, batch, generator=generator, dtype=torch.float64, device="cpu").to(device)
+    uniforms = (random_numbers(response_length, batch) if uniforms is None else uniforms).to(device)
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
     mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)
@@ -167,6 +187,14 @@ def generate(
     )
 
 
+def random_numbers(response_length: int, batch: int, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform numbers for `batch` responses, (response_length, batch), from a generator on the CPU.
+
+    So a seed gives the same numbers on every device.
+    """
+    return torch.rand(response_length, batch, generator=generator, dtype=torch.float64, device="cpu")
+
+
 def _sample(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """A token (B,) of each distribution (B, V), by inverting its cumulative distribution at `uniform` (B,)."""
     cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
@@ -200,19 +228,20 @@ def sample_completions(
     """One completion of each prompt (token ids), in the order of `prompts`. Batches hold prompts of similar length.
 
     `completions` is filled in place, so that `progress`, called after each batch with its size, can save it. To resume
-    an interrupted call, pass what was saved and the same other arguments: finished batches are not sampled again.
+    an interrupted call, pass what was saved and the same other arguments: finished batches are not sampled again. The
+    processes of a run share each batch, and each gets all completions.
     """
     generator = torch.Generator().manual_seed(seed)
     result: list[Completion | None] = [None] * len(prompts) if completions is None else completions
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        if all(result[i] for i in rows):
-            # later batches must get the random numbers of an uninterrupted call
-            torch.rand(response_length, len(rows), generator=generator, dtype=torch.float64)
-        else:
-            batch = _sample_batch(model, tokenizer, [prompts[i] for i in rows], response_length, temperature, generator)
-            for i, completion in zip(rows, batch, strict=True):
+        # also for a finished batch: later ones must get the random numbers of an uninterrupted call
+        uniforms = random_numbers(response_length, len(rows), generator)
+        if not all(result[i] for i in rows):
+            share = own_share(len(rows))
+            own = _sample_batch(model, tokenizer, [prompts[i] for i in rows[share]], temperature, uniforms[:, share])
+            for i, completion in zip(rows, gathered(own), strict=True):
                 result[i] = completion
         progress(len(rows))
     return [completion for completion in result if completion]
@@ -222,20 +251,21 @@ def _sample_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
-    response_length: int,
     temperature: float,
-    generator: torch.Generator,
+    uniforms: Tensor,
 ) -> list[Completion]:
+    if not prompts:
+        return []
     input_ids, attention_mask = pad(prompts, tokenizer.pad_token_id, "left")
     responses = generate(
         model,
         input_ids.to(model.device),
         attention_mask.to(model.device),
-        response_length=response_length,
+        response_length=len(uniforms),
         temperature=temperature,
         stop_ids=stop_token_ids(model, tokenizer),
         pad_id=tokenizer.pad_token_id,
-        generator=generator,
+        uniforms=uniforms,
     )
     ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)

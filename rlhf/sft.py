@@ -2,10 +2,11 @@
 
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from trl import SFTConfig, SFTTrainer
 
-from rlhf.engine import next_token_logprobs, packed_index, selected_states
+from rlhf.engine import next_token_logprobs, own_share, packed_index, process_count, selected_states
 
 
 class PackedSFTTrainer(SFTTrainer):
@@ -28,12 +29,19 @@ class PackedSFTTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         attention_mask, learned = inputs["attention_mask"], inputs["labels"] != -100
         learned[:, 0] = False  # nothing predicts the first token
+        tokens = learned.sum() if num_items_in_batch is None else num_items_in_batch
+        learned, attention_mask, input_ids = own_rows(learned, attention_mask, inputs["input_ids"])
         index = packed_index(learned, attention_mask)
         with self.accelerator.autocast():
-            states = selected_states(model, inputs["input_ids"], attention_mask, index - 1)
+            states = selected_states(model, input_ids, attention_mask, index - 1)
             logprobs = next_token_logprobs(states, 1.0)
-        if num_items_in_batch is None:
-            return -logprobs.mean()
-        # num_items_in_batch counts the tokens of all processes, and gradients are averaged over processes
-        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return -logprobs.sum() / num_items_in_batch * processes
+        # every process has the whole batch and computes its own rows, and gradients are averaged over processes
+        return -logprobs.sum() / tokens * process_count()
+
+
+def own_rows(learned: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """This process's rows of a batch. If it has none, the first row, of which it learns nothing."""
+    share = own_share(len(learned))
+    if share.start == share.stop:  # the model must run in every process
+        return [torch.zeros_like(learned[:1]), *(tensor[:1] for tensor in tensors)]
+    return [tensor[share] for tensor in (learned, *tensors)]

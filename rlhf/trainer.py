@@ -2,7 +2,7 @@
 
 Each step samples responses to a batch of prompts, computes reference log-probabilities, values and scores, and updates
 the models for a few epochs. Every update adds the gradient of pretraining text. Every random number is a function of
-the seed, the step and the process.
+the seed, the step and the row. So the result does not depend on the number of processes, up to rounding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +16,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
-from rlhf.engine import text_logprobs
+from rlhf.engine import own_share, text_logprobs, total
 from rlhf.models import freeze, stop_token_ids
-from rlhf.rollout import Responses, Rollout, generate, response_logprobs, response_values, score_responses
+from rlhf.rollout import (
+    Responses,
+    Rollout,
+    generate,
+    random_numbers,
+    response_logprobs,
+    response_values,
+    score_responses,
+)
 from rlhf.run.health import check_metrics, check_rollout, check_update
 from rlhf.run.metrics import Meter, add_logged, add_rollout_metrics
 from rlhf.run.randomness import seed_of, shuffled
@@ -43,7 +51,7 @@ class Step:
 
     number: int  # from 1
     metrics: dict[str, float]  # over all processes; means over tokens exclude padding
-    rollout: Rollout  # of this process
+    rollout: Rollout  # of all processes
 
 
 class PPOTrainer(TrainingState):
@@ -105,18 +113,18 @@ class PPOTrainer(TrainingState):
                 scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef
             )
             if config.whiten_rewards:
-                rewards = ppo.whiten(rewards, rollout.mask, shift_mean=False, total=self.total)
+                rewards = ppo.whiten(rewards, rollout.mask, shift_mean=False)
             if self.value_model is None:
                 advantages = ppo.rloo(rewards, rollout.mask, config.num_generations)
                 returns = torch.zeros_like(advantages)
             else:
                 advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
             loss_mask = rollout.mask & rollout.finished[:, None] if config.mask_truncated else rollout.mask
-            advantages = ppo.whiten(advantages, loss_mask, total=self.total)
+            advantages = ppo.whiten(advantages, loss_mask)
 
             # a few epochs over the batch; every optimizer step also gets new pretraining text
             experience = Experience(**vars(rollout), loss_mask=loss_mask, advantages=advantages, returns=returns)
-            meter = Meter(self.total)
+            meter = Meter(total)
             for update, rows in enumerate(self.minibatches(step)):
                 text = self.pretraining_text(step * config.updates_per_step + update)
                 warming_up = self.value_model is not None and step < config.value_warmup_steps
@@ -132,35 +140,41 @@ class PPOTrainer(TrainingState):
             yield Step(self.steps_done, metrics, rollout)
 
     def collect(self, step: int) -> Rollout:
-        """The rollout on this process's share of the step's prompts. Responses to one prompt are consecutive rows."""
-        config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
-        share = config.batch_size // processes
-        start, repeats = step * config.batch_size + rank * share, config.num_generations
-        drawn = shuffled(len(self.prompts), start // repeats, share // repeats, (config.seed, 1))
-        prompt_index = [i for i in drawn for _ in range(repeats)]
-        input_ids, attention_mask = pad([self.prompts[i] for i in prompt_index], self.pad_id, "left")
-        device = self.accelerator.device
+        """The rollout on the step's prompts. Responses to one prompt are consecutive rows.
+
+        Each process samples and scores its share of the rows, with the random numbers of these rows; all of them get
+        the whole rollout.
+        """
+        config, device = self.config, self.accelerator.device
+        start, repeats = step * config.batch_size, config.num_generations
+        drawn = shuffled(len(self.prompts), start // repeats, config.batch_size // repeats, (config.seed, 1))
+        prompt_index = torch.tensor([i for i in drawn for _ in range(repeats)])
+        input_ids, attention_mask = pad([self.prompts[i] for i in prompt_index.tolist()], self.pad_id, "left")
+        generator = torch.Generator().manual_seed(seed_of(config.seed, 2, step, 0))
+        uniforms = random_numbers(config.response_length, config.batch_size, generator)
+        share = own_share(config.batch_size)
         with self.accelerator.autocast():
             responses = generate(
                 self.accelerator.unwrap_model(self.policy),
-                input_ids.to(device),
-                attention_mask.to(device),
+                input_ids[share].to(device),
+                attention_mask[share].to(device),
                 response_length=config.response_length,
                 temperature=config.temperature,
                 stop_ids=self.stop_ids,
                 pad_id=self.pad_id,
-                generator=torch.Generator().manual_seed(seed_of(config.seed, 2, step, rank)),
+                uniforms=uniforms[:, share],
                 value_head=self.accelerator.unwrap_model(self.value_model) if self.shares_trunk else None,
             )
-            responses.prompt_index = torch.tensor(prompt_index, device=device)
+            responses.prompt_index = prompt_index[share].to(device)
             rollout = score_responses(
                 responses,
                 reference=self.reference,
                 value_model=self.value_model,
                 reward=self.reward,
                 temperature=config.temperature,
-                chunk=config.micro_batch_size or share,
+                chunk=config.micro_batch_size or config.batch_size,
             )
+        rollout = rollout.gathered(self.pad_id)
         if self.functions is not None:
             self.functions.trainer_state = TrainerState(
                 global_step=step * config.updates_per_step, max_steps=config.steps * config.updates_per_step
@@ -171,17 +185,18 @@ class PPOTrainer(TrainingState):
     # --- an update ----------------------------------------------------------------------------------------------------
 
     def update(self, batch: Experience, text: list[list[int]], meter: Meter, train_policy: bool) -> None:
-        """One optimizer step on a minibatch and on pretraining text.
+        """One optimizer step on a minibatch and on pretraining text. Each process computes its share of both.
 
-        Each loss is a mean over the tokens of the whole minibatch on all processes. A micro-batch is weighted by its
-        share of these tokens, so the gradient does not depend on how the minibatch is split.
+        Each loss is a mean over the tokens of the whole minibatch. A micro-batch is weighted by its share of these
+        tokens, so the gradient does not depend on how the minibatch is split.
         """
-        size = len(batch.mask)
+        tokens = batch.loss_mask.sum().clamp(min=1)
+        text_tokens = torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device)
+        own, text = batch.select(own_share(len(batch.mask))), text[own_share(len(text))]
+        size = len(own.mask)
         count = -(-size // (self.config.micro_batch_size or size))
-        parts = [batch.select(rows).trimmed() for rows in torch.arange(size).chunk(count)]
-        tokens = self.total(batch.loss_mask.sum()).clamp(min=1)
-        text_tokens = self.total(torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device))
-        losses = Meter(self.total)
+        parts = [own.select(rows).trimmed() for rows in torch.arange(size).chunk(count)]
+        losses = Meter(total)
         for number, part in enumerate(parts):
             with self.synchronised(last=number == len(parts) - 1):
                 self.add_gradients(part, text[number :: len(parts)], tokens, text_tokens, losses)
@@ -259,23 +274,23 @@ class PPOTrainer(TrainingState):
     # --- batches ------------------------------------------------------------------------------------------------------
 
     def minibatches(self, step: int) -> Iterator[Tensor]:
-        """The row indices of each optimizer step on this process. Every epoch uses the whole batch, in a new order."""
-        config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
-        generator = torch.Generator().manual_seed(seed_of(config.seed, 3, step, rank))
+        """The row indices of each optimizer step. Every epoch uses the whole batch, in a new order."""
+        config = self.config
+        generator = torch.Generator().manual_seed(seed_of(config.seed, 3, step, 0))
         # the responses to a prompt stay together, so that their shared prompt is computed once
-        prompts = torch.arange(config.batch_size // processes).view(-1, config.num_generations)
+        prompts = torch.arange(config.batch_size).view(-1, config.num_generations)
         for _ in range(config.num_ppo_epochs):
             order = torch.randperm(len(prompts), generator=generator)
             yield from (prompts[chunk].flatten() for chunk in order.chunk(config.num_mini_batches))
 
     def pretraining_text(self, update: int) -> list[list[int]]:
-        """This process's pretraining documents for optimizer step `update`, counted from 0 over the whole run."""
-        config, processes, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
+        """The pretraining documents for optimizer step `update`, counted from 0 over the whole run."""
+        config = self.config
         if not config.ptx_coef:
             return []
         start = update * config.ptx_batch_size
         order = shuffled(len(self.text), start, config.ptx_batch_size, (config.seed, 4))
-        return [self.text[i] for i in order[rank::processes]]
+        return [self.text[i] for i in order]
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
@@ -291,10 +306,6 @@ class PPOTrainer(TrainingState):
         """Adds the gradient of a loss. These losses need the sum over processes, and Accelerate takes the average."""
         self.accelerator.backward(loss * self.accelerator.num_processes)
 
-    def total(self, part: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, on each of them."""
-        return self.accelerator.reduce(part, "sum")
-
     # --- measurements -------------------------------------------------------------------------------------------------
 
     def metrics(self, batch: Experience, rewards: Tensor, meter: Meter) -> dict[str, float]:
@@ -302,7 +313,7 @@ class PPOTrainer(TrainingState):
         add_rollout_metrics(meter, batch, rewards, None if self.gold is None else self.gold(batch))
         responses = torch.tensor(len(batch.mask), device=batch.mask.device)
         if self.value_model is not None:
-            explained = ppo.explained_variance(batch.values, batch.returns, batch.mask, self.total)
+            explained = ppo.explained_variance(batch.values, batch.returns, batch.mask)
             meter.add("explained_variance", explained, responses)
         meter.add("kl_coef", torch.tensor(self.kl_coef), responses)
         meter.add("learning_rate", torch.tensor(self.scheduler.get_last_lr()[0]), responses)

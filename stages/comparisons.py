@@ -98,9 +98,10 @@ def sample(
 
     def progress(count: int) -> None:
         bar.update(count)
-        if bar.done > resumed and (saver.stop_requested or saver.due(bar.done)):
+        saver.after_step(bar.done)
+        if bar.done > resumed and saver.save_now:
             saver.save(bar.done, lambda folder: _write_sampled(folder, completions))
-        if saver.stop_requested:
+        if saver.stopping:
             saver.stop(max(bar.done, resumed))
 
     result = {}

@@ -8,6 +8,7 @@
     support              probes which of these a model supports; a model that supports none runs as it is
     vocabulary           rows of an embedding that are no tokens have probability 0
     logprobs             the one definition of a log-probability
+    processes            the processes of a run: which rows each computes, and what they exchange
     agreement            refuses a model that none of this gives correct results for
 
 The rest of the project imports from here, never from these modules.
@@ -26,27 +27,43 @@ from rlhf.engine.logprobs import (
     text_logprobs,
     token_logprobs,
 )
-from rlhf.engine.passes import unwrap
+from rlhf.engine.processes import (
+    call_inside,
+    gathered,
+    on_main,
+    own_share,
+    process_count,
+    process_index,
+    total,
+    unwrap,
+)
 from rlhf.engine.support import probe, supports_packing
 from rlhf.engine.vocabulary import limit_vocabulary, only_tokens
 
 __all__ = [
     "Decoder",
     "bf16_slowdown",
+    "call_inside",
     "check_agreement",
     "entropy",
+    "gathered",
     "hidden_states",
     "limit_vocabulary",
     "log_softmax",
     "next_token_logprobs",
+    "on_main",
     "only_tokens",
     "optimize",
+    "own_share",
     "packed_index",
     "probe",
+    "process_count",
+    "process_index",
     "scatter_packed",
     "selected_states",
     "supports_packing",
     "text_logprobs",
     "token_logprobs",
+    "total",
     "unwrap",
 ]

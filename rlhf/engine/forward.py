@@ -8,12 +8,13 @@ hidden width; V vocabulary size. `index` (S,) selects tokens by their position a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.engine.passes import Pass, last_logits_only, packed_pass, padded_pass, unwrap
+from rlhf.engine.passes import Pass, last_logits_only, packed_pass, padded_pass
+from rlhf.engine.processes import call_inside
 from rlhf.engine.support import has_plain_head, supports_packing, supports_pruning
 from rlhf.engine.vocabulary import only_tokens
 
@@ -33,21 +34,23 @@ def selected_states(
 ) -> SelectedStates:
     """The states of a causal language model at tokens `index` (S,) of a batch (B, L), from one forward pass.
 
-    For `prefix_row` see `hidden_states`.
+    For `prefix_row` see `hidden_states`. The model may be wrapped by DistributedDataParallel.
     """
-    ids, inner = input_ids[attention_mask.bool()], cast(PreTrainedModel, unwrap(model))
-    if not has_plain_head(inner):
-        output, select = _run(model, inner, input_ids, attention_mask, index, prefix_row, output_hidden_states=True)
-        all_logits = only_tokens(inner, select(output.logits))
+    return call_inside(model, _selected_states, input_ids, attention_mask, index, prefix_row)
+
+
+def _selected_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, index: Tensor, prefix_row: Tensor | None
+) -> SelectedStates:
+    ids = input_ids[attention_mask.bool()]
+    if not has_plain_head(model):
+        # the forward pass of the class, because `call_inside` replaces that of the instance
+        output, select = _run(model, model, input_ids, attention_mask, index, prefix_row, output_hidden_states=True)
+        all_logits = only_tokens(model, select(output.logits))
         return SelectedStates(ids, index, select(output.hidden_states[-1]), lambda part: all_logits[part])
-    if model is inner:
-        hidden = hidden_states(inner, input_ids, attention_mask, index, prefix_row)
-    else:  # DistributedDataParallel synchronises the gradients of its own forward pass only
-        kwargs = {"output_hidden_states": True, **last_logits_only(inner)}
-        output, select = _run(model, inner, input_ids, attention_mask, index, prefix_row, **kwargs)
-        hidden = select(output.hidden_states[-1])
-    head = inner.get_output_embeddings()
-    return SelectedStates(ids, index, hidden, lambda part: only_tokens(inner, head(hidden[part])))
+    hidden = hidden_states(model, input_ids, attention_mask, index, prefix_row)
+    head = model.get_output_embeddings()
+    return SelectedStates(ids, index, hidden, lambda part: only_tokens(model, head(hidden[part])))
 
 
 def last_states(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from rlhf.engine.last_layer import last_layer_only_at
 from rlhf.engine.packing import pack, shared_prefix_lengths
+from rlhf.engine.processes import unwrap
 
 ROW_MULTIPLE = 128  # the length of a packed row is rounded up to this multiple so that oneDNN reuses compiled kernels
 MAX_PRUNED_SHARE = 0.9  # if a larger share of tokens is selected, pruning the last layer costs more than it saves
@@ -62,11 +62,6 @@ def packed_pass(
 
 
 # --- arguments of a model ---------------------------------------------------------------------------------------------
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, or the model itself if it is not wrapped."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:

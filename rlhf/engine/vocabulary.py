@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rlhf.engine.passes import unwrap
+from rlhf.engine.processes import unwrap
 
 
 def limit_vocabulary(model: nn.Module, size: int) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from rlhf import InputError, ppo
@@ -41,12 +40,12 @@ TAKEN = ("step", "episodes_per_second")
 def add_logged(meter: Meter, logged: Mapping[str, Tensor], device: torch.device) -> None:
     """Adds what reward functions log, the mean of the finite numbers of each vector, to `meter`.
 
-    Processes may log different names. Raises InputError for the name of another metric.
+    Raises InputError for the name of another metric.
     """
-    for name in dict.fromkeys(gather_object(list(logged))):
+    for name in logged:
         if name in meter.parts or name in TAKEN:
             raise InputError(f"log_metric: {name} is a metric of PPO; choose another name")
-        numbers = logged.get(name, torch.zeros(0)).double()
+        numbers = logged[name].double()
         numbers = numbers[numbers.isfinite()]
         count = torch.tensor(len(numbers), device=device)
         meter.add(name, numbers.sum() / count.clamp(min=1), count)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import cast
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -64,7 +63,7 @@ class TrainingState:
             "models": models,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": gather_object([random_state()]),
+            "random": [random_state()],
         }
         if self.accelerator.is_main_process:
             save_state(folder / "state", state)
@@ -77,7 +76,7 @@ class TrainingState:
             self.accelerator.unwrap_model(model).load_state_dict(state["models"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        set_random_state(state["random"][self.accelerator.process_index])
+        set_random_state(state["random"][0])
 
     def save_models(self, folder: Path) -> None:
         """Writes the policy, or its moving average if there is one, and the value model, if any, in `value_model/`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError
+from rlhf.engine import on_main
 from rlhf.models import Scorer
 from rlhf.rollout import Responses
 from rlhf.rows import Row
@@ -61,9 +62,18 @@ class RewardFunctions:
     def __call__(self, responses: Responses, model_scores: Tensor | None = None) -> Tensor:
         """The scores of all responses, from one call of each function, and from `model_scores` (B,) of a reward model.
 
-        A function that returns None for a response adds nothing to its score. The score is NaN if all return None and
+        Of several processes, the main one calls the functions. A function that returns None for a response adds nothing to its score. The score is NaN if all return None and
         there is no reward model.
         """
+        scores, known, self.logged, self.extra = on_main(lambda: self._call(responses))
+        device = responses.mask.device
+        if model_scores is None:
+            return scores.where(known, math.nan).float().to(device)
+        self.logged["rewards/reward_model"] = model_scores
+        return self.model_weight * model_scores + scores.float().to(device)
+
+    def _call(self, responses: Responses) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, list]]:
+        """The weighted sums (B,), whether any function returned a number (B,), and what is logged. All on the CPU."""
         ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
         finished, log = responses.finished.tolist(), CallLog()
         rows = [self.rows[i] for i in responses.prompt_index.tolist()]
@@ -78,15 +88,11 @@ class RewardFunctions:
             numbers |= {f"{name}/{criterion}": values for criterion, values in criteria.items() if criterion}
         if taken := numbers.keys() & log.metrics.keys():
             raise InputError(f"log_metric: {min(taken)} is the name of a reward; choose another one")
-        self.logged = {name: torch.tensor(values) for name, values in {**numbers, **log.metrics}.items()}
-        self.extra = log.extra
+        logged = {name: torch.tensor(values) for name, values in {**numbers, **log.metrics}.items()}
         totals = torch.tensor([numbers[name] for name in called], dtype=torch.float64)
         known = ~totals.isnan()
         scores = (totals.where(known, 0.0) * self.weights[:, None]).sum(dim=0)
-        if model_scores is None:
-            return scores.where(known.any(dim=0), math.nan).float().to(responses.mask.device)
-        self.logged["rewards/reward_model"] = model_scores
-        return self.model_weight * model_scores + scores.float().to(responses.mask.device)
+        return scores, known.any(dim=0), logged, log.extra
 
     def _texts(self, ids: list[list[int]], finished: list[bool]) -> list[str]:
         if self.keep_special_tokens:

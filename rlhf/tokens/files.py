@@ -29,6 +29,7 @@ from datasets.table import InMemoryTable
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf import InputError
+from rlhf.engine import on_main, process_count
 from rlhf.rows import Row, Tally
 from rlhf.run.files import read_json, replace, write_json
 
@@ -89,7 +90,10 @@ def dataset_of(
             tables.append(_table(columns))
             tally.drop(dropped)
         return Dataset(InMemoryTable(pa.concat_tables(tables)))
-    found = files.find(_name(function, files.key)) or make_files(rows, function, files)
+    name = _name(function, files.key)
+    if process_count() > 1:  # the main process makes the files, and the others find them
+        on_main(lambda: bool(files.find(name) or make_files(rows, function, files)))
+    found = files.find(name) or make_files(rows, function, files)
     tally.drop(found.dropped)
     return found.dataset
 

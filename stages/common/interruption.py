@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FrameType
 
 from rlhf import InputError
+from stages.common.processes import process_rank
 
 STOPPED = "interrupted; the same command starts it again"
 
@@ -43,7 +44,8 @@ class Interruption:
             raise Interrupted(number, STOPPED)
         self.requested = number
         # os.write, because the signal may have interrupted a print
-        os.write(2, b"\ninterrupted: saving after this step; a second signal stops at once\n")
+        if process_rank() == 0:
+            os.write(2, b"\ninterrupted: saving after this step; a second signal stops at once\n")
 
 
 interruption = Interruption()

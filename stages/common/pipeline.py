@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 
 from rlhf import InputError
 from rlhf.run.files import set_aside
@@ -17,6 +15,8 @@ from stages.common.decisions import NEVER_MADE, Decision, Options, decide, optio
 from stages.common.interruption import lock
 from stages.common.options import CHAIN, STAGES
 from stages.common.parsing import check_values
+from stages.common.process_count import process_count
+from stages.common.processes import start
 from stages.common.request import Request
 from stages.common.requirements import check_sources
 from stages.common.run import RECORD
@@ -147,26 +147,8 @@ def run_stage(request: Request, stage: str) -> None:
     """Runs a stage in a subprocess. Exits with its status if it fails."""
     results = {name: str(folder) for name, folder in request.run.chosen.items() if folder != request.run.folder / name}
     argv = [*request.argv(stage), *([f"--results={json.dumps(results)}"] if results else [])]
-    if status := start(stage, argv):
+    if status := start(stage, argv, process_count(request, stage), request.accelerate):
         sys.exit(128 - status if status < 0 else status)
-
-
-def start(stage: str, argv: list[str]) -> int:
-    """Starts a stage and waits for it. Returns its status, negative if a signal killed it."""
-    process: subprocess.Popen[bytes] | None = None
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        if process is None:
-            sys.exit(128 + number)
-        if number == signal.SIGTERM:  # Ctrl-C in a terminal sends SIGINT to the stage as well
-            process.send_signal(number)
-
-    handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}", *argv])
-    status = process.wait()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    return status
 
 
 def main() -> None:

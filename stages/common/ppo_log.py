@@ -64,9 +64,10 @@ def train_and_log(
             log.write(json.dumps(metrics) + "\n")
             log.flush()
             trainer.accelerator.log(metrics, step.number)
-            if saver.stop_requested or saver.due(step.number):
+            saver.after_step(step.number)
+            if saver.save_now:
                 saver.save(step.number, save)
-            if saver.stop_requested and step.number < options.steps:
+            if saver.stopping and step.number < options.steps:
                 saver.stop(step.number)
     bar.close()
     trainer.accelerator.end_training()

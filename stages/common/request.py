@@ -11,7 +11,8 @@ from stages.common.options import CHAIN, PLACES
 from stages.common.recipe import recipe_base, recipe_path
 from stages.common.run import SETTINGS, Run, record_of, saved_settings, settings_of
 
-NAMES = ("RECIPE", "RUN", "BASE", "SEED", "ARGS", "PROMPT", "REMAKE", "GOALS")
+NAMES = ("RECIPE", "RUN", "BASE", "SEED", "ARGS", "PROMPT", "REMAKE", "GOALS", "PROCESSES", "ACCELERATE")
+MOST_PROCESSES = 4096
 SWITCH = {"": False, "0": False, "no": False, "false": False, "1": True, "yes": True, "true": True}
 
 
@@ -25,6 +26,8 @@ class Request:
     seed: str | None
     arguments: list[str]  # command-line options of the goal, from ARGS and PROMPT
     remake: bool  # also run earlier stages whose code alone has changed
+    processes: int | None = None  # in which each stage computes; by default `stages.common.processes` decides
+    accelerate: str | None = None  # the file of Accelerate's configuration with which stages are launched
 
     @classmethod
     def read(cls, goal: str, variables: Mapping[str, str]) -> "Request":
@@ -39,8 +42,14 @@ class Request:
         remake = given.get("REMAKE", "").lower()
         if remake not in SWITCH:
             raise InputError(f"REMAKE is {given['REMAKE']!r}; it must be 1 or 0")
+        processes = given.get("PROCESSES")
+        if processes and not (processes.isascii() and processes.isdigit() and 0 < int(processes) <= MOST_PROCESSES):
+            raise InputError(f"PROCESSES is {processes!r}; it must be a whole number from 1 to {MOST_PROCESSES}")
+        if (configuration := given.get("ACCELERATE")) and not Path(configuration).is_file():
+            raise InputError(f"ACCELERATE={configuration}: there is no such file; `accelerate config` writes one")
         folder = given.get("RUN") or f"runs/{recipe_path(recipe).stem}" + (f"-seed{seed}" if seed else "")
-        return cls(goal, recipe, Run(Path(folder), base), seed, _arguments(goal, given), SWITCH[remake])
+        run, count = Run(Path(folder), base), int(processes) if processes else None
+        return cls(goal, recipe, run, seed, _arguments(goal, given), SWITCH[remake], count, configuration)
 
     def settings(self) -> dict[str, Any]:
         """The content of the run's run.json: recipe, seed and base."""

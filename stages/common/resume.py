@@ -1,20 +1,25 @@
 """Checkpoints of an interrupted stage: when to save, and whether the checkpoints fit the present options and inputs."""
 
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
+import torch
 from safetensors import SafetensorError
 
 from rlhf import InputError, first_line
+from rlhf.engine import total
 from rlhf.run.checkpoint import Checkpoints, step_of
 from rlhf.run.files import read_json, write_json
 from stages.common.console import say
 from stages.common.interruption import Interrupted, interruption
 from stages.common.options import SavingOptions
+from stages.common.processes import process_rank, processes_launched
 from stages.common.run import BEGUN, CHECKPOINTS
 from stages.common.stage import Stage, difference
 
@@ -46,13 +51,20 @@ class Saver:
         self.stage, self.options = stage, options
         self.checkpoints = Checkpoints(stage.partial / CHECKPOINTS, options.save_total_limit)
         self.saved, self.took = time.time(), 0.0
+        self.stop_signal: int | None = None  # the signal that stops the loop after this step
+        self.save_now = False
 
     def latest(self) -> Path | None:
         """The newest checkpoint of an interrupted run with the same options and inputs; None if there is none.
 
+        The main process looks for it.
+
         Call it after all inputs of the stage are registered. Checkpoints with other options or inputs are set aside.
         They are used again if a later run has their options and inputs.
         """
+        return self.stage.on_main(self._latest)
+
+    def _latest(self) -> Path | None:
         partial, aside = self.stage.partial, self.stage.result.with_name(f".{self.stage.result.name}.interrupted")
         if self.checkpoints.steps() and (changes := self.changes_since(partial)):
             say(f"the interrupted run was another one ({changes}): it is kept in {aside}, and this one starts anew")
@@ -97,15 +109,39 @@ class Saver:
                 f"can't resume from the checkpoint {path} ({first_line(error)}): remove it to use the one before"
             ) from error
 
+    def after_step(self, step: int) -> None:
+        """Decides, the same in each process, whether to save a checkpoint after this step, and whether to stop then."""
+        requested = interruption.requested
+        if processes_launched() > 1:
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            votes = total(torch.tensor([*(requested == number for number in numbers), self.due(step)], dtype=torch.int))
+            requested = next((number for number, vote in zip(numbers, votes, strict=False) if vote), None)
+            is_due = bool(votes[-1])
+        else:
+            is_due = self.due(step)
+        self.stop_signal = requested
+        self.save_now = is_due or self.stopping
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal has arrived. The loop must then save and call `stop`."""
+        return self.stop_signal is not None
+
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is due after this step."""
+        """Whether a checkpoint is due after this step, by the main process's clock."""
+        if process_rank():
+            return False
         by_steps, by_minutes = self.options.save_steps, self.options.save_minutes
         if by_steps and step % by_steps == 0:
             return True
         return by_minutes is not None and time.time() - self.saved >= max(60 * by_minutes, 20 * self.took)
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Saves the checkpoint of this step. `write` fills a temporary folder."""
+        """Saves the checkpoint of this step. `write` fills a temporary folder, in each process; the main one's is kept."""
+        if process_rank():
+            with TemporaryDirectory() as folder:
+                write(Path(folder))
+            return
         started = time.time()
         self.checkpoints.save(step, write)
         self.write_begun()
@@ -121,14 +157,9 @@ class Saver:
     ) -> None:
         interruption.in_loop = False
 
-    @property
-    def stop_requested(self) -> bool:
-        """Whether a signal has arrived. The loop must then save and call `stop`."""
-        return interruption.requested is not None
-
     def stop(self, step: int) -> None:
         """Raises Interrupted, with a message that names the saved step."""
-        assert interruption.requested is not None
+        assert self.stop_signal is not None
         raise Interrupted(
-            interruption.requested, f"interrupted; saved after step {step:,}: the same command resumes from there"
+            self.stop_signal, f"interrupted; saved after step {step:,}: the same command resumes from there"
         )

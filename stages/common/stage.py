@@ -4,12 +4,10 @@ A stage writes into a temporary folder, which is renamed to the result when the 
 complete or absent. Only a finished result replaces an older one, which is kept as <stage>.previous.
 """
 
-import errno
 import gc
 import logging
 import os
 import shutil
-import signal
 import sys
 import time
 import warnings
@@ -17,18 +15,19 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
-
-from safetensors import SafetensorError
 
 from rlhf import InputError, first_line
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace, write_json
 from stages.common.code import code_hash
-from stages.common.console import duration, escape_unencodable, print_error, print_lines, say, stdout_closed
-from stages.common.interruption import STOPPED, interruption, lock
+from stages.common.console import duration, escape_unencodable, print_lines, say, stdout_closed
+from stages.common.ending import end
+from stages.common.interruption import interruption, lock
 from stages.common.options import PLACES, StageOptions
 from stages.common.parsing import Parsed, check_values, functions_of, parse_given
+from stages.common.processes import STATUS, connect, disconnect, process_rank, processes_launched
 from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
 # options that change what is printed, logged or saved during the run, but not the result
@@ -45,7 +44,11 @@ class Stage:
         self.arguments = without_places(arguments or [])
         self.run = Run(self.options.run_folder, self.options.base, self.options.results)
         self.result = Path(self.options.output) if self.options.output else self.run.folder / name
-        self.partial = self.result.with_name(f".{self.result.name}.partial")
+        self.shared = self.result.with_name(f".{self.result.name}.partial")
+        # only the main process writes the result; what a library makes the others write is thrown away
+        self.partial = Path(mkdtemp(prefix=f"{name}-")) if process_rank() else self.shared
+        self.distributed = "NO"  # Accelerate's name for what connects the processes of the stage
+        self.begun = False
         self.previous = self.result.with_name(f"{self.result.name}.previous")
         self.inputs: dict[str, str] = {}  # name -> SHA-256, see `Run.hash`
         self.code = code_hash(name, functions_of(self.options))  # now, because files may be edited while the stage runs
@@ -54,9 +57,24 @@ class Stage:
 
     def begin(self) -> bool:
         """Locks the result and clears the temporary folder. False if the result was already finished."""
+        unfinished = self.on_main(self._begin)
+        self.begun = True
+        return unfinished
+
+    def on_main(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns in the main process, in each process."""
+        if processes_launched() == 1:
+            return work()
+        from rlhf.engine import on_main
+
+        return on_main(work)
+
+    def _begin(self) -> bool:
         self.partial.mkdir(parents=True, exist_ok=True)
         self.lock = lock(self.partial)
-        print_lines("", self.name)
+        processes = processes_launched()
+        computes = f"  ({processes} processes, {self.distributed})" if processes > 1 else ""
+        print_lines("", f"{self.name}{computes}")
         if self.recover():
             say(f"had finished when it was interrupted, in {self.result}")
             return False
@@ -84,6 +102,9 @@ class Stage:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the record, renames the result into place and prints where it is."""
+        self.on_main(lambda: self._finish(summary))
+
+    def _finish(self, summary: dict[str, Any]) -> None:
         seconds = self.seconds()
         libraries = ("torch", "transformers", "datasets", "trl", "accelerate")
         record = {
@@ -91,10 +112,13 @@ class Stage:
             "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
             **self.made_from(),
+            "processes": processes_launched(),
+            "distributed": self.distributed,
             "versions": {library: version(library) for library in libraries},
             **summary,
         }
-        (self.partial / BEGUN).unlink(missing_ok=True)
+        for name in (BEGUN, STATUS):
+            (self.partial / name).unlink(missing_ok=True)
         write_json(self.partial / RECORD, record)
         make_readable(self.partial)
         replace(self.partial, self.result, self.previous)
@@ -118,8 +142,14 @@ class Stage:
     def keep_batch(self, step: int, rows: Iterable[Row]) -> Path:
         """Writes the batch of a step that diverged to a file that no later run removes; returns its path."""
         path = self.result.parent / f"{self.name}-stopped-in-step-{step}.jsonl"
-        write_rows(path, rows)
+        if process_rank() == 0:
+            write_rows(path, rows)
         return path
+
+    def close(self) -> None:
+        """Removes what a process that is not the main one has written."""
+        if self.partial != self.shared:
+            shutil.rmtree(self.partial, ignore_errors=True)
 
     def check_saving(self, *savers: Callable[[Path], object]) -> None:
         """Saves the untrained models into the temporary folder, and removes them, before the first step.
@@ -226,36 +256,26 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
     for library in ("accelerate", "trl", "torch"):
         logging.getLogger(library).setLevel(logging.ERROR)
     interruption.listen()
+    stage: Stage | None = None
     try:
         parsed = parse_given(name, sys.argv[1:])
         check_values(parsed.options)
+        if name == "data" and process_rank():
+            return  # nothing to compute
+        distributed = "NO" if name == "data" else connect()
         stage = Stage(name, parsed, sys.argv[1:])
+        stage.distributed = distributed
         if stage.begin():
             warn_about_bf16(parsed.options)
             stage.finish(work(stage.options, stage) or {})
-    except InputError as error:
-        if interruption.raised:  # a library turned the interruption into another error
-            sys.exit(_fail(name, STOPPED, 128 + interruption.raised))
-        sys.exit(_fail(name, str(error), 2))
+        disconnect()
     except BrokenPipeError:
         sys.exit(stdout_closed())
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno not in _CORRECTABLE:
-            raise
-        sys.exit(_fail(name, f"{error}; finished results are unchanged", 2))
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        sys.exit(_fail(name, f"not enough memory for these options: {first_line(error)}", 2))
-    except KeyboardInterrupt as error:
-        sys.exit(_fail(name, str(error) or "interrupted", 128 + getattr(error, "signal", signal.SIGINT)))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory of the machine or the GPU is exhausted. torch raises RuntimeError for both."""
-    return isinstance(error, MemoryError) or any(
-        text in str(error) for text in ("out of memory", "can't allocate memory")
-    )
+    except (Exception, KeyboardInterrupt) as error:
+        end(name, error, stage.shared if stage and stage.begun else None)
+    finally:
+        if stage is not None:
+            stage.close()
 
 
 def warn_about_bf16(options: StageOptions) -> None:
@@ -267,14 +287,3 @@ def warn_about_bf16(options: StageOptions) -> None:
 
     if device().type == "cpu" and (slowdown := bf16_slowdown()) > 2:
         say(f"warning: bf16 takes {slowdown:.0f} times as long as fp32 on this CPU, which has no bf16 instructions")
-
-
-# errors of writing that the user can correct: no space, no permission, a file in the way
-_CORRECTABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT
-}  # fmt: skip
-
-
-def _fail(name: str, message: str, status: int) -> int:
-    print_error(f"{name}: {message}", blank=True)
-    return status

@@ -13,19 +13,23 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pyarrow as pa
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset, disable_caching, enable_caching, is_caching_enabled
 from datasets.table import InMemoryTable
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
 from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError, first_line
+from rlhf.engine import process_count, total
 from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
 from rlhf.sft import PackedSFTTrainer
 from rlhf.tokens import batch_order
 from stages.common.console import ProgressBar
 from stages.common.options import TrainingOptions
+from stages.common.processes import lost_another
 from stages.common.resume import Saver
 from stages.common.stage import Stage
 
@@ -58,6 +62,8 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
             logging_nan_inf_filter=False,
             save_strategy="no",  # SaveInTime decides
             disable_tqdm=True,
+            average_tokens_across_devices=process_count() == 1,  # every process counts the tokens of the whole batch
+            ddp_find_unused_parameters=False,
             **{
                 "use_cpu": device().type == "cpu",  # without it transformers refuses bf16 on a CPU
                 **({} if set(CHECKPOINTING) & further.keys() else {checkpointing: False}),  # TRL's default is True
@@ -83,6 +89,14 @@ class Resumable(Trainer):
     processing_class: PreTrainedTokenizerBase
     batch: Tensor  # the token ids of the last batch
 
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches. Of several processes, each gets every batch whole, and computes its own rows of it."""
+        batches = super().get_train_dataloader()
+        if isinstance(sampler := batches.batch_sampler, BatchSamplerShard):
+            sampler.num_processes, sampler.process_index = 1, 0
+            sampler.even_batches = False  # a last batch of fewer rows stays as it is
+        return batches
+
     def _save_checkpoint(self, model, trial) -> None:
         def write(folder: Path) -> None:
             output, self.args.output_dir = self.args.output_dir, str(folder)
@@ -92,7 +106,7 @@ class Resumable(Trainer):
                 path.rename(folder / path.name)
             path.parent.rmdir()
             # not needed, and reading it would unpickle arbitrary objects
-            (folder / "training_args.bin").unlink()
+            (folder / "training_args.bin").unlink(missing_ok=True)
 
         self.check_weights()
         self.saver.save(self.state.global_step, write)
@@ -109,7 +123,7 @@ class Resumable(Trainer):
         """The loss of one step. Raises InputError if it is not finite."""
         self.batch = inputs["input_ids"]
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self.check_finite("loss", float(loss))
+        self.check_finite("loss", float(total(loss.detach())))  # all processes stop in the same step
         return loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
@@ -169,11 +183,12 @@ class SaveInTime(TrainerCallback):
         self.saver = saver
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = self.saver.stop_requested or self.saver.due(state.global_step)
+        self.saver.after_step(state.global_step)
+        control.should_save = self.saver.save_now
 
     def on_save(self, args, state, control, **kwargs):
         # not in on_step_end, so that the checkpoint does not depend on whether the run was interrupted
-        control.should_training_stop |= self.saver.stop_requested
+        control.should_training_stop |= self.saver.stopping
 
 
 def row_limit(options: TrainingOptions, context: int) -> int:
@@ -209,7 +224,7 @@ def naming_arguments(further: dict[str, Any] | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not further or isinstance(error, InputError | BrokenPipeError):
+        if not further or isinstance(error, InputError | BrokenPipeError) or lost_another(error):
             raise
         names = ", ".join(further)
         raise InputError(
@@ -276,7 +291,7 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
                 f"the checkpoint {checkpoint} contains pickled objects, which would run code; remove it"
             ) from error
     trainer.check_weights()
-    if saver.stop_requested:
+    if saver.stopping:
         saver.stop(trainer.state.global_step)
     return history([step for step in trainer.state.log_history if "loss" in step])
 
