@@ -132,18 +132,21 @@ def generate(
     temperature: float,
     stop_ids: Sequence[int],
     pad_id: int,
+    generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
     value_head: ValueHead | None = None,
 ) -> Responses:
     """One response to each prompt (B, P), sampled token by token from softmax(logits / temperature).
 
     Temperature 0 is greedy decoding. A response ends with one of `stop_ids`, or is truncated after `response_length`
-    tokens. `uniforms` (response_length, B) are the random numbers, see `random_numbers`, by default of the global
-    generator; so a response does not depend on the other rows. `value_head` computes a value before each token. Raises
+    tokens. `uniforms` (response_length, B) are the random numbers, see `random_numbers`, by default from
+    `generator`; so a response does not depend on the other rows. `value_head` computes a value before each token. Raises
     InputError for a model without a cache of keys and values.
     """
     batch, device = len(input_ids), input_ids.device
-    uniforms = (random_numbers(response_length, batch) if uniforms is None else uniforms).to(device)
+    if uniforms is None:
+        uniforms = random_numbers(response_length, batch, generator)
+    uniforms = uniforms.to(device)
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
     mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)

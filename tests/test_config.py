@@ -43,12 +43,11 @@ def test_impossible_options_are_refused(options, message):
         PPOConfig(**({"batch_size": 8, "total_episodes": 16} | options))
 
 
-def test_pretraining_text_that_processes_can_not_share_equally_is_refused():
+def test_minibatches_with_fewer_responses_than_processes_are_refused():
     config = PPOConfig(batch_size=8, total_episodes=16, num_mini_batches=2, ptx_batch_size=3)
-    config.check_split(1)
-    with pytest.raises(InputError, match="ptx_batch_size 3 can't be shared by 2 processes"):
-        config.check_split(2)
-    PPOConfig(**{**vars(config), "ptx_coef": 0.0}).check_split(2)
+    config.check_split(4)
+    with pytest.raises(InputError, match="fewer responses than there are processes, 5"):
+        config.check_split(5)
 
 
 numbers = st.integers() | st.floats() | st.sampled_from([0, 1, 2, 0.5, 1.0, 10**400]) | st.none() | st.booleans()

@@ -166,19 +166,6 @@ def test_whitening_does_not_depend_on_scale_or_origin(batch, scale, origin):
     torch.testing.assert_close(ppo.whiten(scale * values + origin, mask), ppo.whiten(values, mask), atol=2e-3, rtol=0)
 
 
-def test_whitening_over_two_processes_equals_that_of_the_whole_batch():
-    values, mask = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), masks([5, 2, 3, 1], 5)
-    whole = ppo.whiten(values, mask)
-    parts = [(values[:2], mask[:2]), (values[2:], mask[2:])]
-    # the sums over both processes in the order of the calls: count, sum, sum of squares
-    mean = values[mask].mean()
-    totals = [T(11), values[mask].sum(), ((values[mask] - mean) ** 2).sum()]
-    for i, (part_values, part_mask) in enumerate(parts):
-        sums = iter(totals)
-        part = ppo.whiten(part_values, part_mask, total=lambda _, sums=sums: next(sums))
-        torch.testing.assert_close(part, whole[2 * i : 2 * i + 2])
-
-
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 

@@ -59,4 +59,4 @@ def test_two_processes_have_the_metrics_of_one(one_and_two):
 def test_a_resumed_run_ends_with_the_same_bits_on_one_process_and_on_two(runs):
     for run in runs:
         assert run["resumed"] == run["whole"]
-    assert runs[0]["whole"] != runs[1]["whole"]  # each process draws its own random numbers
+    assert runs[1]["whole"] == pytest.approx(runs[0]["whole"], abs=1e-4)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from rlhf.engine import own_share
 from rlhf.rollout import Rollout, generate, score_responses
 from rlhf.tokens import new_tokenizer, pad
 from rlhf.trainer import PPOTrainer
@@ -37,7 +38,7 @@ def first_step(make, tokenizer, **options) -> tuple[PPOTrainer, dict]:
 
 
 def fixed_rollout(trainer: PPOTrainer) -> Rollout:
-    """This process's part of eight responses, which do not depend on the number of processes."""
+    """Eight responses, which do not depend on the number of processes; each process scores its share."""
     accelerator = trainer.accelerator
     prompt_index = torch.arange(8) // trainer.config.num_generations
     input_ids, attention_mask = pad([PROMPTS[i] for i in prompt_index], 1, "left")
@@ -52,16 +53,15 @@ def fixed_rollout(trainer: PPOTrainer) -> Rollout:
         generator=torch.Generator().manual_seed(0),
     )
     responses.prompt_index = prompt_index
-    share = 8 // accelerator.num_processes
-    start = accelerator.process_index * share
-    return score_responses(
-        responses.select(slice(start, start + share)),
+    rollout = score_responses(
+        responses.select(own_share(8)),
         reference=trainer.reference,
         value_model=trainer.value_model,
         reward=trainer.reward,
         temperature=1.0,
         chunk=8,
     )
+    return rollout.gathered(pad_id=1)
 
 
 def resumed_weights(tokenizer, folder: Path) -> tuple[list[float], list[float]]:
