@@ -48,7 +48,8 @@ def work(options: SamplesOptions, stage: Stage) -> dict[str, Any]:
 def choose_prompts(options: SamplesOptions, stage: Stage) -> list[Row]:
     """The rows to answer: from --prompt, from a file, or the held-out prompts, of which there may be none."""
     if options.prompt:
-        rows = [("--prompt", {"prompt": from_template(text, options.template)}) for text in options.prompt]
+        rendered = {"rendered": True} if options.rendered else {}
+        rows = [("--prompt", {"prompt": from_template(text, options.template), **rendered}) for text in options.prompt]
         return list(valid_rows(rows, "prompts", Tally()))
     file = stage.rows(options.prompts, "prompts_test.jsonl")
     if not any(read_lines(file)):
