@@ -48,8 +48,7 @@ def work(options: SamplesOptions, stage: Stage) -> dict[str, Any]:
 def choose_prompts(options: SamplesOptions, stage: Stage) -> list[Row]:
     """The rows to answer: from --prompt, from a file, or the held-out prompts, of which there may be none."""
     if options.prompt:
-        rendered = {"rendered": True} if options.rendered else {}
-        rows = [("--prompt", {"prompt": from_template(text, options.template), **rendered}) for text in options.prompt]
+        rows = [("--prompt", {"prompt": from_template(text, options.template)}) for text in options.prompt]
         return list(valid_rows(rows, "prompts", Tally()))
     file = stage.rows(options.prompts, "prompts_test.jsonl")
     if not any(read_lines(file)):

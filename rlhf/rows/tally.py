@@ -48,7 +48,7 @@ class Tally:
             reasons = ", ".join(f"{count:,}{self._share(reason)} {reason}" for reason, count in counts.most_common())
             result += f" ({counts.total():,} {verb}: {reasons})" if reasons else ""
         if self.as_text:
-            result += f" ({self.as_text:,} {AS_TEXT}; if it was rendered on purpose, set rendered: true under data)"
+            result += f" ({self.as_text:,} {AS_TEXT}; rendered: true under data makes them control tokens)"
         return result
 
     def _share(self, reason: str) -> str:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf import InputError, first_line
 from rlhf.rows import plain_text
-from rlhf.tokens.control_tokens import MARK, without_marks
+from rlhf.tokens.control_tokens import without_marks
 
 Messages = list[dict[str, Any]]
 Tools = list[Any] | None  # JSON schemas of functions
@@ -47,15 +47,15 @@ def render_chat(
     calls = [message for message in messages if message.get("tool_calls")]
     try:
         text = _apply(tokenizer, messages, generation, tools)
-        original = without_marks(tokenizer, messages)
-        if original is not messages or MARK in text:
-            expected = _apply(tokenizer, original, generation, without_marks(tokenizer, tools))
-            if without_marks(tokenizer, text) != expected:
-                raise RefusedChat(f"the tokenizer's chat template reads the control tokens of {shown}", READ_TOKENS)
+        written, written_tools = without_marks(tokenizer, messages), without_marks(tokenizer, tools)
+        changed = written is not messages or written_tools is not tools
+        as_written = _apply(tokenizer, written, generation, written_tools) if changed else text
     except _TEMPLATE_ERRORS as error:
         if not calls and all(message["role"] != "tool" for message in messages):
             reason = f"refused by the chat template: {first_line(error)[:100]}"
         raise RefusedChat(f"the tokenizer's chat template refuses {shown}: {error}", reason) from error
+    if changed and without_marks(tokenizer, text) != as_written:
+        raise RefusedChat(f"the tokenizer's chat template reads the control tokens of {shown}", READ_TOKENS)
     without, other = [{key: m[key] for key in m if key != "tool_calls"} for m in messages], ""
     if calls:
         with suppress(*_TEMPLATE_ERRORS):

@@ -108,8 +108,8 @@ def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 @lru_cache(maxsize=8)
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The ids of control tokens, but for the one that stands for unknown characters."""
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in control_tokens(tokenizer).marks]
-    return frozenset({*ids} - {tokenizer.unk_token_id})
+    control, unknown = control_tokens(tokenizer).marks, tokenizer.unk_token_id
+    return frozenset(i for token, i in tokenizer.get_vocab().items() if token in control and i != unknown)
 
 
 def _encode_pieces(

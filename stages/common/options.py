@@ -128,10 +128,7 @@ class DataOptions(StageOptions):
     sample_by: Literal["line", "paragraph", "document"] = option(
         "paragraph", "unit of a .txt file that becomes one document: line, paragraph or document (the whole file)"
     )
-    rendered: bool = option(
-        False,
-        "the rows of the files are text that was rendered on purpose: special tokens in it, such as <s>, are special tokens and not text",
-    )
+    rendered: bool = option(False, "special tokens in the text of the files, such as <s>, are control tokens, not text")
     limit: int | None = option(
         None, "maximum number of rows to use of each file or data set", at_least=1, at_most=10**9
     )
@@ -301,7 +298,6 @@ class SamplesOptions(StageOptions):
     prompts: str | None = option(
         None, "JSON Lines file of {prompt} to answer; by default, without --prompt, the held-out prompts of `make data`"
     )
-    rendered: bool = option(False, "special tokens in --prompt, such as <s>, are special tokens and not text")
     template: str | None = option(
         None, 'text around each --prompt, which replaces {}; "chat" makes it a chat message of the user'
     )
