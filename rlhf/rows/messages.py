@@ -53,6 +53,8 @@ def normalised(messages: list[Any]) -> tuple[list[dict[str, Any]], str]:
             kept.pop("weight", None)
         elif "weight" in kept:
             kept["weight"] = int(kept["weight"])
+        if not isinstance(kept.get("reasoning"), str):  # elsewhere the settings of a request
+            kept.pop("reasoning", None)
         if calls := _calls(message):
             kept["tool_calls"] = calls
         else:
