@@ -5,7 +5,7 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlhf import InputError
@@ -148,6 +148,29 @@ def test_the_replies_within_a_completion_are_learned_with_their_control_tokens(a
     runs = learned_runs(example["input_ids"], [label != -100 for label in example["labels"]])
     assert [special(tokenizer, run)[:1] for run in runs] == [["<|eot|>"]] * 2
     assert ["fox" in tokenizer.decode(runs[0]), "no" in tokenizer.decode(runs[1])] == [True, True]
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("strips", [False, True])
+def test_spaces_around_special_tokens_are_those_of_the_template(scheme, strips):
+    """Tokenizers like Mistral's put a space before the first word, and Phi's remove those after a special token."""
+    backend = Tokenizer(
+        models.BPE({"<unk>": 0, "</s>": 1, **{c: i for i, c in enumerate("▁</s>|enduraofx?\n", 2)}}, [])
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True, rstrip=strips)])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ' ' + m.content + '<|end|>\n' }}{% endfor %}"
+    tokenizer = prepare_tokenizer(tokenizer)
+    (ids,), (other,) = (
+        prompt_ids(tokenizer, [[message("user", f"a {w} fox"), message("user", w)]]) for w in ("<|end|>", "??")
+    )
+    assert special(tokenizer, ids) == ["<|end|>"] * 2
+    assert tokenizer.decode(ids).replace("a <|end|> fox", "a ?? fox").replace(
+        "user <|end|>", "user ??"
+    ) == tokenizer.decode(other)
+    assert len(ids) == len(other) + 2 * len("<|end|>") - 2 * len("??")
 
 
 # --- rows that can't be encoded, and rendered rows --------------------------------------------------------------------
