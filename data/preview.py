@@ -74,7 +74,7 @@ def _shown(text: Text) -> str:
     lines = []
     for message in text:
         lines.append(f"{message['role']}{' (not learned)' if message.get('weight') == 0 else ''}: {message['content']}")
-        thoughts = message.get("reasoning_content") or message.get("thinking")
+        thoughts = next(filter(None, map(message.get, ("reasoning_content", "thinking", "reasoning"))), None)
         lines += [f"  thoughts: {thoughts}"] if thoughts else []
         lines += [f"  call: {json.dumps(call, ensure_ascii=False)}" for call in message.get("tool_calls", ())]
     return "\n".join(lines)

@@ -63,6 +63,8 @@ def read(kind: str, split: Split, options: DataOptions, stage: Stage) -> dict[st
         stage.input(str(path_of(Source.parse(source).name_in(options.folder), options.folder)))
     tally, statistics = Tally(), Statistics()
     valid = valid_rows(_raw_rows(sources, kind, options, tally), kind, tally)
+    if options.rendered:
+        valid = ({**row, "rendered": True} for row in valid)
     rows = statistics.count(count_aloud(valid, kind))
     first = list(islice(rows, options.preview))
     split.add(kind, chain(first, rows))

@@ -17,7 +17,7 @@ from rlhf.reward import score_sequences
 from rlhf.rollout import Completion
 from rlhf.rows import Row, read_rows
 from rlhf.run.files import write_json
-from rlhf.tokens import completion_ids, load_tokenizer, prompt_ids, same_vocabulary, text_dataset
+from rlhf.tokens import completion_ids, is_rendered, load_tokenizer, prompt_ids, same_vocabulary, text_dataset
 from stages.common.answers import Answerer, answerable, gold_of, load_answerers
 from stages.common.console import print_lines, say
 from stages.common.options import CHAIN, EvaluateOptions
@@ -88,7 +88,12 @@ def load_reward(stage: Stage) -> tuple[Scorer, PreTrainedTokenizerBase] | None:
 def answer(model: Answerer, rows: list[Row], temperature: float, options: EvaluateOptions) -> Answers:
     """One answer of a model to each row's prompt, with gold scores."""
     completions = model.answer(rows, options.response_length, temperature, options.seed)
-    prompts = prompt_ids(model.tokenizer, [row["prompt"] for row in rows], [row.get("tools") for row in rows])
+    prompts = prompt_ids(
+        model.tokenizer,
+        [row["prompt"] for row in rows],
+        [row.get("tools") for row in rows],
+        [is_rendered(row) for row in rows],
+    )
     return Answers(model, prompts, completions, gold_of(options.gold, rows, completions))
 
 

@@ -173,7 +173,7 @@ def pretraining_text(
     chosen = Subset(documents, order(len(documents)))
     tally = Tally(used=len(chosen))
     dataset = text_dataset(chosen, tokenizer, max_length, tally=tally)
-    if tally.dropped:
+    if tally.dropped or tally.as_text:
         say(f"pretraining text: {tally}")
     return dataset["input_ids"]
 

@@ -19,7 +19,7 @@ from rlhf.evaluate import Estimate, ratio_estimate
 from rlhf.models import Scorer, context_length, new_scorer, stop_token_ids
 from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
 from rlhf.rows import Row, Tally, read_lines, read_rows
-from rlhf.tokens import comparison_dataset, demonstration_dataset, load_tokenizer, prompt_ids
+from rlhf.tokens import comparison_dataset, demonstration_dataset, is_rendered, load_tokenizer, prompt_ids
 from stages.common.console import say
 from stages.common.options import RewardOptions
 from stages.common.preview import say_if_too_long, say_ranking
@@ -54,7 +54,8 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     say(f"{tally}, {completions:,} completions, {options.epochs:g} epochs; test: {test_tally}")
     say_if_too_long(tally, length_remedy(options, context_length(scorer.model)))
     first = dataset[0]
-    (prompt,) = prompt_ids(tokenizer, [rows[first["row"]]["prompt"]], [rows[first["row"]].get("tools")])
+    row = rows[first["row"]]
+    (prompt,) = prompt_ids(tokenizer, [row["prompt"]], [row.get("tools")], [is_rendered(row)])
     say_ranking(tokenizer, first["sequences"], first["ranks"], prompt)
 
     trainer = new_trainer(

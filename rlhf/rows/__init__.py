@@ -11,6 +11,8 @@ The columns are TRL's where TRL has the format. A text is a string or a list of 
 which the tokenizer's chat template renders; see `messages` for other forms of a message. In a demonstration, a reply
 of the prompt with `"weight": 1` is learned too. Further columns are kept.
 
+A special token of the tokenizer in a text is text. In a row with `"rendered": true` it is the special token.
+
 A malformed file or row raises InputError with file and line. A row with unusable content, such as an empty prompt, is
 dropped, and a `Tally` counts it by reason.
 """
@@ -18,9 +20,10 @@ dropped, and a `Tally` counts it by reason.
 from rlhf.rows.checks import valid_rows
 from rlhf.rows.files import RowFile, Subset, read_jsonl, read_lines, read_rows, to_line, write_rows
 from rlhf.rows.messages import MESSAGE_COLUMNS, ROLES, Text, is_message, normalised, plain_text, without_weights
-from rlhf.rows.tally import Row, Tally
+from rlhf.rows.tally import AS_TEXT, Row, Tally
 
 __all__ = [
+    "AS_TEXT",
     "MESSAGE_COLUMNS",
     "ROLES",
     "Row",

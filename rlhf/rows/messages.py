@@ -14,7 +14,7 @@ _NAMES_OF_ROLES = {
 }
 ROLES = {name: role for role, names in _NAMES_OF_ROLES.items() for name in names.split()}
 # columns of a message that chat templates read, and the weight of a reply; others, such as a time stamp, are removed
-MESSAGE_COLUMNS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "weight")
+MESSAGE_COLUMNS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "reasoning", "weight")
 
 
 def is_message(value: Any) -> bool:
@@ -53,6 +53,8 @@ def normalised(messages: list[Any]) -> tuple[list[dict[str, Any]], str]:
             kept.pop("weight", None)
         elif "weight" in kept:
             kept["weight"] = int(kept["weight"])
+        if not isinstance(kept.get("reasoning"), str):  # elsewhere the settings of a request
+            kept.pop("reasoning", None)
         if calls := _calls(message):
             kept["tool_calls"] = calls
         else:

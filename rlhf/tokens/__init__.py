@@ -1,7 +1,10 @@
 """Tokenizers, and rows as token ids.
 
 tokenizers   trained on text or loaded, with eos, pad and a chat template
-chats        chats as text, and where a reply lies in it
+chats        chats as text
+replies      replies in a chat: the text after the generation prompt, and where a reply lies
+control_tokens   special tokens that a user writes, which are text
+encoding     text as token ids
 labels       which tokens of a demonstration are learned
 ids          prompts, completions and documents as token ids
 datasets     rows of each kind as datasets of token ids
@@ -11,6 +14,7 @@ batches      padding, and the order of rows
 
 from rlhf.tokens.batches import batch_order, pad
 from rlhf.tokens.chats import RefusedChat, render_chat
+from rlhf.tokens.control_tokens import is_rendered
 from rlhf.tokens.datasets import (
     TOO_LONG,
     comparison_dataset,
@@ -33,6 +37,7 @@ __all__ = [
     "comparison_dataset",
     "completion_ids",
     "demonstration_dataset",
+    "is_rendered",
     "load_tokenizer",
     "new_tokenizer",
     "pad",

@@ -9,8 +9,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rlhf import InputError
-from rlhf.rows import Row, Tally
+from rlhf.rows import AS_TEXT, Row, Tally
 from rlhf.tokens.chats import RefusedChat
+from rlhf.tokens.control_tokens import is_rendered, marked_row
 from rlhf.tokens.files import Columns, TokenFiles, dataset_of, find_dataset
 from rlhf.tokens.ids import completion_ids, prompt_ids, text_ids
 from rlhf.tokens.labels import IGNORED, Labeller
@@ -58,12 +59,12 @@ def text_columns(
         texts = [row["messages"] if "messages" in row else row["text"] for row in rows]
         return [
             {"input_ids": (piece := ids[i : i + max_length]), "length": len(piece), "row": row}
-            for row, ids in enumerate(text_ids(tokenizer, texts, _tools(rows)), start)
+            for row, ids in enumerate(text_ids(tokenizer, texts, _tools(rows), _rendered(rows)), start)
             for i in range(0, len(ids), max_length)
             if len(ids) - i > 1  # a single token has no next token to predict
         ]
 
-    examples, refused = _without_refused(rows, start, examples_of)
+    examples, refused = _without_refused(tokenizer, rows, start, examples_of)
     columns = _columns(examples, ("input_ids", "length", "row"))
     return columns | ({"labels": columns["input_ids"]} if labels else {}), refused
 
@@ -107,17 +108,16 @@ def demonstration_columns(
 
     def examples_of(rows: Sequence[Row], start: int) -> list[Example]:
         prompts, replies = [row["prompt"] for row in rows], [row["completion"] for row in rows]
-        completions = completion_ids(tokenizer, prompts, replies, stop_ids=stop_ids, tools=_tools(rows))
+        columns = {"tools": _tools(rows), "rendered": _rendered(rows)}
+        completions = completion_ids(tokenizer, prompts, replies, stop_ids=stop_ids, **columns)
         examples = []
-        for row, prompt, completion in zip(
-            rows, prompt_ids(tokenizer, prompts, _tools(rows)), completions, strict=True
-        ):
+        for row, prompt, completion in zip(rows, prompt_ids(tokenizer, prompts, **columns), completions, strict=True):
             labels, missed = labeller.labels(row, prompt, completion)
             ids = prompt + completion
             examples.append({"input_ids": ids, "labels": labels, "length": len(ids), "not_located": missed})
         return examples
 
-    examples, refused = _without_refused(rows, start, examples_of)
+    examples, refused = _without_refused(tokenizer, rows, start, examples_of)
     learned = [example for example in examples if any(label != IGNORED for label in example["labels"])]
     columns, dropped = _up_to(max_length, learned, ("input_ids", "labels", "length", "not_located"))
     return columns, dropped + refused + Counter({"without a reply to learn": len(examples) - len(learned)})
@@ -154,17 +154,18 @@ def comparison_columns(
                 [flag for row in rows for flag in row.get("ended", [True] * len(row["completions"]))],
                 stop_ids,
                 [row.get("tools") for row in rows for _ in row["completions"]],
+                [is_rendered(row) for row in rows for _ in row["completions"]],
             )
         )
         examples = []
-        prompts = prompt_ids(tokenizer, [row["prompt"] for row in rows], _tools(rows))
+        prompts = prompt_ids(tokenizer, [row["prompt"] for row in rows], _tools(rows), _rendered(rows))
         for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True), start):
             sequences = [prompt + next(completions) for _ in row["completions"]]
             ranks, longest = [float(rank) for rank in row["ranks"]], max(map(len, sequences))
             examples.append({"sequences": sequences, "ranks": ranks, "length": longest, "row": number})
         return examples
 
-    examples, refused = _without_refused(rows, start, examples_of)
+    examples, refused = _without_refused(tokenizer, rows, start, examples_of)
     columns, dropped = _up_to(max_length, examples, ("sequences", "ranks", "length", "row"))
     return columns, dropped + refused
 
@@ -191,10 +192,10 @@ def prompt_columns(
     """The columns of `prompt_dataset`."""
 
     def examples_of(rows: Sequence[Row], start: int) -> list[Example]:
-        ids = prompt_ids(tokenizer, [row["prompt"] for row in rows], _tools(rows))
+        ids = prompt_ids(tokenizer, [row["prompt"] for row in rows], _tools(rows), _rendered(rows))
         return [{"input_ids": one, "length": len(one), "row": row} for row, one in enumerate(ids, start)]
 
-    examples, refused = _without_refused(rows, start, examples_of)
+    examples, refused = _without_refused(tokenizer, rows, start, examples_of)
     columns, dropped = _up_to(max_length, examples, ("input_ids", "length", "row"))
     return columns, dropped + refused
 
@@ -204,16 +205,29 @@ def _tools(rows: Sequence[Row]) -> list[Any]:
     return [row.get("tools") or None for row in rows]
 
 
+def _rendered(rows: Sequence[Row]) -> list[bool]:
+    """Whether each row's control tokens are control tokens, and not text."""
+    return [is_rendered(row) for row in rows]
+
+
 def _without_refused(
-    rows: Sequence[Row], start: int, examples_of: Callable[[Sequence[Row], int], list[Example]]
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    start: int,
+    examples_of: Callable[[Sequence[Row], int], list[Example]],
 ) -> tuple[list[Example], Counter[str]]:
-    """The examples of the rows, and the counts of rows that the chat template refuses, by reason."""
+    """The examples of the rows, and the counts of rows that the chat template refuses, by reason.
+
+    Rows with control tokens as text are counted as well, with the reason AS_TEXT.
+    """
+    with_tokens = sum(marked_row(tokenizer, row) is not row for row in rows)
+    refused = +Counter({AS_TEXT: with_tokens})
     try:
-        return examples_of(rows, start), Counter()
+        return examples_of(rows, start), refused
     except RefusedChat:
         pass
     # all rows are tokenised together, which is faster, unless one of them is refused
-    examples, refused = [], Counter[str]()
+    examples = []
     for number, row in enumerate(rows, start):
         try:
             examples += examples_of([row], number)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.rows import Row
-from rlhf.tokens.chats import render_chat, render_completion, reply_span
-from rlhf.tokens.ids import count_to_stop, ids_with_offsets
+from rlhf.tokens.chats import render_chat
+from rlhf.tokens.control_tokens import marked_row
+from rlhf.tokens.encoding import ids_with_offsets
+from rlhf.tokens.ids import count_to_stop
+from rlhf.tokens.replies import Completion, render_completion, reply_span
 
 IGNORED = -100  # a label that the loss ignores
 
@@ -31,6 +34,7 @@ class Labeller:
 
         A reply can't be located if the chat template changes it when other messages follow it. It is not learned.
         """
+        row = marked_row(self.tokenizer, row)
         before, missed = self._in_prompt(row, prompt)
         after, missed_after = self._in_completion(row, prompt, completion)
         learned = [*before, *after]
@@ -61,22 +65,30 @@ class Labeller:
         if len(messages) == 1 or isinstance(row["prompt"], str):
             return [messages[-1].get("weight") != 0] * len(completion), 0
         chat, tools = [*row["prompt"], *messages], row.get("tools")
-        whole, text = render_completion(self.tokenizer, row["prompt"], messages, tools)
-        ids, offsets = ids_with_offsets(self.tokenizer, whole)
-        if ids[: len(prompt)] == prompt:
-            offsets = offsets[len(prompt) :]
-        else:  # the completion was tokenised alone
-            shift = len(whole) - len(text)
-            offsets = [(start + shift, end + shift) for start, end in ids_with_offsets(self.tokenizer, text)[1]]
+        rendered = render_completion(self.tokenizer, row["prompt"], messages, tools)
+        offsets, shift = self._offsets(rendered, prompt), rendered.shift
         learned, missed = [False] * len(completion), 0
         for index in range(len(row["prompt"]), len(chat)):
             if chat[index]["role"] == "assistant" and chat[index].get("weight") != 0:
-                tokens = self._tokens(completion, offsets, reply_span(self.tokenizer, chat, index, whole, tools=tools))
+                span = reply_span(self.tokenizer, chat, index, rendered.whole, tools=tools)
+                if span is not None:  # the first reply begins after the generation prompt
+                    start = len(rendered.prompt) if index == len(row["prompt"]) else span[0] + shift
+                    span = start, span[1] + shift
+                tokens = self._tokens(completion, offsets, span)
                 # the last reply may end with an eos that the template does not render
                 stop = len(completion) if tokens and index == len(chat) - 1 else tokens.stop
                 learned[tokens.start : stop] = [True] * (stop - tokens.start)
                 missed += not tokens
         return learned, missed
+
+    def _offsets(self, rendered: Completion, prompt: list[int]) -> list[tuple[int, int]]:
+        """The characters of prompt + completion that each token of the completion covers."""
+        ids, offsets = ids_with_offsets(self.tokenizer, rendered.prompt + rendered.text)
+        if ids[: len(prompt)] == prompt:
+            return offsets[len(prompt) :]
+        # the completion was tokenised alone
+        offsets, shift = ids_with_offsets(self.tokenizer, rendered.text, continued=True)[1], len(rendered.prompt)
+        return [(start + shift, end + shift) for start, end in offsets]
 
     def _tokens(self, ids: list[int], offsets: list[tuple[int, int]], span: tuple[int, int] | None) -> range:
         """The indices of the tokens that lie within a span of characters, up to the stop token.

@@ -1,6 +1,8 @@
 """Tokenizers: trained on text or loaded, with an eos token, a pad token and a chat template."""
 
+import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     """Adds a missing eos token, pad token or chat template to the tokenizer, in place; returns it.
 
     Pad is never eos: the loss would mask the real eos along with the padding, and the model would not learn to stop.
-    Padding is on the left, so that all responses of a batch start in the same column.
+    Padding is on the left, so that all responses of a batch start in the same column. Chats begin with the tokenizer's
+    bos, if it has one, as strings do.
     """
     if tokenizer.eos_token is None:
         # BERT vocabularies, which Chinese GPT-2 models use, end a text with [SEP]
@@ -80,9 +83,27 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD})
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+        tokenizer.chat_template = _literal(beginning_text(tokenizer)) + PLAIN_CHAT_TEMPLATE
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def beginning_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The special tokens that the tokenizer puts before a text, as text; "" if there are none."""
+    return "".join(tokenizer.convert_ids_to_tokens(beginning_ids(tokenizer)))
+
+
+def _literal(text: str) -> str:
+    """A chat template that renders the text; an empty one for an empty text."""
+    return "{{ " + json.dumps(text) + " }}" if text else ""
+
+
+@lru_cache(maxsize=8)
+def beginning_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens that the tokenizer puts before a text: bos for Llama, [CLS] for BERT, none for GPT-2."""
+    plain, special = (tokenizer("a", add_special_tokens=flag).input_ids for flag in (False, True))
+    start = next((i for i in range(len(special)) if special[i : i + len(plain)] == plain), 0)
+    return special[:start]
 
 
 def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -128,9 +128,8 @@ class DataOptions(StageOptions):
     sample_by: Literal["line", "paragraph", "document"] = option(
         "paragraph", "unit of a .txt file that becomes one document: line, paragraph or document (the whole file)"
     )
-    limit: int | None = option(
-        None, "maximum number of rows to use of each file or data set", at_least=1, at_most=10**9
-    )
+    rendered: bool = option(False, "special tokens in the text of the files, such as <s>, are control tokens, not text")
+    limit: int | None = option(None, "maximum number of rows of each file or data set", at_least=1, at_most=10**9)
 
     preview: int = option(1, "rows of each kind to print as text", at_least=0, at_most=1000)
 

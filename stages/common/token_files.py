@@ -14,9 +14,12 @@ CODE = (
     "rlhf.rows.checks",
     "rlhf.rows.messages",
     "rlhf.tokens.chats",
+    "rlhf.tokens.control_tokens",
     "rlhf.tokens.datasets",
+    "rlhf.tokens.encoding",
     "rlhf.tokens.ids",
     "rlhf.tokens.labels",
+    "rlhf.tokens.replies",
 )
 
 

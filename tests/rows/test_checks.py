@@ -180,6 +180,11 @@ def test_comparisons_without_a_usable_pair_are_dropped_and_counted():
             {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
         ),
         ({"role": "ipython", "content": ""}, {"role": "tool", "content": ""}),
+        *(
+            ({"role": "model", "content": "Hi", key: "why"}, {"role": "assistant", "content": "Hi", key: "why"})
+            for key in ("reasoning_content", "thinking", "reasoning")
+        ),
+        ({"role": "user", "content": "Hi", "reasoning": {"effort": "low"}}, {"role": "user", "content": "Hi"}),
     ],
 )
 def test_messages_of_other_forms_are_normalised_in_a_file_of_demonstrations(given, expected):

@@ -65,3 +65,15 @@ def test_as_many_rows_are_shown_as_asked_for(tmp_path):
             "demonstrations: 9 rows; characters (median, 95 %, longest): prompt 10, 10, 10; completion 9, 9, 9"
             in output
         )
+
+
+def test_rendered_rows_keep_their_control_tokens_in_every_stage(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": f"<s>{i}", "completion": " x</s>"} for i in range(9)])
+    for option, expected in (("", None), ("  rendered: true\n", True)):
+        recipe = write_recipe(
+            tmp_path, f"data:\n  folder: {tmp_path}\n  demonstrations: [rows.jsonl]\n  test_share: 0.3\n{option}"
+        )
+        stage("data", run=tmp_path / f"run{expected}", recipe=recipe)
+        for file in ("demonstrations", "demonstrations_test", "prompts", "prompts_test"):
+            rows = [row for _, row in read_jsonl(tmp_path / f"run{expected}" / "data" / f"{file}.jsonl")]
+            assert rows and all(row.get("rendered") is expected for row in rows)

@@ -43,8 +43,8 @@ def test_training_sees_the_states_of_sampling_where_a_token_would_span_prompt_an
     (before,), (after,) = prompt_ids(any_tokenizer, ["a t"]), completion_ids(any_tokenizer, ["a t"], ["he"])
     assert the in any_tokenizer("a the").input_ids
     assert the not in before + after
-    # without spaces: a Llama's tokenizer puts one before a completion that it tokenises alone
-    assert any_tokenizer.decode(before + after, skip_special_tokens=True).replace(" ", "") == "athe"
+    # a Llama's tokenizer puts no space before a completion that it tokenises alone
+    assert any_tokenizer.decode(before + after, skip_special_tokens=True) == "a the"
 
 
 def test_a_truncated_completion_has_no_eos(tokenizer):
@@ -131,7 +131,9 @@ def test_the_completion_of_a_chat_is_the_reply_and_its_stop_token(tokenizer, tem
     stops = [tokenizer.eos_token_id, end]
     reply = "<think>dog</think>the quick brown fox" if template == "omits thoughts" else "the quick brown fox"
     (ids,) = completion_ids(tokenizer, [QUESTION], [reply], stop_ids=stops)
-    assert tokenizer.decode(ids[:-1]).strip() == "the quick brown fox"
+    # the reply ends the thought that the generation prompt begins
+    thought = {"omits thoughts": "dog</think>", "begins a thought where a reply is generated": "</think>\n\n"}
+    assert tokenizer.decode(ids[:-1]).strip() == thought.get(template, "") + "the quick brown fox"
     assert ids[-1] == (end if "another token" in template else tokenizer.eos_token_id)
     assert not set(ids[:-1]) & set(stops)
 
@@ -140,13 +142,13 @@ def test_a_reply_whose_words_also_occur_elsewhere_in_the_chat_is_kept_whole(toke
     tokenizer = with_template(tokenizer, TEMPLATES["begins a thought where a reply is generated"])
     for reply in ("fox", "a", "eos", "end"):
         (ids,) = completion_ids(tokenizer, [QUESTION], [reply])
-        assert tokenizer.decode(ids[:-1]) == reply
+        assert tokenizer.decode(ids[:-1]) == f"\n</think>\n\n{reply}"
     turns = [
         {"role": role, "content": content}
         for role, content in (("assistant", "fox"), ("user", "dog"), ("assistant", "fox !"))
     ]
     (ids,) = completion_ids(tokenizer, [QUESTION], [turns])
-    assert tokenizer.decode(ids[:-1]) == f"fox{tokenizer.eos_token}<user>dog<bot>fox !"
+    assert tokenizer.decode(ids[:-1]) == f"\n</think>\n\nfox{tokenizer.eos_token}<user>dog<bot>fox !"
 
 
 def test_the_completion_of_a_chat_has_all_its_turns(tokenizer):

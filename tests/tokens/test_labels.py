@@ -117,7 +117,7 @@ BY_HAND = {
     ),
     "begins a thought where a reply is generated": (
         TURN + "{{ m.content }}{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot><think>' if add_generation_prompt }}",
-        "{}EOS", "{}EOS",
+        "{}EOS", "\n</think>\n\n{}EOS",
     ),
     "begins and ends a thought in the last reply": (
         TURN + "{{ 'fox dog ' if loop.last and m.role != 'user' }}{{ m.content }}{{ eos_token if m.role != 'user' }}{% endfor %}" + OPEN,
@@ -130,7 +130,7 @@ BY_HAND = {
     "describes a header in words": (
         "{% for m in messages %}{{ '<user>the user: ' if m.role == 'user' else '<bot>no ! the bot:' }}{{ m.content }}"
         "{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>no ! the bot:<think>' if add_generation_prompt }}",
-        "{}EOS", "{}EOS",
+        "{}EOS", "\n</think>\n\n{}EOS",
     ),
 }  # fmt: skip
 
@@ -242,7 +242,9 @@ def test_the_users_turns_within_a_completion_are_not_learned(any_tokenizer):
         tokenizer, stops = with_template(any_tokenizer, template)
         example = example_of(tokenizer, stops, {"prompt": CHAT[:1], "completion": CHAT[1:]})
         end = "<|eot|>" if template == LLAMA_3 else tokenizer.eos_token
-        assert [text.strip() for text in learned_texts(tokenizer, example)] == [m["content"] + end for m in CHAT[1::2]]
+        first = "" if template == LLAMA_3 else "</think>\n\n"  # ends the thought that the generation prompt begins
+        expected = [first + CHAT[1]["content"] + end, *(m["content"] + end for m in CHAT[3::2])]
+        assert [text.strip() for text in learned_texts(tokenizer, example)] == expected
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------

@@ -76,7 +76,8 @@ def test_the_learned_tokens_of_random_chats_are_the_weighted_replies_and_their_s
         chat, start = random_chat(rng, with_system)
         last_reply_only = number % 5 == 0
         wanted = [
-            m["content"]
+            # the reply after the generation prompt ends the thought that it begins
+            ("</think>" if name == "thoughts" and i == start else "") + m["content"]
             for i, m in enumerate(chat)
             if m["role"] == "assistant"
             and (m.get("weight") != 0 if i >= start else m.get("weight") == 1 and not last_reply_only)
