@@ -31,14 +31,15 @@ from rlhf.rollout import Responses
 from rlhf.rows import Row, Subset, Tally, read_rows
 from rlhf.run.health import Diverged
 from rlhf.run.randomness import shuffled
-from rlhf.scoring import RewardFunctions, reward_model_scores
-from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, same_vocabulary, text_dataset, tokenised_text
+from rlhf.scoring import RewardFunctions, reads_token_ids, reward_model_scores
+from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, text_dataset, tokenised_text
 from rlhf.trainer import PPOTrainer
 from stages.common.console import say, show_output
 from stages.common.options import PPOOptions
-from stages.common.parsing import load_function
+from stages.common.parsing import is_function, split_label
 from stages.common.ppo_log import response_rows, train_and_log
 from stages.common.preview import say_if_too_long, say_tokens
+from stages.common.rewards import load_reward
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
 
@@ -49,11 +50,8 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
     set_seed(options.seed)
-    reward_source = None
-    if options.reward_model or options.uses_reward_model:
-        reward_source = stage.model(options.reward_model, "reward")
-        check_vocabulary(tokenizer, reward_source)
-    value_model = make_value_model(options, policy, tokenizer, source, reward_source)
+    shared = shared_reward_model(options, stage, tokenizer)
+    value_model = make_value_model(options, policy, tokenizer, source, shared)
     rows, prompts, tally = read_prompts(options, stage, policy, tokenizer)
     text: Sequence[list[int]] = []
     if options.ptx_coef:
@@ -67,12 +65,12 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         policy=policy,
         reference=reference,
         value_model=value_model,
-        reward=make_reward(options, accelerator, tokenizer, reward_source),
+        reward=make_reward(options, stage, accelerator, tokenizer, shared, rows),
         tokenizer=tokenizer,
         prompts=prompts,
         text=text,
-        functions=reward_functions(options, tokenizer, rows),
-        gold=gold_function(options.gold, tokenizer, rows) if options.gold else None,
+        functions=reward_functions(options, stage, accelerator, tokenizer, rows),
+        gold=gold_function(options.gold, stage, accelerator, tokenizer, rows) if options.gold else None,
         accelerator=accelerator,
     )
     stage.check_saving(trainer.save_models, tokenizer.save_pretrained)
@@ -106,14 +104,12 @@ def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:
     )
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, reward_source: str) -> None:
-    """Raises InputError if the reward model has another tokenizer than the policy, whose token ids it must read."""
-    try:
-        reward_tokenizer = load_tokenizer(reward_source)
-    except InputError:
-        return  # the folder holds no tokenizer
-    if not same_vocabulary(tokenizer, reward_tokenizer):
-        raise InputError(f"{reward_source} has another tokenizer than the policy, so it can't read its token ids")
+def shared_reward_model(options: PPOOptions, stage: Stage, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The folder or hub id of a reward model that reads the policy's token ids; None if there is none."""
+    if not (options.reward_model or options.uses_reward_model):
+        return None
+    source = stage.model(split_label(options.reward_model)[0] if options.reward_model else None, "reward")
+    return source if reads_token_ids(source, tokenizer) else None
 
 
 def make_value_model(
@@ -180,27 +176,40 @@ def pretraining_text(
 
 def make_reward(
     options: PPOOptions,
+    stage: Stage,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
-    reward_source: str | None,
+    shared: str | None,
+    rows: Sequence[Row],
 ) -> Callable[[Responses], Tensor] | None:
-    """The frozen reward model as a function from responses to scores (B,); None if reward functions take its place."""
-    if reward_source is None or not options.uses_reward_model:
+    """The frozen reward model as a function from responses to scores (B,); None if reward functions take its place.
+
+    `shared` reads token ids. A reward model with a tokenizer of its own reads text.
+    """
+    if not options.uses_reward_model:
         return None
-    return partial(reward_model_scores, freeze(load_scorer(reward_source, tokenizer), accelerator))
+    if shared is not None:
+        return partial(reward_model_scores, freeze(load_scorer(shared, tokenizer), accelerator))
+    name = options.labelled_reward_model or str(stage.made("reward", "model"))
+    say(f"{name} reads the text of responses, with its own tokenizer; the value model starts from the policy")
+    return RewardFunctions({"reward_model": load_reward(name, stage, rows, accelerator)}, tokenizer, rows)
 
 
 def reward_functions(
-    options: PPOOptions, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+    options: PPOOptions,
+    stage: Stage,
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
 ) -> RewardFunctions | None:
     """The reward functions of the options, None if there are none.
 
     Each has the name rewards/function, or rewards/module:function if two functions have the same name.
     """
     named = options.named_functions
-    short = [name.partition(":")[2] for name in named]
+    short = [name.partition(":")[2] if is_function(name) else Path(name).name for name in named]
     names = [f"rewards/{name if short.count(one) > 1 else one}" for name, one in zip(named, short, strict=True)]
-    functions = dict(zip(names, map(load_function, named), strict=True))
+    functions = {key: load_reward(name, stage, rows, accelerator) for key, name in zip(names, named, strict=True)}
     if not functions:
         return None
     return RewardFunctions(
@@ -214,9 +223,11 @@ def reward_functions(
     )
 
 
-def gold_function(name: str, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> RewardFunctions:
+def gold_function(
+    name: str, stage: Stage, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+) -> RewardFunctions:
     """The gold function, whose criteria are logged as gold/criterion."""
-    return RewardFunctions({"gold": load_function(name)}, tokenizer, rows, show=show_output)
+    return RewardFunctions({"gold": load_reward(name, stage, rows, accelerator)}, tokenizer, rows, show=show_output)
 
 
 if __name__ == "__main__":
