@@ -31,7 +31,7 @@ from rlhf.rollout import Responses
 from rlhf.rows import Row, Subset, Tally, read_rows
 from rlhf.run.health import Diverged
 from rlhf.run.randomness import shuffled
-from rlhf.scoring import RewardFunctions, reads_token_ids, reward_model_scores
+from rlhf.scoring import RewardFunctions, RewardModel, reads_token_ids, reward_model_scores
 from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, text_dataset, tokenised_text
 from rlhf.trainer import PPOTrainer
 from stages.common.console import say, show_output
@@ -50,8 +50,9 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
     set_seed(options.seed)
-    shared = shared_reward_model(options, stage, tokenizer)
-    value_model = make_value_model(options, policy, tokenizer, source, shared)
+    reward_source = reward_model_source(options, stage)
+    shared = reward_source is not None and reads_token_ids(reward_source, tokenizer)
+    value_model = make_value_model(options, policy, tokenizer, source, reward_source if shared else None)
     rows, prompts, tally = read_prompts(options, stage, policy, tokenizer)
     text: Sequence[list[int]] = []
     if options.ptx_coef:
@@ -65,7 +66,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         policy=policy,
         reference=reference,
         value_model=value_model,
-        reward=make_reward(options, stage, accelerator, tokenizer, shared, rows),
+        reward=make_reward(options, accelerator, tokenizer, reward_source, shared, rows),
         tokenizer=tokenizer,
         prompts=prompts,
         text=text,
@@ -104,12 +105,11 @@ def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:
     )
 
 
-def shared_reward_model(options: PPOOptions, stage: Stage, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The folder or hub id of a reward model that reads the policy's token ids; None if there is none."""
-    if not (options.reward_model or options.uses_reward_model):
-        return None
-    source = stage.model(split_label(options.reward_model)[0] if options.reward_model else None, "reward")
-    return source if reads_token_ids(source, tokenizer) else None
+def reward_model_source(options: PPOOptions, stage: Stage) -> str | None:
+    """The folder or hub id of the reward model; None if reward functions take its place and none is named."""
+    if options.reward_model:
+        return stage.model(split_label(options.reward_model)[0], "reward")
+    return stage.model(None, "reward") if options.uses_reward_model else None
 
 
 def make_value_model(
@@ -121,7 +121,7 @@ def make_value_model(
 ) -> nn.Module | None:
     """The value model, or None if the advantage estimator needs none.
 
-    With `share_trunk` it is a value head on the policy; otherwise a copy of the reward model, or, without one, the
+    With `share_trunk` it is a value head on the policy; otherwise a copy of the reward model, or, if that is None, the
     policy's trunk with a head whose values are 0 at first.
     """
     if not config.has_value_model:
@@ -176,23 +176,25 @@ def pretraining_text(
 
 def make_reward(
     options: PPOOptions,
-    stage: Stage,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
-    shared: str | None,
+    source: str | None,
+    shared: bool,
     rows: Sequence[Row],
 ) -> Callable[[Responses], Tensor] | None:
     """The frozen reward model as a function from responses to scores (B,); None if reward functions take its place.
 
-    `shared` reads token ids. A reward model with a tokenizer of its own reads text.
+    It reads text, with its own tokenizer, unless `shared`.
     """
-    if not options.uses_reward_model:
+    if source is None or not options.uses_reward_model:
         return None
-    if shared is not None:
-        return partial(reward_model_scores, freeze(load_scorer(shared, tokenizer), accelerator))
-    name = options.labelled_reward_model or str(stage.made("reward", "model"))
-    say(f"{name} reads the text of responses, with its own tokenizer; the value model starts from the policy")
-    return RewardFunctions({"reward_model": load_reward(name, stage, rows, accelerator)}, tokenizer, rows)
+    if shared:
+        return partial(reward_model_scores, freeze(load_scorer(source, tokenizer), accelerator))
+    _, label = split_label(options.labelled_reward_model or source)
+    model = RewardModel(source, label, accelerator)
+    model.check(rows)
+    say(f"{source} reads the text of responses with its own tokenizer; the value model starts from the policy")
+    return RewardFunctions({"reward_model": model}, tokenizer, rows)
 
 
 def reward_functions(

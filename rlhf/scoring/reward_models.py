@@ -119,7 +119,7 @@ class RewardModel:
         """The ids of texts, with each special token of the tokenizer once, cut at the left to the model's context."""
         room = self.longest - len(self.beginning) - len(self.end)
         result = []
-        for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids:
+        for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []:
             if self.beginning and ids[: len(self.beginning)] == self.beginning:
                 ids = ids[len(self.beginning) :]
             if self.end and ids[-len(self.end) :] == self.end:

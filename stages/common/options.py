@@ -31,10 +31,7 @@ class StageOptions:
         None, "folders of the results of other stages, as JSON; by default those of the run, then those of its base"
     )
     run_seed: int | None = option(
-        None,
-        "seed of all stages of the run, as make's SEED gives it; --seed overrides it",
-        at_least=0,
-        at_most=LARGEST_SEED,
+        None, "seed of all stages, as make's SEED gives it; --seed overrides it", at_least=0, at_most=LARGEST_SEED
     )
     output: str | None = option(None, "folder for this stage's result; by default <run>/<stage>")
     seed: int = option(0, "seed of all random numbers of the stage", at_least=0, at_most=LARGEST_SEED)
@@ -244,7 +241,7 @@ class PPOOptions(PPOConfig, SavingOptions):
     model: str | None = option(None, "policy to start from, and reference; by default the result of `make sft`")
     reward_model: str | None = option(
         None,
-        "reward model, any sequence classifier; the value model starts from it if it shares the policy's tokenizer; by default the result of `make reward`",
+        "a sequence classifier, from which the value model starts if it can; by default the result of `make reward`",
     )
     reward_label: str | None = option(None, "label of reward_model, by name or index, if it has several")
     reward_function: str | None = option(
@@ -314,9 +311,7 @@ class SamplesOptions(StageOptions):
         at_least=1,
         at_most=10**9,
     )
-    temperature: float = option(
-        1.0, "sampling temperature; 0: greedy decoding", at_least=0.01, at_most=100, or_zero=True
-    )
+    temperature: float = option(1.0, "sampling temperature; 0: greedy", at_least=0.01, at_most=100, or_zero=True)
     response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     gold: str | None = option(None, "a Python function, or a classifier, of true quality, printed beside each answer")
 

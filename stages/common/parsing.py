@@ -90,13 +90,11 @@ def check_values(options: StageOptions) -> None:
     """Raises InputError if options name a function, a classifier, a schedule, a tracker or an argument that is none."""
     for function in functions_of(options):
         load_function(function)
-    classifiers = [name for name in _scoring(options) if not is_function(name)]
+    for name in _scoring(options):
+        if not is_function(name):
+            _check_classifier(name, "; a function is named module:function")
     if reward_model := getattr(options, "labelled_reward_model", None):
-        classifiers.append(reward_model)
-    if classifiers:  # a late import, because torch takes seconds
-        from rlhf.scoring import check_classifier
-    for name in classifiers:
-        check_classifier(*split_label(name))
+        _check_classifier(reward_model)
     check_library_values(options)
 
 
@@ -113,6 +111,16 @@ def _scoring(options: StageOptions) -> list[str]:
     """The functions and classifiers that score completions."""
     named = [value for name in SCORING if (value := getattr(options, name, None))]
     return [*named, *getattr(options, "reward_functions", [])]
+
+
+def _check_classifier(name: str, hint: str = "") -> None:
+    from rlhf.scoring import check_classifier  # only here, because torch takes seconds to import
+
+    source, label = split_label(name)
+    try:
+        check_classifier(source, label)
+    except InputError as error:
+        raise InputError(f"{error}{'' if Path(source).is_dir() else hint}") from error
 
 
 def is_function(name: str) -> bool:
