@@ -5,6 +5,7 @@ make evaluate
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ def load_score(stage: Stage) -> Score | None:
     if not folder.is_dir():
         return None
     scorer, tokenizer = load_scorer(folder).to(device()), load_tokenizer(folder)
+    text_scorer = cache(partial(RewardModel, folder))  # loaded only if a model has another tokenizer
 
     def score(answers: Answers) -> Tensor:
         own, finished = answers.model.tokenizer, [completion.finished for completion in answers.completions]
@@ -100,7 +102,7 @@ def load_score(stage: Stage) -> Score | None:
             [row["prompt"] for row in answers.rows],
             [completion.text for completion in answers.completions],
         )
-        return torch.tensor(RewardModel(folder)(prompts, texts, finished, [row.get("tools") for row in answers.rows]))
+        return torch.tensor(text_scorer()(prompts, texts, finished, [row.get("tools") for row in answers.rows]))
 
     return score
 
