@@ -1,4 +1,4 @@
-"""The sequence classifier of any causal language model: the class of transformers, or the trunk with a linear head."""
+"""Sequence classifiers: those of causal language models, all with a linear head, and those of encoders."""
 
 from functools import cache
 from typing import Any, cast
@@ -34,6 +34,23 @@ class AutoClassifier:
             config = config.get_text_config()  # the text part of a vision-language model, as AutoModelForCausalLM does
         config.num_labels = kwargs.pop("num_labels", config.num_labels)
         return classifier_class(causal).from_pretrained(source, config=config, **kwargs)
+
+
+class AnyClassifier:
+    """Loads decoders as `AutoClassifier` does, and encoders with the head of their own class."""
+
+    @staticmethod
+    def from_pretrained(source: str, **kwargs: Any) -> Any:
+        """What `AutoModelForSequenceClassification.from_pretrained` returns, and decoders that it lacks."""
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        loader: Any = AutoClassifier if is_decoder(config) else AutoModelForSequenceClassification
+        return loader.from_pretrained(source, **kwargs)
+
+
+def is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether the sequence classifier of a configuration is a linear head `score` at the last token of a decoder."""
+    own = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    return own is None or getattr(config, "is_decoder", False) or _has_own_class(config)
 
 
 def _has_own_class(config: PreTrainedConfig) -> bool:

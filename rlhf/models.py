@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from rlhf import InputError, first_line, refuse_adapter
-from rlhf.classifiers import AutoClassifier
+from rlhf.classifiers import AnyClassifier, AutoClassifier
 from rlhf.engine import check_agreement, hidden_states, limit_vocabulary, optimize, probe
 
 Model = TypeVar("Model", PreTrainedModel, "Scorer")
@@ -303,6 +303,14 @@ def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = 
     """
     model = _load(AutoClassifier, source, num_labels=1).eval()
     return Scorer(_resized(model, tokenizer) if tokenizer else model)
+
+
+def load_classifier(source: str | Path) -> PreTrainedModel:
+    """The sequence classifier of a folder or hub id, decoder or encoder, with all its labels, in fp32.
+
+    Raises InputError if no such model can be loaded.
+    """
+    return _load(AnyClassifier, source).eval()
 
 
 # --- frozen models ----------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from rlhf.scoring import RewardFunction, call_reward_function
 from rlhf.tokens import load_tokenizer, prompt_dataset
 from stages.common.console import ProgressBar, say, show_output
 from stages.common.options import ComparisonsOptions
-from stages.common.parsing import load_function
 from stages.common.resume import Saver
+from stages.common.rewards import load_reward
 from stages.common.run import INPUT
 from stages.common.stage import Stage, main
 
@@ -41,9 +41,10 @@ def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
         say("comparisons from the recipe's files: nothing to sample")
         return {}
     if options.labeller is None:
-        raise InputError("no labeller: name a function that scores completions, or files of comparisons under data")
+        raise InputError(
+            "no labeller: name a function or a model that scores completions, or files of comparisons under data"
+        )
 
-    label = load_function(options.labeller)
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
     policy = on_device(load_policy(source, tokenizer))
@@ -51,6 +52,7 @@ def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
         "train": _prompts(policy, tokenizer, stage, "prompts", options.count, options),
         "test": _prompts(policy, tokenizer, stage, "prompts_test", options.test_count, options),
     }
+    label = load_reward(options.labeller, stage, [row for rows, _ in prompts.values() for row in rows])
     sampled = sample(policy, tokenizer, {part: ids for part, (_, ids) in prompts.items()}, options, stage)
     for part, (rows, _) in prompts.items():
         rng = random.Random(f"labeller {part} {options.seed}")

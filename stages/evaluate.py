@@ -3,24 +3,29 @@
 make evaluate
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+import torch
+from torch import Tensor
 
 from rlhf import report
 from rlhf.escape import markdown
 from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate, without_nan
-from rlhf.models import Scorer, context_length, device, load_scorer
+from rlhf.models import context_length, device, load_scorer
 from rlhf.reward import score_sequences
 from rlhf.rollout import Completion
 from rlhf.rows import Row, read_rows
 from rlhf.run.files import write_json
+from rlhf.scoring import RewardFunction, RewardModel
 from rlhf.tokens import completion_ids, is_rendered, load_tokenizer, prompt_ids, same_vocabulary, text_dataset
 from stages.common.answers import Answerer, answerable, gold_of, load_answerers
-from stages.common.console import print_lines, say
+from stages.common.console import print_lines
 from stages.common.options import CHAIN, EvaluateOptions
+from stages.common.rewards import load_reward
 from stages.common.run import INPUT
 from stages.common.stage import Stage, main
 
@@ -32,6 +37,7 @@ class Answers:
     """A model's sampled or greedy answers to the held-out prompts, with their gold scores if known."""
 
     model: Answerer
+    rows: list[Row]
     prompts: list[list[int]]
     completions: list[Completion]
     gold: list[float] | None
@@ -40,6 +46,9 @@ class Answers:
     def sequences(self) -> list[list[int]]:
         """The token ids of each prompt with its completion."""
         return [prompt + completion.ids for prompt, completion in zip(self.prompts, self.completions, strict=True)]
+
+
+Score = Callable[[Answers], Tensor]  # the scores of answers, (B,), on the CPU
 
 
 def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
@@ -61,31 +70,46 @@ def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
 
 def measure(answerers: list[Answerer], rows: list[Row], options: EvaluateOptions, stage: Stage) -> dict[str, Metrics]:
     """The metrics of each model by name. Models listed after `sft`, but for `pretrain`, are also compared with it."""
-    reward = load_reward(stage)
+    gold = load_reward(options.gold, stage, rows) if options.gold else None
+    score = load_score(stage)
     metrics: dict[str, Metrics] = {}
     reference: list[Answers] = []
     for model in answerers:
-        scorer = reward[0] if reward and same_vocabulary(model.tokenizer, reward[1]) else None
-        if reward and scorer is None:
-            say(f"no scores for {model.name}: its tokenizer differs from that of the reward model")
-        sampled, greedy = (answer(model, rows, temperature, options) for temperature in (options.temperature, 0.0))
-        metrics[model.name] = {**answer_metrics(sampled, greedy, scorer, options), **pretraining_metrics(model, stage)}
+        sampled, greedy = (answer(model, rows, t, options, gold) for t in (options.temperature, 0.0))
+        metrics[model.name] = {**answer_metrics(sampled, greedy, score, options), **pretraining_metrics(model, stage)}
         if model.name == "sft":
             reference = [sampled, greedy]
-            if options.best_of and scorer:
-                metrics["best_of_n"] = best_of_n(model, rows, scorer, options)
+            if options.best_of and score:
+                metrics["best_of_n"] = best_of_n(model, rows, score, options, gold)
         elif model.name != "pretrain" and reference:
             metrics[model.name] |= compare_with_sft([sampled, greedy], reference, options)
     return metrics
 
 
-def load_reward(stage: Stage) -> tuple[Scorer, PreTrainedTokenizerBase] | None:
-    """The run's reward model and its tokenizer; None if the run has no reward model."""
+def load_score(stage: Stage) -> Score | None:
+    """Scores of the run's reward model, of token ids or, for a model with another tokenizer, of text; None without one."""
     folder = stage.input(f"{INPUT}reward")
-    return (load_scorer(folder).to(device()), load_tokenizer(folder)) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    scorer, tokenizer = load_scorer(folder).to(device()), load_tokenizer(folder)
+    text_scorer = cache(partial(RewardModel, folder))  # loaded only if a model has another tokenizer
+
+    def score(answers: Answers) -> Tensor:
+        own, finished = answers.model.tokenizer, [completion.finished for completion in answers.completions]
+        if same_vocabulary(own, tokenizer):
+            return score_sequences(scorer, answers.sequences, own.pad_token_id)
+        prompts, texts = (
+            [row["prompt"] for row in answers.rows],
+            [completion.text for completion in answers.completions],
+        )
+        return torch.tensor(text_scorer()(prompts, texts, finished, [row.get("tools") for row in answers.rows]))
+
+    return score
 
 
-def answer(model: Answerer, rows: list[Row], temperature: float, options: EvaluateOptions) -> Answers:
+def answer(
+    model: Answerer, rows: list[Row], temperature: float, options: EvaluateOptions, gold: RewardFunction | None
+) -> Answers:
     """One answer of a model to each row's prompt, with gold scores."""
     completions = model.answer(rows, options.response_length, temperature, options.seed)
     prompts = prompt_ids(
@@ -94,10 +118,10 @@ def answer(model: Answerer, rows: list[Row], temperature: float, options: Evalua
         [row.get("tools") for row in rows],
         [is_rendered(row) for row in rows],
     )
-    return Answers(model, prompts, completions, gold_of(options.gold, rows, completions))
+    return Answers(model, rows, prompts, completions, gold_of(gold, rows, completions))
 
 
-def answer_metrics(sampled: Answers, greedy: Answers, scorer: Scorer | None, options: EvaluateOptions) -> Metrics:
+def answer_metrics(sampled: Answers, greedy: Answers, score: Score | None, options: EvaluateOptions) -> Metrics:
     """Gold and reward score if known, the mean length of the sampled answers, and the share that ends with eos."""
     metrics: Metrics = {}
     golds = {"": sampled.gold, "_greedy": greedy.gold}
@@ -106,10 +130,9 @@ def answer_metrics(sampled: Answers, greedy: Answers, scorer: Scorer | None, opt
         metrics |= ratio_estimate(gold.tolist()).named(f"gold{suffix}")
     for suffix, gold in known_golds.items():
         metrics[f"perfect{suffix}"] = float(np.mean(gold >= options.perfect))
-    if scorer is not None:
-        pad_id = sampled.model.tokenizer.pad_token_id
-        metrics["score"] = float(score_sequences(scorer, sampled.sequences, pad_id).mean())
-        metrics["score_greedy"] = float(score_sequences(scorer, greedy.sequences, pad_id).mean())
+    if score is not None:
+        metrics["score"] = float(score(sampled).mean())
+        metrics["score_greedy"] = float(score(greedy).mean())
     metrics["length"] = float(np.mean([len(completion.ids) for completion in sampled.completions]))
     metrics["ended"] = float(np.mean([completion.finished for completion in sampled.completions]))
     return metrics
@@ -153,11 +176,13 @@ def compare_with_sft(answers: list[Answers], reference: list[Answers], options: 
     return ratio_estimate((logprobs - ref_logprobs).tolist()).named("kl") | metrics
 
 
-def best_of_n(model: Answerer, rows: list[Row], scorer: Scorer, options: EvaluateOptions) -> Metrics:
+def best_of_n(
+    model: Answerer, rows: list[Row], score: Score, options: EvaluateOptions, gold_function: RewardFunction | None
+) -> Metrics:
     """Metrics of best-of-n, the highest-scoring of n answers: a baseline without policy training."""
     repeated = [row for row in rows for _ in range(options.best_of)]
-    answers = answer(model, repeated, options.temperature, options)
-    scores = score_sequences(scorer, answers.sequences, model.tokenizer.pad_token_id).view(-1, options.best_of)
+    answers = answer(model, repeated, options.temperature, options, gold_function)
+    scores = score(answers).view(-1, options.best_of)
     best = scores.argmax(dim=1).numpy() + options.best_of * np.arange(len(rows))
     metrics: Metrics = {
         "n": options.best_of,

@@ -31,14 +31,15 @@ from rlhf.rollout import Responses
 from rlhf.rows import Row, Subset, Tally, read_rows
 from rlhf.run.health import Diverged
 from rlhf.run.randomness import shuffled
-from rlhf.scoring import RewardFunctions, reward_model_scores
-from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, same_vocabulary, text_dataset, tokenised_text
+from rlhf.scoring import RewardFunctions, RewardModel, reads_token_ids, reward_model_scores
+from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, text_dataset, tokenised_text
 from rlhf.trainer import PPOTrainer
 from stages.common.console import say, show_output
 from stages.common.options import PPOOptions
-from stages.common.parsing import load_function
+from stages.common.parsing import is_function, split_label
 from stages.common.ppo_log import response_rows, train_and_log
 from stages.common.preview import say_if_too_long, say_tokens
+from stages.common.rewards import load_reward
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
 
@@ -49,11 +50,9 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
     set_seed(options.seed)
-    reward_source = None
-    if options.reward_model or options.uses_reward_model:
-        reward_source = stage.model(options.reward_model, "reward")
-        check_vocabulary(tokenizer, reward_source)
-    value_model = make_value_model(options, policy, tokenizer, source, reward_source)
+    reward_source = reward_model_source(options, stage)
+    shared = reward_source is not None and reads_token_ids(reward_source, tokenizer)
+    value_model = make_value_model(options, policy, tokenizer, source, reward_source if shared else None)
     rows, prompts, tally = read_prompts(options, stage, policy, tokenizer)
     text: Sequence[list[int]] = []
     if options.ptx_coef:
@@ -67,12 +66,12 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         policy=policy,
         reference=reference,
         value_model=value_model,
-        reward=make_reward(options, accelerator, tokenizer, reward_source),
+        reward=make_reward(options, accelerator, tokenizer, reward_source, shared, rows),
         tokenizer=tokenizer,
         prompts=prompts,
         text=text,
-        functions=reward_functions(options, tokenizer, rows),
-        gold=gold_function(options.gold, tokenizer, rows) if options.gold else None,
+        functions=reward_functions(options, stage, accelerator, tokenizer, rows),
+        gold=gold_function(options.gold, stage, accelerator, tokenizer, rows) if options.gold else None,
         accelerator=accelerator,
     )
     stage.check_saving(trainer.save_models, tokenizer.save_pretrained)
@@ -106,14 +105,11 @@ def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:
     )
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, reward_source: str) -> None:
-    """Raises InputError if the reward model has another tokenizer than the policy, whose token ids it must read."""
-    try:
-        reward_tokenizer = load_tokenizer(reward_source)
-    except InputError:
-        return  # the folder holds no tokenizer
-    if not same_vocabulary(tokenizer, reward_tokenizer):
-        raise InputError(f"{reward_source} has another tokenizer than the policy, so it can't read its token ids")
+def reward_model_source(options: PPOOptions, stage: Stage) -> str | None:
+    """The folder or hub id of the reward model; None if reward functions take its place and none is named."""
+    if options.reward_model:
+        return stage.model(split_label(options.reward_model)[0], "reward")
+    return stage.model(None, "reward") if options.uses_reward_model else None
 
 
 def make_value_model(
@@ -125,7 +121,7 @@ def make_value_model(
 ) -> nn.Module | None:
     """The value model, or None if the advantage estimator needs none.
 
-    With `share_trunk` it is a value head on the policy; otherwise a copy of the reward model, or, without one, the
+    With `share_trunk` it is a value head on the policy; otherwise a copy of the reward model, or, if that is None, the
     policy's trunk with a head whose values are 0 at first.
     """
     if not config.has_value_model:
@@ -182,25 +178,40 @@ def make_reward(
     options: PPOOptions,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
-    reward_source: str | None,
+    source: str | None,
+    shared: bool,
+    rows: Sequence[Row],
 ) -> Callable[[Responses], Tensor] | None:
-    """The frozen reward model as a function from responses to scores (B,); None if reward functions take its place."""
-    if reward_source is None or not options.uses_reward_model:
+    """The frozen reward model as a function from responses to scores (B,); None if reward functions take its place.
+
+    It reads text, with its own tokenizer, unless `shared`.
+    """
+    if source is None or not options.uses_reward_model:
         return None
-    return partial(reward_model_scores, freeze(load_scorer(reward_source, tokenizer), accelerator))
+    if shared:
+        return partial(reward_model_scores, freeze(load_scorer(source, tokenizer), accelerator))
+    _, label = split_label(options.labelled_reward_model or source)
+    model = RewardModel(source, label, accelerator)
+    model.check(rows)
+    say(f"{source} reads the text of responses with its own tokenizer; the value model starts from the policy")
+    return RewardFunctions({"reward_model": model}, tokenizer, rows)
 
 
 def reward_functions(
-    options: PPOOptions, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+    options: PPOOptions,
+    stage: Stage,
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
 ) -> RewardFunctions | None:
     """The reward functions of the options, None if there are none.
 
     Each has the name rewards/function, or rewards/module:function if two functions have the same name.
     """
     named = options.named_functions
-    short = [name.partition(":")[2] for name in named]
+    short = [name.partition(":")[2] if is_function(name) else Path(name).name for name in named]
     names = [f"rewards/{name if short.count(one) > 1 else one}" for name, one in zip(named, short, strict=True)]
-    functions = dict(zip(names, map(load_function, named), strict=True))
+    functions = {key: load_reward(name, stage, rows, accelerator) for key, name in zip(names, named, strict=True)}
     if not functions:
         return None
     return RewardFunctions(
@@ -214,9 +225,11 @@ def reward_functions(
     )
 
 
-def gold_function(name: str, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> RewardFunctions:
+def gold_function(
+    name: str, stage: Stage, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+) -> RewardFunctions:
     """The gold function, whose criteria are logged as gold/criterion."""
-    return RewardFunctions({"gold": load_function(name)}, tokenizer, rows, show=show_output)
+    return RewardFunctions({"gold": load_reward(name, stage, rows, accelerator)}, tokenizer, rows, show=show_output)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from rlhf.rows import Row, Tally, Text, plain_text, read_lines, read_rows, valid
 from stages.common.answers import answerable, gold_of, load_answerers
 from stages.common.console import print_lines, say
 from stages.common.options import SamplesOptions
+from stages.common.rewards import load_reward
 from stages.common.stage import Stage, main
 
 Cell = tuple[str, Completion, float | None]  # a model's name, its completion, and its gold if known
@@ -30,11 +31,12 @@ def work(options: SamplesOptions, stage: Stage) -> dict[str, Any]:
         return {}
     answerers = load_answerers(options.models, stage)
     rows = answerable(rows, answerers, options.response_length)
+    gold_function = load_reward(options.gold, stage, rows) if options.gold else None
     answers: list[list[Completion]] = []
     golds: list[Sequence[float | None]] = []
     for model in answerers:
         answers.append(model.answer(rows, options.response_length, options.temperature, options.seed))
-        golds.append(gold_of(options.gold, rows, answers[-1]) or [None] * len(rows))
+        golds.append(gold_of(gold_function, rows, answers[-1]) or [None] * len(rows))
     names = [model.name for model in answerers]
     table = [
         (row["prompt"], list(zip(names, completions, gold, strict=True)))

@@ -1,6 +1,7 @@
 """Scores of responses, from a reward model or from Python functions of the text.
 
-A reward model reads the sampled token ids, so it must share the policy's tokenizer. Reward functions read decoded text.
+`reward_model_scores` reads the sampled token ids, so the reward model must share the policy's tokenizer. Reward
+functions, among them `rlhf.scoring.reward_models`, read decoded text.
 """
 
 import math

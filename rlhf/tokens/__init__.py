@@ -26,10 +26,18 @@ from rlhf.tokens.datasets import (
 from rlhf.tokens.files import TokenFiles
 from rlhf.tokens.ids import completion_ids, prompt_ids, text_ids
 from rlhf.tokens.labels import IGNORED
-from rlhf.tokens.tokenizers import load_tokenizer, new_tokenizer, prepare_tokenizer, same_vocabulary
+from rlhf.tokens.tokenizers import (
+    PLAIN_CHAT_TEMPLATE,
+    load_tokenizer,
+    new_tokenizer,
+    prepare_tokenizer,
+    same_vocabulary,
+    stored_tokenizer,
+)
 
 __all__ = [
     "IGNORED",
+    "PLAIN_CHAT_TEMPLATE",
     "TOO_LONG",
     "RefusedChat",
     "TokenFiles",
@@ -46,6 +54,7 @@ __all__ = [
     "prompt_ids",
     "render_chat",
     "same_vocabulary",
+    "stored_tokenizer",
     "text_dataset",
     "text_ids",
     "tokenised_text",

@@ -48,6 +48,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
     Raises InputError if no tokenizer can be loaded.
     """
+    return prepare_tokenizer(stored_tokenizer(source))
+
+
+def stored_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id as it is stored. Raises InputError if none can be loaded."""
     refuse_adapter(source)
     missing = f"no tokenizer at {source}: save the model's tokenizer there, with tokenizer.save_pretrained"
     try:
@@ -57,7 +62,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     # for a folder with only a config.json, transformers returns a tokenizer with an empty vocabulary
     if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
         raise InputError(missing)
-    return prepare_tokenizer(tokenizer)
+    return tokenizer
 
 
 def _tokenizer_class(folder: Path) -> Any:

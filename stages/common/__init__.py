@@ -13,5 +13,6 @@ ppo_log       the log, the printed lines and the checkpoints of PPO
 resume        checkpoints of an interrupted stage
 interruption  signals, and the lock on a result
 console       lines, durations and progress bars on the screen
+rewards       functions and classifiers that score completions
 answers       models that answer prompts, for samples and evaluate
 """

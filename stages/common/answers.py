@@ -11,11 +11,10 @@ from rlhf.evaluate import without_nan
 from rlhf.models import load_policy, max_prompt_length, on_device
 from rlhf.rollout import Completion, sample_completions
 from rlhf.rows import Row, Tally
-from rlhf.scoring import call_reward_function
+from rlhf.scoring import RewardFunction, call_reward_function
 from rlhf.tokens import load_tokenizer, prompt_dataset
 from stages.common.console import say, show_output
 from stages.common.options import CHAIN
-from stages.common.parsing import load_function
 from stages.common.run import INPUT
 from stages.common.stage import Stage
 
@@ -75,10 +74,10 @@ def load_answerers(names: list[str], stage: Stage) -> list[Answerer]:
     return answerers
 
 
-def gold_of(function: str | None, rows: list[Row], completions: list[Completion]) -> list[float] | None:
-    """The true quality of completions from the named gold function, NaN if unknown; None if all are unknown."""
+def gold_of(function: RewardFunction | None, rows: list[Row], completions: list[Completion]) -> list[float] | None:
+    """The true quality of completions from the gold function, NaN if unknown; None if all are unknown."""
     if function is None:
         return None
     texts, finished = [c.text for c in completions], [c.finished for c in completions]
-    gold = call_reward_function(load_function(function), rows, texts, finished, show=show_output)
+    gold = call_reward_function(function, rows, texts, finished, show=show_output)
     return gold if len(without_nan(gold)) else None

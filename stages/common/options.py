@@ -31,10 +31,7 @@ class StageOptions:
         None, "folders of the results of other stages, as JSON; by default those of the run, then those of its base"
     )
     run_seed: int | None = option(
-        None,
-        "seed of all stages of the run, as make's SEED gives it; --seed overrides it",
-        at_least=0,
-        at_most=LARGEST_SEED,
+        None, "seed of all stages, as make's SEED gives it; --seed overrides it", at_least=0, at_most=LARGEST_SEED
     )
     output: str | None = option(None, "folder for this stage's result; by default <run>/<stage>")
     seed: int = option(0, "seed of all random numbers of the stage", at_least=0, at_most=LARGEST_SEED)
@@ -189,9 +186,7 @@ class SFTOptions(TrainingOptions):
 @dataclass
 class ComparisonsOptions(SavingOptions):
     model: str | None = option(None, "model to sample from; by default the result of `make sft`")
-    labeller: str | None = option(
-        None, "a Python function, module:function, that returns the quality of completions as numbers"
-    )
+    labeller: str | None = option(None, "a Python function, module:function, or a classifier, that scores completions")
     noise: float = option(
         1.5,
         "the labeller prefers the better of two completions with probability sigmoid(difference / noise); 0: no noise",
@@ -244,15 +239,17 @@ class RewardOptions(TrainingOptions):
 class PPOOptions(PPOConfig, SavingOptions):
     model: str | None = option(None, "policy to start from, and reference; by default the result of `make sft`")
     reward_model: str | None = option(
-        None, "reward model, from which the value model starts too; by default the result of `make reward`"
+        None,
+        "a sequence classifier, from which the value model starts if it can; by default the result of `make reward`",
     )
+    reward_label: str | None = option(None, "label of reward_model, by name or index, if it has several")
     reward_function: str | None = option(
         None,
-        "a Python function, module:function, that returns the scores instead of a reward model; the value model then starts from the policy, or from reward_model if that is set",
+        "a Python function, module:function, or a classifier, that gives the scores instead of a reward model; the value model then starts from the policy, or from reward_model if that is set",
     )
     reward_functions: list[str] = option(
         [],
-        "several such functions; the score is their weighted sum, plus the reward model's if reward_model_weight is set",
+        "several such functions or classifiers, folder#label; the score is their weighted sum, plus the reward model's if reward_model_weight is set",
     )
     reward_weights: list[float] = option([], "weights of the reward functions in order; by default 1 each")
     reward_model_weight: float | None = option(
@@ -265,12 +262,14 @@ class PPOOptions(PPOConfig, SavingOptions):
     text: str | None = option(
         None, "JSON Lines file of {text} for the pretraining mix; by default the one from `make data`"
     )
-    gold: str | None = option(None, "a Python function, module:function, that returns true quality; it is only logged")
+    gold: str | None = option(None, "a Python function, or a classifier, that returns true quality; it is only logged")
     show_samples: int = option(10, "steps between printed sample completions; 0: print none", at_least=0, at_most=10**9)
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that Accelerate supports")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.reward_label and not self.reward_model:
+            raise InputError("reward_label names a label of reward_model: set reward_model too")
         named = self.named_functions
         if repeated := [name for name in named if named.count(name) > 1]:
             raise InputError(f"{repeated[0]} is named twice among the reward functions: name it once, with a weight")
@@ -278,6 +277,11 @@ class PPOOptions(PPOConfig, SavingOptions):
             raise InputError(f"reward_weights has {len(self.reward_weights)} numbers for {len(named)} reward functions")
         if self.reward_model_weight is not None and not named:
             raise InputError("reward_model_weight needs reward functions: name one, or remove reward_model_weight")
+
+    @property
+    def labelled_reward_model(self) -> str | None:
+        """The reward model, with #label if reward_label is set."""
+        return f"{self.reward_model}#{self.reward_label}" if self.reward_label else self.reward_model
 
     @property
     def named_functions(self) -> list[str]:
@@ -306,13 +310,9 @@ class SamplesOptions(StageOptions):
         at_least=1,
         at_most=10**9,
     )
-    temperature: float = option(
-        1.0, "sampling temperature; 0: greedy decoding", at_least=0.01, at_most=100, or_zero=True
-    )
+    temperature: float = option(1.0, "sampling temperature; 0: greedy", at_least=0.01, at_most=100, or_zero=True)
     response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
-    gold: str | None = option(
-        None, "a Python function, module:function, that returns true quality, printed beside each answer"
-    )
+    gold: str | None = option(None, "a Python function, or a classifier, of true quality, printed beside each answer")
 
 
 @dataclass
@@ -332,7 +332,7 @@ class EvaluateOptions(StageOptions):
         at_least=0,
         at_most=10**4,
     )
-    gold: str | None = option(None, "a Python function, module:function, that returns true quality")
+    gold: str | None = option(None, "a Python function, or a sequence classifier, that returns true quality")
     perfect: float = option(10.0, "gold score from which an answer counts as perfect")
 
 

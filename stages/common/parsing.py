@@ -17,6 +17,7 @@ from argparse import (
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from data.columns import Source, source_text
@@ -28,7 +29,7 @@ from stages.common.libraries import check_library_values
 from stages.common.options import OPTIONS, PLACES, SourceText, StageOptions
 from stages.common.recipe import no_such_option, recipe_options
 
-FUNCTIONS = ("gold", "labeller", "reward_function")  # options that name a Python function, module:function
+SCORING = ("gold", "labeller", "reward_function")  # options that name a Python function or a sequence classifier
 
 
 @dataclass
@@ -86,20 +87,52 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
 
 
 def check_values(options: StageOptions) -> None:
-    """Raises InputError if the options name a function, a schedule, a tracker or an argument that does not exist."""
+    """Raises InputError if options name a function, a classifier, a schedule, a tracker or an argument that is none."""
     for function in functions_of(options):
         load_function(function)
+    for name in _scoring(options):
+        if not is_function(name):
+            _check_classifier(name, "; a function is named module:function")
+    if reward_model := getattr(options, "labelled_reward_model", None):
+        _check_classifier(reward_model)
     check_library_values(options)
 
 
 def functions_of(options: StageOptions) -> list[str]:
     """The user's functions ("module:function") that the options and their sources of rows name."""
-    named = [value for name in FUNCTIONS if (value := getattr(options, name, None))]
-    named += getattr(options, "reward_functions", [])
+    named = filter(is_function, _scoring(options))
     hints = get_type_hints(type(options))
     lists = [getattr(options, name) for name, hint in hints.items() if hint == list[SourceText]]
     adapters = [Source.parse(source).adapter for sources in lists for source in sources]
     return [*named, *(adapter for adapter in adapters if adapter)]
+
+
+def _scoring(options: StageOptions) -> list[str]:
+    """The functions and classifiers that score completions."""
+    named = [value for name in SCORING if (value := getattr(options, name, None))]
+    return [*named, *getattr(options, "reward_functions", [])]
+
+
+def _check_classifier(name: str, hint: str = "") -> None:
+    from rlhf.scoring import check_classifier  # only here, because torch takes seconds to import
+
+    source, label = split_label(name)
+    try:
+        check_classifier(source, label)
+    except InputError as error:
+        raise InputError(f"{error}{'' if Path(source).is_dir() else hint}") from error
+
+
+def is_function(name: str) -> bool:
+    """Whether the name of what scores completions is that of a function, module:function, and not of a classifier."""
+    source, _ = split_label(name)
+    return ":" in source and not Path(source).is_dir()
+
+
+def split_label(name: str) -> tuple[str, str | None]:
+    """The folder or hub id of a classifier, and its label, if the name is "folder#label"."""
+    source, mark, label = name.rpartition("#")
+    return (source, label) if mark and not Path(name).is_dir() else (name, None)
 
 
 def load_function(name: str) -> Callable[..., Any]:
