@@ -7,6 +7,7 @@ padding; S selected ones of these; W hidden width.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar, cast
@@ -27,7 +28,8 @@ from transformers.pytorch_utils import Conv1D
 
 from rlhf import InputError, first_line, refuse_adapter
 from rlhf.classifiers import AutoClassifier
-from rlhf.engine import check_agreement, hidden_states, limit_vocabulary, optimize, probe
+from rlhf.config import PrecisionOptions
+from rlhf.engine import check_sampling, check_training, hidden_states, limit_vocabulary, optimize, probe
 
 Model = TypeVar("Model", PreTrainedModel, "Scorer")
 # the settings of a generation_config that are kept; transformers writes the last five itself
@@ -72,17 +74,26 @@ def new_policy(
     return _with_special_tokens(policy, tokenizer)
 
 
-def load_policy(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def load_policy(
+    source: str | Path, tokenizer: PreTrainedTokenizerBase, warn: Callable[[str], None] | None = None
+) -> PreTrainedModel:
     """The causal language model of a folder or hub id, in fp32, its embedding extended to the tokenizer's vocabulary.
 
     Rows of its embedding beyond the vocabulary get probability 0. Raises InputError if no such model can be loaded, or
-    if sampling from it would be wrong, see `rlhf.engine.check_agreement`.
+    if sampling from it would be wrong, see `rlhf.engine.check_sampling`; with `warn`, that gets the reason instead, and
+    the model needs only to be right in training.
     """
     policy = _with_special_tokens(_resized(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
     if type(policy.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"{type(policy).__name__} is not supported: transformers can't load its saved weights")
     limit_vocabulary(policy, token_count(tokenizer))
-    check_agreement(policy)
+    try:
+        check_sampling(policy)
+    except InputError as error:
+        if warn is None:
+            raise
+        check_training(policy)
+        warn(f"warning: comparisons, ppo, samples and evaluate will refuse this model: {error}")
     return policy
 
 
@@ -97,7 +108,10 @@ def _resized(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreT
     A new embedding is the mean of the old ones: the token is as likely as an average one, and every load gives the
     same.
     """
-    size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    try:
+        size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    except NotImplementedError as error:
+        raise InputError(f"{type(model).__name__} is not supported: transformers can't find its embedding") from error
     if (count := token_count(tokenizer)) > size:
         model.resize_token_embeddings(count, mean_resizing=False)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -186,6 +200,13 @@ def device() -> torch.device:
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None or accelerator.type == "mps" else accelerator
+
+
+def mixed_precision(options: PrecisionOptions) -> str:
+    """Accelerate's name of the options' mixed precision. Raises InputError for fp16 on a CPU, or together with bf16."""
+    if options.fp16 and device().type == "cpu":
+        raise InputError("fp16 needs a GPU, and there is none: set bf16 instead, or neither")
+    return options.mixed_precision
 
 
 def on_device(model: PreTrainedModel) -> PreTrainedModel:
@@ -311,20 +332,20 @@ def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = 
 def freeze(model: Model, accelerator: Accelerator) -> Model:
     """Moves a model to the accelerator's device and turns its gradients off, in place; returns it.
 
-    In bf16 the matrices of its layers are stored in bf16. Autocast rounds them in any case, so the results are the
-    same, and they take half the memory. Heads and embeddings stay in fp32, because they are also used in fp32.
+    In bf16 or fp16 the matrices of its layers are stored in that type. Autocast rounds them in any case, so the results
+    are the same, and they take half the memory. Heads and embeddings stay in fp32, because they are also used in fp32.
     """
     model.requires_grad_(False).to(accelerator.device)
-    if accelerator.mixed_precision == "bf16":
-        _round_matrices(model.model if isinstance(model, Scorer) else model)
+    if rounded := {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision):
+        _round_matrices(model.model if isinstance(model, Scorer) else model, rounded)
     return model
 
 
-def _round_matrices(model: PreTrainedModel) -> None:
+def _round_matrices(model: PreTrainedModel, dtype: torch.dtype) -> None:
     probe(model)
     for module in model.base_model.modules():
         if type(module) in (nn.Linear, Conv1D):
-            module.to(torch.bfloat16)
+            module.to(dtype)
     for parameter in model.parameters():
         # a copy, because a memory-mapped weight file stays in memory while any tensor still points into it
         parameter.data = parameter.data.clone()

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
 from rlhf.engine import text_logprobs
-from rlhf.models import freeze, stop_token_ids
+from rlhf.models import freeze, mixed_precision, stop_token_ids
 from rlhf.rollout import Responses, Rollout, generate, response_logprobs, response_values, score_responses
 from rlhf.run.health import check_metrics, check_rollout, check_update
 from rlhf.run.metrics import Meter, add_logged, add_rollout_metrics
@@ -71,7 +72,7 @@ class PPOTrainer(TrainingState):
         gold: Callable[[Responses], Tensor] | None = None,
         accelerator: Accelerator | None = None,
     ):
-        accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+        accelerator = accelerator or Accelerator(mixed_precision=mixed_precision(config))
         if config.ptx_coef and not text:
             raise InputError("ptx_coef is above 0, but there is no pretraining text: pass `text`, or set ptx_coef to 0")
         if reward is None and functions is None:
@@ -222,6 +223,8 @@ class PPOTrainer(TrainingState):
             self.backward(loss + config.vf_coef * vf_loss * weight)
             losses.add("vf_loss", vf_loss, count)
 
+        # of a step, the first update counts: its policy is still the one that sampled, so the ratio should be 1
+        losses.add_numbers("ratio", (logprobs.detach() - part.logprobs)[part.mask].exp())
         losses.add("pg_loss", pg_loss, count)
         losses.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, mask), count)
         losses.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, mask, config.cliprange), count)
@@ -234,24 +237,32 @@ class PPOTrainer(TrainingState):
         return -ppo.masked_mean(logprobs, mask), mask.sum()
 
     def optimizer_step(self, batch: Experience, losses: Meter, meter: Meter) -> None:
-        """Clips gradients and steps. If a gradient is not finite, raises Diverged, or skips with `skip_nonfinite`."""
-        config = self.config
+        """Clips gradients and steps. If a gradient is not finite, raises Diverged, or skips with `skip_nonfinite`.
+
+        With fp16 the loss scaler skips such a step and lowers its scale, until that is below 1. Schedule and moving
+        average then wait.
+        """
+        config, scaler = self.config, self.accelerator.scaler
+        self.accelerator.unscale_gradients()  # for both models at once; torch refuses a second time
         # moved to one device, because the norm of a model without gradients is on the CPU
         norms = torch.stack(
             [
-                self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm).to(batch.mask.device)
+                clip_grad_norm_(model.parameters(), config.max_grad_norm).to(batch.mask.device)
                 for model in self.trained_models()
             ]
         )
-        if not config.skip_nonfinite:
+        if not config.skip_nonfinite and (scaler is None or scaler.get_scale() < 1):
             check_update(self.steps_done + 1, norms, batch)
         skip = ~norms.isfinite().all()
+        if not skip or scaler is not None:
+            self.optimizer.step()  # the scaler skips by itself, and must see every step
         if not skip:
-            self.optimizer.step()
             meter.extend(losses)
-        if config.skip_nonfinite:
+        if config.skip_nonfinite or scaler is not None:
             meter.add("skipped", skip, torch.ones_like(skip))
         self.optimizer.zero_grad(set_to_none=True)
+        if scaler is not None and skip:
+            return
         self.scheduler.step()
         if self.average is not None:
             self.average.update_parameters(self.accelerator.unwrap_model(self.policy))

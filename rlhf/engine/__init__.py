@@ -13,7 +13,7 @@
 The rest of the project imports from here, never from these modules.
 """
 
-from rlhf.engine.agreement import check_agreement
+from rlhf.engine.agreement import check_sampling, check_training
 from rlhf.engine.decoding import Decoder
 from rlhf.engine.forward import hidden_states, selected_states
 from rlhf.engine.kernels import bf16_slowdown, optimize
@@ -33,7 +33,8 @@ from rlhf.engine.vocabulary import limit_vocabulary, only_tokens
 __all__ = [
     "Decoder",
     "bf16_slowdown",
-    "check_agreement",
+    "check_sampling",
+    "check_training",
     "entropy",
     "hidden_states",
     "limit_vocabulary",

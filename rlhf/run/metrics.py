@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -11,31 +12,46 @@ from rlhf.rollout import Rollout
 
 
 class Meter:
-    """Accumulates weighted means of named quantities over micro-batches and processes."""
+    """Accumulates weighted means, and quantiles, of named quantities over micro-batches and processes."""
 
     def __init__(self, total: Callable[[Tensor], Tensor]):
         """`total` sums a tensor over all processes."""
         self.total = total
         self.parts: dict[str, list[Tensor]] = {}
+        self.numbers: dict[str, list[Tensor]] = {}
 
     def add(self, name: str, mean: Tensor, weight: Tensor) -> None:
         """Adds one part of a quantity: its mean, and its weight, the number of tokens or responses that it averages."""
         part = torch.stack([mean.detach().double() * weight, weight.double()])
         self.parts.setdefault(name, []).append(part)
 
+    def add_numbers(self, name: str, numbers: Tensor) -> None:
+        """Adds numbers (S,), of which the result has mean and quantiles. Every process must add the same names."""
+        self.numbers.setdefault(name, []).append(numbers.double())
+
     def extend(self, other: "Meter") -> None:
-        """Adds all parts of another meter to this one."""
+        """Adds all parts of another meter to this one, and its numbers under names that this one does not have yet."""
         for name, parts in other.parts.items():
             self.parts.setdefault(name, []).extend(parts)
+        self.numbers = {**other.numbers, **self.numbers}
 
     def means(self) -> dict[str, float]:
-        """The mean of each quantity over all processes; quantities with a total weight of 0 are left out."""
+        """The mean of each quantity over all processes; quantities with a total weight of 0 are left out.
+
+        Of what `add_numbers` added, they are `<name>_mean`, and the 1st and the 99th percentile, `_p01` and `_p99`.
+        """
         sums = {name: self.total(torch.stack(parts).sum(dim=0)) for name, parts in self.parts.items()}
-        return {name: float(value / weight) for name, (value, weight) in sums.items() if weight > 0}
+        means = {name: float(value / weight) for name, (value, weight) in sums.items() if weight > 0}
+        for name, parts in self.numbers.items():
+            numbers = np.concatenate(gather_object([part.cpu().numpy() for part in parts]))
+            if len(numbers):
+                low, high = np.quantile(numbers, (0.01, 0.99))
+                means |= {f"{name}_mean": numbers.mean(), f"{name}_p01": low, f"{name}_p99": high}
+        return {name: float(mean) for name, mean in means.items()}
 
 
 # names beside those of the metrics in a line of the log
-TAKEN = ("step", "episodes_per_second")
+TAKEN = ("step", "episodes_per_second", "ratio_mean", "ratio_p01", "ratio_p99")
 
 
 def add_logged(meter: Meter, logged: Mapping[str, Tensor], device: torch.device) -> None:

@@ -66,6 +66,8 @@ class TrainingState:
             "scheduler": self.scheduler.state_dict(),
             "random": gather_object([random_state()]),
         }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
             save_state(folder / "state", state)
 
@@ -77,6 +79,8 @@ class TrainingState:
             self.accelerator.unwrap_model(model).load_state_dict(state["models"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"][self.accelerator.process_index])
 
     def save_models(self, folder: Path) -> None:
