@@ -17,7 +17,7 @@ from rlhf.models import load_policy
 from rlhf.rollout import generate, response_logprobs
 from rlhf.tokens import load_tokenizer, pad
 
-PROMPTS, LENGTH, RESPONSE = 64, 16, 64
+PROMPTS, LENGTH, RESPONSE = 256, 16, 64
 QUANTILES = [0.01, 0.99]
 
 
