@@ -79,9 +79,8 @@ def load_policy(
 ) -> PreTrainedModel:
     """The causal language model of a folder or hub id, in fp32, its embedding extended to the tokenizer's vocabulary.
 
-    Rows of its embedding beyond the vocabulary get probability 0. Raises InputError if no such model can be loaded, or
-    if sampling from it would be wrong, see `rlhf.engine.check_sampling`; with `warn`, that gets the reason instead, and
-    the model needs only to be right in training.
+    Rows of its embedding beyond the vocabulary get probability 0. Raises InputError if no such model can be loaded, if
+    sampling from it would be wrong (with `warn`, this gets the reason instead), or if training it would be wrong.
     """
     policy = _with_special_tokens(_resized(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
     if type(policy.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
