@@ -1,6 +1,11 @@
-"""Sequence classifiers: those of causal language models, all with a linear head, and those of encoders."""
+"""Sequence classifiers: those of causal language models, all with a linear head, and those of encoders.
+
+`Scorer` gives the scores of a classifier at any tokens. Shapes: B rows of L tokens; N tokens without padding; S
+selected ones of these; W hidden width.
+"""
 
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from rlhf import InputError
+from rlhf.engine import hidden_states
 
 
 class AutoClassifier:
@@ -98,3 +104,48 @@ def classifier_class(causal: type[PreTrainedModel]) -> type[PreTrainedModel]:
     )
     Classifier.__module__ = causal.__module__  # transformers finds a family's renamed weights by this module
     return Classifier
+
+
+class Scorer(nn.Module):
+    """A sequence classifier with one label that returns scores at any tokens.
+
+    A reward model uses the score at the last token of a response, a value model the scores before each of its tokens.
+    Scores are normalised to `(score - config.score_mean) / config.score_std`; config.json holds the two numbers. Raises
+    InputError for a model with more labels or without a linear head `score`.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        if not isinstance(getattr(model, "score", None), nn.Linear) or model.config.num_labels != 1:
+            raise InputError(
+                f"{type(model).__name__} is not a reward model: it needs one label and a linear head `score`"
+            )
+        self.model = model
+
+    @property
+    def config(self) -> Any:
+        """The classifier's configuration, with `score_mean` and `score_std` if they have been set."""
+        return self.model.config
+
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that turns a hidden state (..., W) into a score (..., 1)."""
+        return cast(nn.Linear, self.model.score)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, index: Tensor | None = None, prefix_row: Tensor | None = None
+    ) -> Tensor:
+        """The normalised score (S,), in fp32, of the prefixes that end at tokens `index` (S,); by default at all (N,).
+
+        `index` holds positions among the N tokens, see `rlhf.engine.packed_index`. For `prefix_row` see
+        `rlhf.engine.hidden_states`.
+        """
+        if index is None:
+            index = torch.arange(int(attention_mask.sum()), device=attention_mask.device)
+        hidden = hidden_states(self.model, input_ids, attention_mask, index, prefix_row)
+        scores = self.head(hidden).squeeze(-1).float()
+        return (scores - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Saves the sequence classifier, without this wrapper."""
+        self.model.save_pretrained(folder)

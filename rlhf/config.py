@@ -10,7 +10,24 @@ LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 
 
 @dataclass
-class PPOConfig:
+class PrecisionOptions:
+    """The mixed precision of a stage that trains."""
+
+    bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
+    fp16: bool = option(
+        False, "forward passes in float16 with a loss scaler, for GPUs without bfloat16; weights and optimizer in fp32"
+    )
+
+    @property
+    def mixed_precision(self) -> str:
+        """Accelerate's name of it: no, bf16 or fp16. Raises InputError if both are set."""
+        if self.bf16 and self.fp16:
+            raise InputError("bf16 and fp16 are both set: keep one of them")
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
+
+
+@dataclass
+class PPOConfig(PrecisionOptions):
     """Names and meanings as in the PPOConfig that TRL had until 1.12, plus `ptx_coef`."""
 
     total_episodes: int = option(7040, "responses sampled in all (InstructGPT: 256,000)", at_least=1, at_most=10**9)
@@ -131,7 +148,6 @@ class PPOConfig:
         False, "skip and count updates with a gradient that is not finite, instead of stopping"
     )
     seed: int = option(0, "seed of all random numbers", at_least=0, at_most=LARGEST_SEED)
-    bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
 
     def __post_init__(self) -> None:
         check_options(self)

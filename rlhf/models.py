@@ -1,12 +1,12 @@
-"""Policies, and the `Scorer` that serves as reward model and as value model.
+"""Policies, and the `rlhf.classifiers.Scorer` that serves as reward model and as value model.
 
 All are ordinary Hugging Face models, and saved models load without this package: a policy is any
 `AutoModelForCausalLM`, a scorer any `AutoModelForSequenceClassification` with one label and a linear head, if
-transformers has one for the family (see `rlhf.classifiers` for others). Shapes: B rows of L tokens; N tokens without
-padding; S selected ones of these; W hidden width.
+transformers has one for the family (see `rlhf.classifiers` for others). W is the hidden width.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar, cast
@@ -26,10 +26,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from rlhf import InputError, first_line, refuse_adapter
-from rlhf.classifiers import AnyClassifier, AutoClassifier
-from rlhf.engine import check_agreement, hidden_states, limit_vocabulary, optimize, probe
+from rlhf.classifiers import AnyClassifier, AutoClassifier, Scorer
+from rlhf.config import PrecisionOptions
+from rlhf.engine import check_sampling, check_training, limit_vocabulary, optimize, probe
 
-Model = TypeVar("Model", PreTrainedModel, "Scorer")
+Model = TypeVar("Model", PreTrainedModel, Scorer)
 # the settings of a generation_config that are kept; transformers writes the last five itself
 KEPT_SETTINGS = {
     "bos_token_id",
@@ -72,17 +73,25 @@ def new_policy(
     return _with_special_tokens(policy, tokenizer)
 
 
-def load_policy(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def load_policy(
+    source: str | Path, tokenizer: PreTrainedTokenizerBase, warn: Callable[[str], None] | None = None
+) -> PreTrainedModel:
     """The causal language model of a folder or hub id, in fp32, its embedding extended to the tokenizer's vocabulary.
 
-    Rows of its embedding beyond the vocabulary get probability 0. Raises InputError if no such model can be loaded, or
-    if sampling from it would be wrong, see `rlhf.engine.check_agreement`.
+    Rows of its embedding beyond the vocabulary get probability 0. Raises InputError if no such model can be loaded, if
+    sampling from it would be wrong (with `warn`, this gets the reason instead), or if training it would be wrong.
     """
     policy = _with_special_tokens(_resized(_load(AutoModelForCausalLM, source), tokenizer), tokenizer)
     if type(policy.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"{type(policy).__name__} is not supported: transformers can't load its saved weights")
     limit_vocabulary(policy, token_count(tokenizer))
-    check_agreement(policy)
+    try:
+        check_sampling(policy)
+    except InputError as error:
+        if warn is None:
+            raise
+        check_training(policy)
+        warn(f"warning: comparisons, ppo, samples and evaluate will refuse this model: {error}")
     return policy
 
 
@@ -97,7 +106,10 @@ def _resized(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreT
     A new embedding is the mean of the old ones: the token is as likely as an average one, and every load gives the
     same.
     """
-    size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    try:
+        size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    except NotImplementedError as error:
+        raise InputError(f"{type(model).__name__} is not supported: transformers can't find its embedding") from error
     if (count := token_count(tokenizer)) > size:
         model.resize_token_embeddings(count, mean_resizing=False)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -188,6 +200,13 @@ def device() -> torch.device:
     return torch.device("cpu") if accelerator is None or accelerator.type == "mps" else accelerator
 
 
+def mixed_precision(options: PrecisionOptions) -> str:
+    """Accelerate's name of the options' mixed precision. Raises InputError for fp16 on a CPU, or together with bf16."""
+    if options.fp16 and device().type == "cpu":
+        raise InputError("fp16 needs a GPU, and there is none: set bf16 instead, or neither")
+    return options.mixed_precision
+
+
 def on_device(model: PreTrainedModel) -> PreTrainedModel:
     """The same model, moved to `device()`."""
     cast(nn.Module, model).to(device())
@@ -210,51 +229,6 @@ def max_prompt_length(model: PreTrainedModel, response_length: int) -> int:
 
 
 # --- scorers ----------------------------------------------------------------------------------------------------------
-
-
-class Scorer(nn.Module):
-    """A sequence classifier with one label that returns scores at any tokens.
-
-    A reward model uses the score at the last token of a response, a value model the scores before each of its tokens.
-    Scores are normalised to `(score - config.score_mean) / config.score_std`; config.json holds the two numbers. Raises
-    InputError for a model with more labels or without a linear head `score`.
-    """
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        if not isinstance(getattr(model, "score", None), nn.Linear) or model.config.num_labels != 1:
-            raise InputError(
-                f"{type(model).__name__} is not a reward model: it needs one label and a linear head `score`"
-            )
-        self.model = model
-
-    @property
-    def config(self) -> Any:
-        """The classifier's configuration, with `score_mean` and `score_std` if they have been set."""
-        return self.model.config
-
-    @property
-    def head(self) -> nn.Linear:
-        """The layer that turns a hidden state (..., W) into a score (..., 1)."""
-        return cast(nn.Linear, self.model.score)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, index: Tensor | None = None, prefix_row: Tensor | None = None
-    ) -> Tensor:
-        """The normalised score (S,), in fp32, of the prefixes that end at tokens `index` (S,); by default at all (N,).
-
-        `index` holds positions among the N tokens, see `rlhf.engine.packed_index`. For `prefix_row` see
-        `rlhf.engine.hidden_states`.
-        """
-        if index is None:
-            index = torch.arange(int(attention_mask.sum()), device=attention_mask.device)
-        hidden = hidden_states(self.model, input_ids, attention_mask, index, prefix_row)
-        scores = self.head(hidden).squeeze(-1).float()
-        return (scores - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Saves the sequence classifier, without this wrapper."""
-        self.model.save_pretrained(folder)
 
 
 class ValueHead(nn.Module):
@@ -319,20 +293,20 @@ def load_classifier(source: str | Path) -> PreTrainedModel:
 def freeze(model: Model, accelerator: Accelerator) -> Model:
     """Moves a model to the accelerator's device and turns its gradients off, in place; returns it.
 
-    In bf16 the matrices of its layers are stored in bf16. Autocast rounds them in any case, so the results are the
-    same, and they take half the memory. Heads and embeddings stay in fp32, because they are also used in fp32.
+    In bf16 or fp16 the matrices of its layers are stored in that type. Autocast rounds them in any case, so the results
+    are the same, and they take half the memory. Heads and embeddings stay in fp32, because they are also used in fp32.
     """
     model.requires_grad_(False).to(accelerator.device)
-    if accelerator.mixed_precision == "bf16":
-        _round_matrices(model.model if isinstance(model, Scorer) else model)
+    if rounded := {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision):
+        _round_matrices(model.model if isinstance(model, Scorer) else model, rounded)
     return model
 
 
-def _round_matrices(model: PreTrainedModel) -> None:
+def _round_matrices(model: PreTrainedModel, dtype: torch.dtype) -> None:
     probe(model)
     for module in model.base_model.modules():
         if type(module) in (nn.Linear, Conv1D):
-            module.to(torch.bfloat16)
+            module.to(dtype)
     for parameter in model.parameters():
         # a copy, because a memory-mapped weight file stays in memory while any tensor still points into it
         parameter.data = parameter.data.clone()

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardTrainer
 
+from rlhf.classifiers import Scorer
 from rlhf.engine import call_inside, hidden_states, own_share, process_count, process_index, supports_packing, total
-from rlhf.models import Scorer
 from rlhf.tokens import pad
 
 INPUTS = ("input_ids", "attention_mask", "ranks")  # of a batch, see RankingCollator

@@ -6,18 +6,18 @@ the seed, the step and the row. So the result does not depend on the number of p
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
-from rlhf.engine import own_share, text_logprobs, total
-from rlhf.models import freeze, stop_token_ids
+from rlhf.engine import own_share, text_logprobs
+from rlhf.models import freeze, mixed_precision, stop_token_ids
 from rlhf.rollout import (
     Responses,
     Rollout,
@@ -79,7 +79,7 @@ class PPOTrainer(TrainingState):
         gold: Callable[[Responses], Tensor] | None = None,
         accelerator: Accelerator | None = None,
     ):
-        accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+        accelerator = accelerator or Accelerator(mixed_precision=mixed_precision(config))
         if config.ptx_coef and not text:
             raise InputError("ptx_coef is above 0, but there is no pretraining text: pass `text`, or set ptx_coef to 0")
         if reward is None and functions is None:
@@ -124,7 +124,7 @@ class PPOTrainer(TrainingState):
 
             # a few epochs over the batch; every optimizer step also gets new pretraining text
             experience = Experience(**vars(rollout), loss_mask=loss_mask, advantages=advantages, returns=returns)
-            meter = Meter(total)
+            meter = Meter()
             for update, rows in enumerate(self.minibatches(step)):
                 text = self.pretraining_text(step * config.updates_per_step + update)
                 warming_up = self.value_model is not None and step < config.value_warmup_steps
@@ -196,7 +196,7 @@ class PPOTrainer(TrainingState):
         size = len(own.mask)
         count = -(-size // (self.config.micro_batch_size or size))
         parts = [own.select(rows).trimmed() for rows in torch.arange(size).chunk(count)]
-        losses = Meter(total)
+        losses = Meter()
         for number, part in enumerate(parts):
             with self.synchronised(last=number == len(parts) - 1):
                 self.add_gradients(part, text[number :: len(parts)], tokens, text_tokens, losses)
@@ -237,6 +237,8 @@ class PPOTrainer(TrainingState):
             self.backward(loss + config.vf_coef * vf_loss * weight)
             losses.add("vf_loss", vf_loss, count)
 
+        # of a step, the first update counts: its policy is still the one that sampled, so the ratio should be 1
+        losses.add_numbers("ratio", (logprobs.detach() - part.logprobs)[part.mask].exp())
         losses.add("pg_loss", pg_loss, count)
         losses.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, mask), count)
         losses.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, mask, config.cliprange), count)
@@ -249,24 +251,32 @@ class PPOTrainer(TrainingState):
         return -ppo.masked_mean(logprobs, mask), mask.sum()
 
     def optimizer_step(self, batch: Experience, losses: Meter, meter: Meter) -> None:
-        """Clips gradients and steps. If a gradient is not finite, raises Diverged, or skips with `skip_nonfinite`."""
-        config = self.config
+        """Clips gradients and steps. If a gradient is not finite, raises Diverged, or skips with `skip_nonfinite`.
+
+        With fp16 the loss scaler skips such a step and lowers its scale, until that is below 1. Schedule and moving
+        average then wait.
+        """
+        config, scaler = self.config, self.accelerator.scaler
+        self.accelerator.unscale_gradients()  # for both models at once; torch refuses a second time
         # moved to one device, because the norm of a model without gradients is on the CPU
         norms = torch.stack(
             [
-                self.accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm).to(batch.mask.device)
+                clip_grad_norm_(model.parameters(), config.max_grad_norm).to(batch.mask.device)
                 for model in self.trained_models()
             ]
         )
-        if not config.skip_nonfinite:
+        if not config.skip_nonfinite and (scaler is None or scaler.get_scale() < 1):
             check_update(self.steps_done + 1, norms, batch)
         skip = ~norms.isfinite().all()
+        if not skip or scaler is not None:
+            self.optimizer.step()  # the scaler skips by itself, and must see every step
         if not skip:
-            self.optimizer.step()
             meter.extend(losses)
-        if config.skip_nonfinite:
+        if config.skip_nonfinite or scaler is not None:
             meter.add("skipped", skip, torch.ones_like(skip))
         self.optimizer.zero_grad(set_to_none=True)
+        if scaler is not None and skip:
+            return
         self.scheduler.step()
         if self.average is not None:
             self.average.update_parameters(self.accelerator.unwrap_model(self.policy))
@@ -292,20 +302,6 @@ class PPOTrainer(TrainingState):
         order = shuffled(len(self.text), start, config.ptx_batch_size, (config.seed, 4))
         return [self.text[i] for i in order]
 
-    # --- processes ----------------------------------------------------------------------------------------------------
-
-    def synchronised(self, last: bool) -> ExitStack:
-        """A context in which processes exchange gradients only if this is the `last` micro-batch."""
-        stack = ExitStack()
-        if not last:
-            for model in self.trained_models():
-                stack.enter_context(self.accelerator.no_sync(model))
-        return stack
-
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a loss. These losses need the sum over processes, and Accelerate takes the average."""
-        self.accelerator.backward(loss * self.accelerator.num_processes)
-
     # --- measurements -------------------------------------------------------------------------------------------------
 
     def metrics(self, batch: Experience, rewards: Tensor, meter: Meter) -> dict[str, float]:
@@ -330,7 +326,8 @@ class PPOTrainer(TrainingState):
         The scores of a reward function are not checked, because they may depend on more than the response.
         """
         is_model = getattr(self.reward, "func", None) is reward_model_scores
-        part = rollout.select(slice(0, self.config.micro_batch_size)).trimmed()
+        share = own_share(len(rollout.mask))
+        part = rollout.select(slice(0, self.config.micro_batch_size or share.stop - share.start)).trimmed()
         with self.accelerator.autocast():
             if is_model and self.reward is not None and self.functions is not None:
                 with torch.no_grad():

@@ -99,7 +99,7 @@ def make_accelerator(options: PPOOptions, stage: Stage) -> Accelerator:
     """An Accelerator with the device, precision and tracker of the options."""
     return Accelerator(
         cpu=device().type == "cpu",
-        mixed_precision="bf16" if options.bf16 else "no",
+        mixed_precision=options.mixed_precision,
         log_with=options.log_with,
         project_dir=stage.partial,
     )

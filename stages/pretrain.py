@@ -29,7 +29,7 @@ def work(options: PretrainOptions, stage: Stage) -> dict[str, Any]:
     if options.model:
         source = stage.model(options.model, "pretrain")
         tokenizer = load_tokenizer(source)
-        policy = load_policy(source, tokenizer)
+        policy = load_policy(source, tokenizer, warn=say)
         say(f"{policy.num_parameters():,} parameters loaded from {source}; not trained")
         summary: dict[str, Any] = {}
     else:

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig
 
+from rlhf.classifiers import Scorer
 from rlhf.evaluate import Estimate, ratio_estimate
-from rlhf.models import Scorer, context_length, new_scorer, stop_token_ids
+from rlhf.models import context_length, new_scorer, stop_token_ids
 from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
 from rlhf.rows import Row, Tally, read_lines, read_rows
 from rlhf.tokens import comparison_dataset, demonstration_dataset, is_rendered, load_tokenizer, prompt_ids

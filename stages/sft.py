@@ -28,7 +28,7 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     arguments = trainer_arguments(SFTConfig, options, stage.partial)
     source = stage.model(options.model, "pretrain")
     tokenizer = load_tokenizer(source)
-    policy = load_policy(source, tokenizer)
+    policy = load_policy(source, tokenizer, warn=say)
     stage.check_saving(policy.save_pretrained, tokenizer.save_pretrained)
     tally = Tally()
     path = stage.rows(options.demonstrations, "demonstrations.jsonl")

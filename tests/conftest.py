@@ -15,7 +15,7 @@ from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig
 
 import stages  # noqa: F401  sets environment variables
-from rlhf.models import Scorer
+from rlhf.classifiers import Scorer
 from rlhf.tokens import new_tokenizer
 from stages.common.options import CHAIN
 from tests.pipeline import stage

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedModel
 
+from rlhf.classifiers import Scorer
 from rlhf.config import PPOConfig
-from rlhf.models import Scorer
 from rlhf.rollout import Responses
 from rlhf.trainer import PPOTrainer
 

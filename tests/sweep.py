@@ -5,7 +5,7 @@ python -m tests.sweep
 
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import fill, shorten
@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from rlhf import InputError
-from rlhf.engine import supports_packing, token_logprobs
+from rlhf.engine import supports_packing, text_logprobs, token_logprobs
 from rlhf.models import load_policy, load_scorer, new_scorer
 from rlhf.rollout import Responses, generate, response_logprobs
 from rlhf.tokens import new_tokenizer, pad
@@ -39,9 +39,9 @@ class Result:
 
     family: str
     model: str  # the name of its class
-    policy: str  # "packed", "plain" or "refused"
-    scorer: str = ""  # "own class" of transformers, or "our head"
-    reason: str = ""  # why it is refused
+    policy: str  # "packed", "plain", "only trained" or "refused"
+    scorer: str = ""  # "own class" of transformers, "our head", or "none" if the family has no reward model
+    reason: str = ""  # why it is refused, or only trained
 
 
 def a_tokenizer() -> PreTrainedTokenizerBase:
@@ -64,10 +64,34 @@ def examine(model: PreTrainedModel, family: str, tokenizer: PreTrainedTokenizerB
     except InputError as error:
         reason = str(error).removeprefix(f"{name} is not supported: ").replace(str(folder), "the folder")
         reason = reason.partition(". Usual cause")[0].replace("|", "/")
-        return Result(family, name, "refused", reason=shorten(reason, 150, placeholder=" ..."))
+        return only_trained(Result(family, name, "refused", reason=shorten(reason, 150, placeholder=" ...")), folder)
     check_policy(policy, AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
     own = check_scorer(folder, tokenizer)
     return Result(family, name, "packed" if supports_packing(policy) else "plain", "own class" if own else "our head")
+
+
+def only_trained(refused: Result, folder: Path) -> Result:
+    """The result for a model that PPO refuses: whether stages that do not sample accept it.
+
+    Raises AssertionError if they accept it, but its log-probabilities in training are not those of transformers.
+    """
+    tokenizer = a_tokenizer()
+    try:
+        policy = load_policy(folder, tokenizer, warn=lambda message: None)
+    except InputError:
+        return refused
+    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logprobs, _ = text_logprobs(policy, *pad(PROMPTS[:4], 1, "right"))
+        for row, found in zip(PROMPTS, logprobs, strict=False):
+            ids = torch.tensor([row])
+            expected = token_logprobs(plain(input_ids=ids).logits[:, :-1, : len(tokenizer)], ids[:, 1:], 1.0)[0]
+            torch.testing.assert_close(found[: len(expected)], expected, **TOLERANCE)
+    try:
+        scorer = "own class" if check_scorer(folder, tokenizer) else "our head"
+    except InputError:
+        scorer = "none"
+    return replace(refused, policy="only trained", scorer=scorer)
 
 
 def check_policy(policy: PreTrainedModel, plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -120,38 +144,42 @@ without padding to 1e-4 (the reference model uses the function of the update), a
 saved and loaded. Otherwise the model is refused when it is loaded, with a reason.
 
 - **packed**: the sequences of a batch are computed in one row. **plain**: they are padded, which takes longer.
+- **only trained**: pretrain, SFT and the reward model accept it with a warning, because their log-probabilities are right;
+  comparisons, PPO, samples and evaluate, which sample, refuse it for the reason in the table.
 - **own class**: reward and value models load as `AutoModelForSequenceClassification`. **our head**: transformers has no
-  such class with a linear head for the family; the trunk gets one, and the result loads in this project.
+  such class with a linear head for the family; the trunk gets one, and the result loads in this project. **none**: there
+  is no reward model of this family.
 """
 
 
 def is_on_page(result: Result, text: str) -> bool:
     """Whether the page lists the family with this result."""
-    if result.policy == "refused":
-        return any(
-            f"`{result.family}`" in line for line in text.splitlines() if line.startswith(f"| {result.reason} |")
-        )
     section = text.partition(f"## {title(result)}\n")[2].partition("\n#")[0]
-    return f"`{result.family}`" in section
+    lines = [line for line in section.splitlines() if not result.reason or line.startswith(f"| {result.reason} |")]
+    return any(f"`{result.family}`" in line for line in lines)
 
 
 def title(result: Result) -> str:
     """The title of the families with the same support."""
+    if result.policy == "refused":
+        return "Refused"
     return f"Policy {result.policy}, scorer with {result.scorer}"
 
 
 def page(results: list[Result], missing: list[str]) -> str:
     """The page, for results and for families of which no model was made."""
-    groups, reasons = defaultdict(list), defaultdict(list)
+    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
-        supported = result.policy != "refused"
-        (groups[title(result)] if supported else reasons[result.reason]).append(f"`{result.family}`")
+        groups[title(result)][result.reason].append(f"`{result.family}`")
     lines = [HEADING]
-    for name, families in sorted(groups.items()):
-        lines += [f"## {name}", "", wrapped(families), ""]
-    lines += ["## Refused", "", "| reason | families |", "|---|---|"]
-    lines += [f"| {reason} | {', '.join(families)} |" for reason, families in sorted(reasons.items())]
-    lines += ["", "## Not tried", "", "The random configuration makes no model.", "", wrapped(missing), ""]
+    for name, reasons in sorted(groups.items(), key=lambda group: ("" not in group[1], group[0])):
+        lines += [f"## {name}", ""]
+        if "" in reasons:
+            lines += [wrapped(reasons[""]), ""]
+            continue
+        lines += ["| reason | families |", "|---|---|"]
+        lines += [f"| {reason} | {', '.join(families)} |" for reason, families in sorted(reasons.items())] + [""]
+    lines += ["## Not tried", "", "The random configuration makes no model.", "", wrapped(missing), ""]
     return "\n".join(lines)
 
 

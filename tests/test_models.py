@@ -31,6 +31,7 @@ from rlhf.models import (
 )
 from rlhf.tokens import load_tokenizer
 from tests.conftest import scorer_of, tiny_gpt2
+from tests.families import tiny_model
 
 
 @pytest.fixture
@@ -218,6 +219,27 @@ def test_a_model_that_counts_padding_as_positions_is_refused_by_name(folder, tok
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     with pytest.raises(InputError, match="BartForCausalLM is not supported: sampling .* changes its log-prob"):
         load_policy(folder, tokenizer)
+    warnings: list[str] = []
+    load_policy(folder, tokenizer, warn=warnings.append)  # right padding, as in SFT, changes nothing
+    (warning,) = warnings
+    assert warning.startswith("warning: comparisons, ppo, samples and evaluate will refuse this model: BartForCausalLM")
+    with pytest.raises(InputError, match="BartForSequenceClassification is not supported.*can't find its embedding"):
+        new_scorer(folder, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("roberta", "a right-padded batch changes its log-probabilities.*counts padding as positions"),
+        ("xlnet", "a later token changes its log-probabilities.*not causal"),
+    ],
+)
+def test_a_model_that_would_be_trained_on_wrong_log_probabilities_is_refused_by_every_stage(
+    folder, tokenizer, family, reason
+):
+    tiny_model(family).save_pretrained(folder)
+    with pytest.raises(InputError, match=reason):
+        load_policy(folder, tokenizer, warn=print)
 
 
 def test_a_policy_is_refused_as_a_reward_model_and_a_reward_model_as_a_policy(folder, tmp_path):
@@ -249,9 +271,12 @@ def test_a_model_with_missing_weights_is_refused(folder):
 
 
 @pytest.mark.usefixtures("another_precision")
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_freezing_changes_no_bit_of_the_results_and_stores_rounded_matrices_under_bf16_only(make_policy, precision):
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_freezing_changes_no_bit_of_the_results_and_stores_rounded_matrices_under_mixed_precision_only(
+    make_policy, precision
+):
     accelerator, ids = Accelerator(mixed_precision=precision), torch.arange(2, 42).view(4, 10)
+    accelerator.native_amp = precision != "no"  # Accelerate leaves it off for fp16 on a CPU
     mask, last = torch.ones_like(ids), torch.arange(9, 40, 10)
     policy, scorer = make_policy().eval(), scorer_of(make_policy().eval())
 
@@ -267,7 +292,7 @@ def test_freezing_changes_no_bit_of_the_results_and_stores_rounded_matrices_unde
     assert supports_packing(freeze(make_policy().eval(), accelerator)) == supports_packing(policy)
     assert not any(p.requires_grad for p in (*policy.parameters(), *scorer.parameters()))
     assert policy.get_input_embeddings().weight.dtype == scorer.model.score.weight.dtype == torch.float32
-    assert (weight_bytes(policy) < size) == (precision == "bf16")
+    assert (weight_bytes(policy) < size) == (precision != "no")
 
 
 def weight_bytes(model) -> int:

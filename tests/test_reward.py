@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
-from rlhf.models import Scorer, load_scorer
+from rlhf.classifiers import Scorer
+from rlhf.models import load_scorer
 from rlhf.reward import (
     RankingCollator,
     better_pairs,

@@ -7,9 +7,9 @@ import torch
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
+from rlhf.classifiers import Scorer
 from rlhf.engine import optimize, supports_packing
 from rlhf.engine.support import supports_pruning
-from rlhf.models import Scorer
 from rlhf.reward import RankingRewardTrainer, pad_ranks, score_completions, score_sequences
 from rlhf.tokens import pad
 from tests.classifiers import tiny_classifier

@@ -3,8 +3,9 @@
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from rlhf.classifiers import Scorer
 from rlhf.config import PPOConfig
-from rlhf.models import Scorer, ValueHead
+from rlhf.models import ValueHead
 from rlhf.trainer import PPOTrainer
 from tests.conftest import tiny_gpt2
 

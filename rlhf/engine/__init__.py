@@ -14,7 +14,7 @@
 The rest of the project imports from here, never from these modules.
 """
 
-from rlhf.engine.agreement import check_agreement
+from rlhf.engine.agreement import check_sampling, check_training
 from rlhf.engine.decoding import Decoder
 from rlhf.engine.forward import hidden_states, selected_states
 from rlhf.engine.kernels import bf16_slowdown, optimize
@@ -44,7 +44,8 @@ __all__ = [
     "Decoder",
     "bf16_slowdown",
     "call_inside",
-    "check_agreement",
+    "check_sampling",
+    "check_training",
     "entropy",
     "gathered",
     "hidden_states",

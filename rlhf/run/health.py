@@ -1,4 +1,4 @@
-"""Stops a PPO run that diverges, before it overwrites a good model."""
+"""Stops a PPO run that diverges, before it overwrites a good model, and warns of biased updates."""
 
 import math
 
@@ -7,6 +7,9 @@ from torch import Tensor
 from rlhf import InputError
 from rlhf.config import PPOConfig
 from rlhf.rollout import Rollout
+
+# largest log of the ratio's percentiles without a warning, in nats, by mixed precision
+LARGEST_MISMATCH = {"no": 0.001, "bf16": 0.3, "fp16": 0.1}
 
 
 class Diverged(InputError):
@@ -46,6 +49,21 @@ def check_metrics(step: int, metrics: dict[str, float], config: PPOConfig, rollo
         cause = "learning_rate too high or kl_coef too low: the policy gives the same response to every prompt"
         problem = f"the entropy is {metrics['entropy']:.2g} nats per token (min_entropy {config.min_entropy:g})"
         raise Diverged(step, problem, cause, rollout)
+
+
+def mismatch_warning(metrics: dict[str, float], precision: str) -> str:
+    """A warning if the policy that sampled gives its tokens other log-probabilities in the update; "" if it does not."""
+    low, high = metrics.get("ratio_p01", 1.0), metrics.get("ratio_p99", 1.0)
+    bound = math.exp(LARGEST_MISMATCH[precision])
+    if 1 / bound <= low and high <= bound:
+        return ""
+    name = {"no": "fp32"}.get(precision, precision)
+    remedy = " Without mixed precision it is smaller." if precision != "no" else ""
+    return (
+        f"warning: before any update of this step, 98 % of the probability ratios are from {low:.3g} to {high:.3g}; in "
+        f"{name} they should be from {1 / bound:.3g} to {bound:.3g}. The update computes other log-probabilities than "
+        f"sampling, so its gradient is biased. Usual cause: rounding, in a model with large logits.{remedy}"
+    )
 
 
 def _not_finite(numbers: Tensor) -> int:

@@ -1,40 +1,65 @@
 """Metrics as weighted means over tokens, responses and processes, unbiased by padding and uneven batches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlhf import InputError, ppo
+from rlhf.engine import gathered
 from rlhf.rollout import Rollout
 
 
 class Meter:
-    """Accumulates weighted means of named quantities over micro-batches and processes."""
+    """Accumulates weighted means, and quantiles, of named quantities over micro-batches and processes."""
 
-    def __init__(self, total: Callable[[Tensor], Tensor]):
-        """`total` sums a tensor over all processes."""
-        self.total = total
+    def __init__(self) -> None:
         self.parts: dict[str, list[Tensor]] = {}
+        self.numbers: dict[str, list[Tensor]] = {}
 
     def add(self, name: str, mean: Tensor, weight: Tensor) -> None:
         """Adds one part of a quantity: its mean, and its weight, the number of tokens or responses that it averages."""
         part = torch.stack([mean.detach().double() * weight, weight.double()])
         self.parts.setdefault(name, []).append(part)
 
+    def add_numbers(self, name: str, numbers: Tensor) -> None:
+        """Adds numbers (S,), of which the result has mean and quantiles."""
+        self.numbers.setdefault(name, []).append(numbers.double())
+
     def extend(self, other: "Meter") -> None:
-        """Adds all parts of another meter to this one."""
+        """Adds all parts of another meter to this one, and its numbers under names that this one does not have yet."""
         for name, parts in other.parts.items():
             self.parts.setdefault(name, []).extend(parts)
+        self.numbers = {**other.numbers, **self.numbers}
 
     def means(self) -> dict[str, float]:
-        """The mean of each quantity over all processes; quantities with a total weight of 0 are left out."""
-        sums = {name: self.total(torch.stack(parts).sum(dim=0)) for name, parts in self.parts.items()}
-        return {name: float(value / weight) for name, (value, weight) in sums.items() if weight > 0}
+        """The mean of each quantity over all processes; quantities with a total weight of 0 are left out.
+
+        Of what `add_numbers` added, they are `<name>_mean`, and the 1st and the 99th percentile, `_p01` and `_p99`.
+        """
+        own = {name: torch.stack(parts).sum(dim=0).tolist() for name, parts in self.parts.items()}
+        means = {}
+        for name, sums in _by_name(gathered([own])).items():
+            value, weight = (sum(column, -0.0) for column in zip(*sums, strict=True))  # -0.0 stays
+            if weight > 0:
+                means[name] = value / weight
+        own = {name: torch.cat(parts).tolist() for name, parts in self.numbers.items()}
+        for name, lists in _by_name(gathered([own])).items():
+            if numbers := [number for part in lists for number in part]:
+                low, high = np.quantile(numbers, (0.01, 0.99)).tolist()
+                means |= {f"{name}_mean": float(np.mean(numbers)), f"{name}_p01": low, f"{name}_p99": high}
+        return means
+
+
+def _by_name(parts: list[dict[str, list[float]]]) -> dict[str, list[list[float]]]:
+    """What the processes hold under each name; a process without a row of a kind lacks its names."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: [part[name] for part in parts if name in part] for name in names}
 
 
 # names beside those of the metrics in a line of the log
-TAKEN = ("step", "episodes_per_second")
+TAKEN = ("step", "episodes_per_second", "ratio_mean", "ratio_p01", "ratio_p99")
 
 
 def add_logged(meter: Meter, logged: Mapping[str, Tensor], device: torch.device) -> None:

@@ -1,10 +1,11 @@
 """The state of a PPO run: everything that updates change, saved to and restored from checkpoints."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
@@ -54,6 +55,18 @@ class TrainingState:
         models = {"policy": self.policy, "value_model": self.value_model, "average": self.average}
         return {name: model for name, model in models.items() if model is not None}
 
+    def synchronised(self, last: bool) -> ExitStack:
+        """A context in which processes exchange gradients only if this is the `last` micro-batch."""
+        stack = ExitStack()
+        if not last:
+            for model in self.trained_models():
+                stack.enter_context(self.accelerator.no_sync(model))
+        return stack
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss. These losses need the sum over processes, and Accelerate takes the average."""
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+
     def save_state(self, folder: Path) -> None:
         """Writes the whole training state. Every process must call it; the main process writes."""
         models = {name: self.accelerator.unwrap_model(model).state_dict() for name, model in self.models().items()}
@@ -65,6 +78,8 @@ class TrainingState:
             "scheduler": self.scheduler.state_dict(),
             "random": [random_state()],
         }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
             save_state(folder / "state", state)
 
@@ -76,6 +91,8 @@ class TrainingState:
             self.accelerator.unwrap_model(model).load_state_dict(state["models"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"][0])
 
     def save_models(self, folder: Path) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf import InputError, first_line, refuse_adapter
-from rlhf.classifiers import is_decoder
-from rlhf.models import Scorer, context_length, device, freeze, load_classifier
+from rlhf.classifiers import Scorer, is_decoder
+from rlhf.models import context_length, device, freeze, load_classifier
 from rlhf.option import did_you_mean
 from rlhf.rows import Row, Text
 from rlhf.tokens import PLAIN_CHAT_TEMPLATE, load_tokenizer, pad, render_chat, same_vocabulary, stored_tokenizer

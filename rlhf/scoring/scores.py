@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError
+from rlhf.classifiers import Scorer
 from rlhf.engine import on_main
-from rlhf.models import Scorer
 from rlhf.rollout import Responses
 from rlhf.rows import Row
 from rlhf.scoring.function_calls import CallLog, RewardFunction, call_functions, columns_of, total

@@ -1,4 +1,4 @@
-"""Checks of the values that transformers, TRL and Accelerate define: schedules, trackers, arguments of a trainer.
+"""Checks of the values that transformers, TRL and Accelerate define, and of what the device supports.
 
 A library is imported only for a value that needs it, because that takes seconds, and make does these checks too.
 """
@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from rlhf import InputError
-from rlhf.config import PPOConfig
+from rlhf.config import PPOConfig, PrecisionOptions
 from rlhf.option import Range, did_you_mean, problem_of, shown
 from stages.common.options import PPOOptions, RewardOptions, StageOptions, TrainingOptions
 
@@ -43,7 +43,14 @@ RANGES = {
 
 
 def check_library_values(options: StageOptions) -> None:
-    """Raises InputError if the options name a schedule, a tracker or an argument that a library lacks or refuses."""
+    """Raises InputError if the options name a schedule, a tracker or an argument that a library lacks or refuses.
+
+    And for a mixed precision that the device does not support.
+    """
+    if isinstance(options, PrecisionOptions) and options.mixed_precision == "fp16":
+        from rlhf.models import mixed_precision
+
+        mixed_precision(options)
     if tracker := getattr(options, "log_with", None):
         check_tracker(tracker, accelerate=isinstance(options, PPOOptions))
     if isinstance(options, TrainingOptions) and options.trainer:

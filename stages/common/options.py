@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NewType
 
 from rlhf import InputError
-from rlhf.config import LARGEST_SEED, PPOConfig
+from rlhf.config import LARGEST_SEED, PPOConfig, PrecisionOptions
 from rlhf.option import check_options, option
 
 # every stage comes after the stages whose results it reads
@@ -63,7 +63,7 @@ class SavingOptions(StageOptions):
 
 
 @dataclass
-class TrainingOptions(SavingOptions):
+class TrainingOptions(SavingOptions, PrecisionOptions):
     """Options of pretraining, SFT and the reward model; `trainer` passes any other argument to TRL's trainer."""
 
     epochs: float = option(1.0, "epochs over the rows", above=0, at_most=1000)
@@ -94,7 +94,6 @@ class TrainingOptions(SavingOptions):
         at_least=2,
         at_most=10**6,
     )
-    bf16: bool = option(False, "forward passes in bfloat16, weights and optimizer in fp32")
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that transformers supports")
     trainer: dict | None = option(
         None, "further arguments of TRL's trainer, as JSON: '{\"gradient_accumulation_steps\": 4}'"

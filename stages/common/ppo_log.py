@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.rollout import Rollout
 from rlhf.rows import Row, read_jsonl, write_rows
+from rlhf.run.health import mismatch_warning
 from rlhf.trainer import PPOTrainer, Step
 from stages.common.console import INDENT, ProgressBar
 from stages.common.options import PPOOptions
@@ -55,7 +56,7 @@ def train_and_log(
             metrics = {"step": step.number, **step.metrics, "episodes_per_second": options.batch_size / seconds}
             if step.number == resumed + 1:
                 bar.write(f"{INDENT}{trainer.sanity_report}")
-            show_step(bar, step, metrics, step.number == resumed + 1)
+            show_step(bar, step, metrics, step.number == resumed + 1, trainer.accelerator.mixed_precision)
             if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
                 extra = trainer.functions.extra if trainer.functions else {}
                 bar.write(*samples(step.rollout, rows, tokenizer, extra))
@@ -91,12 +92,17 @@ def start_trackers(trainer: PPOTrainer, project: str, history: list[dict[str, An
         trainer.accelerator.log(metrics, metrics["step"])
 
 
-def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], first: bool) -> None:
-    """Prints a step's metrics above the progress bar, with column headings on the first step and every 20 steps."""
+def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], first: bool, precision: str) -> None:
+    """Prints a step's metrics above the progress bar, with column headings on the first step and every 20 steps.
+
+    If the probability ratio is unusual for the mixed precision, a warning follows.
+    """
     shown = {heading: (metrics[name], digits) for name, (heading, digits) in COLUMNS.items() if name in metrics}
     if first or step.number % 20 == 1:
         bar.write(INDENT + "".join(f"{heading:>9}" for heading in shown))
     bar.write(INDENT + "".join(f"{number:9.{digits}f}" for number, digits in shown.values()))
+    if warning := mismatch_warning(metrics, precision):
+        bar.write(f"{INDENT}{warning}")
 
 
 def samples(

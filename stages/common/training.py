@@ -41,7 +41,7 @@ Config = TypeVar("Config", SFTConfig, RewardConfig)
 
 def trainer_arguments(config_class: type[Config], options: TrainingOptions, folder: Path) -> Config:
     """The options as arguments of a TRL trainer. Raises InputError if TRL refuses them."""
-    further = options.trainer or {}
+    further, precision = options.trainer or {}, options.mixed_precision
     checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
     try:
         arguments = config_class(
@@ -55,7 +55,8 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
             weight_decay=options.weight_decay,
             adam_beta2=options.adam_beta2,
             max_length=None,  # rlhf.tokens has dropped rows that are too long
-            bf16=options.bf16,
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
             seed=options.seed,
             report_to=options.log_with or "none",
             logging_steps=1,  # otherwise the log would depend on where a run was interrupted
@@ -67,6 +68,8 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
             **{
                 "use_cpu": device().type == "cpu",  # without it transformers refuses bf16 on a CPU
                 **({} if set(CHECKPOINTING) & further.keys() else {checkpointing: False}),  # TRL's default is True
+                # Accelerate does not notice that a fused optimizer skips a step, and the schedule would go on
+                **({"optim": "adamw_torch"} if precision == "fp16" else {}),
                 **further,
             },
         )
@@ -127,7 +130,16 @@ class Resumable(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Checks the gradient norm, then logs. The Trainer calls it after each step, before a checkpoint is written."""
+        """Checks the gradient norm, then logs. The Trainer calls it after each step, before a checkpoint is written.
+
+        With fp16, `skipped` is 1 for a step that the loss scaler skipped; such a step has no norm.
+        """
+        scaler = self.accelerator.scaler
+        if scaler is not None and "grad_norm" in logs:
+            skipped = self.accelerator.optimizer_step_was_skipped
+            logs = {**logs, "skipped": float(skipped)}
+            if skipped and scaler.get_scale() >= 1:  # else no scale is low enough
+                del logs["grad_norm"]
         self.check_finite("norm of the gradient", logs.get("grad_norm", 0.0))
         super().log(logs, *args, **kwargs)
 
@@ -301,7 +313,8 @@ def history(steps: list[dict[str, float]], size: int = 20) -> list[dict[str, flo
     rows = []
     for start in range(0, len(steps), size):
         group = steps[start : start + size]
-        names = [name for name in group[0] if name not in ("step", "epoch")]
-        means = {name: sum(step[name] for step in group) / len(group) for name in names}
+        names = dict.fromkeys(name for step in group for name in step if name not in ("step", "epoch"))
+        numbers = {name: [step[name] for step in group if name in step] for name in names}
+        means = {name: sum(values) / len(values) for name, values in numbers.items()}
         rows.append({"step": group[-1]["step"], **means})
     return rows

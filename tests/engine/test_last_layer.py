@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from rlhf.classifiers import Scorer
 from rlhf.engine import last_layer, passes
 from rlhf.engine.forward import hidden_states, selected_states
-from rlhf.models import Scorer
 from tests.conftest import scorer_of, tiny_gpt2, tiny_llama
 from tests.engine.batches import padded_batch
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf.tokens import load_tokenizer
 from stages.common import stage as stage_module
 from stages.common.console import duration
 from stages.common.options import CHAIN, PPOOptions
+from tests.families import tiny_model
 from tests.forks import ROOT
 from tests.pipeline import record, shell, stage
 from tests.recipes import write_recipe
@@ -134,6 +136,18 @@ def test_a_value_head_and_other_options_of_ppo(run):
 def test_ppo_without_a_value_model_and_several_responses_to_a_prompt(run):
     stage("ppo", "--advantage_estimator", "rloo", "--num_generations", "4", run=run)
     assert (run / "ppo" / "model.safetensors").is_file() and not (run / "ppo" / "value_model").exists()
+
+
+def test_stages_that_do_not_sample_train_a_model_that_those_that_sample_refuse_by_name(run, tmp_path):
+    tiny_model("mamba").save_pretrained(tmp_path / "mamba")
+    load_tokenizer(run / "pretrain").save_pretrained(tmp_path / "mamba")
+    warning = "warning: comparisons, ppo, samples and evaluate will refuse this model: MambaForCausalLM has no cache"
+    assert warning in stage("pretrain", "--model", str(tmp_path / "mamba"), run=run)
+    assert warning in stage("sft", run=run)
+    stage("reward", run=run)
+    assert json.loads((run / "reward" / "config.json").read_text())["model_type"] == "mamba"
+    for name in ("comparisons", "ppo", "samples", "evaluate"):
+        assert "MambaForCausalLM has no cache of keys and values" in stage(name, run=run, status=2)
 
 
 @pytest.mark.parametrize("name", ["sft", "reward", "ppo"])
