@@ -36,7 +36,7 @@ help:
 	@echo 'ARGS="--kl_coef 0.1"  options of the named stage; .venv/bin/python -m stages.ppo --help lists them'
 	@echo 'SEED=1            another seed for every stage; results in runs/<recipe>-seed1'
 	@echo 'BASE=runs/tiny    reuse the results of another run for stages that would be the same'
-	@echo 'PROCESSES=2       the number of processes of each stage: one per GPU; on a CPU, as many as pay by default'
+	@echo 'PROCESSES=2       the number of processes of each stage: one per GPU'
 	@echo 'ACCELERATE=a.yaml Accelerate'"'"'s configuration, for several machines'
 	@echo 'REMAKE=1          also run earlier stages again if only their code has changed'
 	@echo

@@ -26,6 +26,7 @@ from rlhf.engine import (
     process_count,
     scatter_packed,
     selected_states,
+    total,
     unwrap,
 )
 from rlhf.models import ValueHead, stop_token_ids
@@ -102,22 +103,30 @@ class Rollout(Responses):
         """The log-ratio log pi - log pi_ref of each response, (B,), in nats. Its mean estimates the KL."""
         return (self.logprobs - self.ref_logprobs).where(self.mask, 0.0).sum(dim=1)
 
-    def gathered(self, pad_id: int) -> "Rollout":
-        """The rows of all processes, on each of them. All rollouts have prompts of the same padded length."""
+    def gathered(self, share: slice, batch: int, pad_id: int) -> "Rollout":
+        """The whole rollout of `batch` rows, on each process. This process has the rows `share`.
+
+        All processes have prompts of the same padded length.
+        """
         if process_count() == 1:
             return self
-        # on the CPU, because every process has another device
-        parts = gathered([[getattr(self, field.name).cpu() for field in fields(self)]])
-        columns = []
-        for field, column in zip(fields(self), zip(*parts, strict=True), strict=True):
-            padding = pad_id if field.name == "input_ids" else 0
-            width = max(part.shape[-1] for part in column)
-            padded = [
-                part if part.dim() < 2 else nn.functional.pad(part, (0, width - part.shape[1]), value=padding)
-                for part in column
-            ]
-            columns.append(torch.cat(padded).to(self.mask.device))
-        return Rollout(*columns)
+        missing = max(gathered([self.mask.shape[1]])) - self.mask.shape[1]
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, tensor in own.items():
+            if tensor.dim() > 1:
+                padding = pad_id if name == "input_ids" else 0
+                own[name] = nn.functional.pad(tensor, (0, missing), value=padding)
+        # one exchange; token ids, too, are exact in double precision
+        columns = [tensor.double().reshape(len(self.mask), -1) for tensor in own.values()]
+        whole = columns[0].new_zeros(batch, sum(column.shape[1] for column in columns))
+        whole[share] = torch.cat(columns, dim=1)
+        parts = total(whole).split([column.shape[1] for column in columns], dim=1)
+        return Rollout(
+            **{
+                name: part.to(tensor.dtype).view(batch, *tensor.shape[1:])
+                for (name, tensor), part in zip(own.items(), parts, strict=True)
+            }
+        )
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------

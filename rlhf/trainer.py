@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
-from rlhf.engine import own_share, text_logprobs
+from rlhf.engine import balanced_share, own_share, text_logprobs
 from rlhf.models import freeze, mixed_precision, stop_token_ids
 from rlhf.rollout import (
     Responses,
@@ -174,7 +174,7 @@ class PPOTrainer(TrainingState):
                 temperature=config.temperature,
                 chunk=config.micro_batch_size or config.batch_size,
             )
-        rollout = rollout.gathered(self.pad_id)
+        rollout = rollout.gathered(share, config.batch_size, self.pad_id)
         if self.functions is not None:
             self.functions.trainer_state = TrainerState(
                 global_step=step * config.updates_per_step, max_steps=config.steps * config.updates_per_step
@@ -192,7 +192,10 @@ class PPOTrainer(TrainingState):
         """
         tokens = batch.loss_mask.sum().clamp(min=1)
         text_tokens = torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device)
-        own, text = batch.select(own_share(len(batch.mask))), text[own_share(len(text))]
+        # prompts, so that responses to one stay together
+        prompts = balanced_share(batch.attention_mask.sum(dim=1).view(-1, self.config.num_generations).sum(dim=1))
+        rows = torch.arange(len(batch.mask)).view(-1, self.config.num_generations)[prompts].flatten()
+        own, text = batch.select(rows), [text[i] for i in balanced_share(torch.tensor([len(ids) for ids in text]))]
         size = len(own.mask)
         count = -(-size // (self.config.micro_batch_size or size))
         parts = [own.select(rows).trimmed() for rows in torch.arange(size).chunk(count)]

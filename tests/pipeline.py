@@ -29,6 +29,8 @@ _MAKE = (
     "SEED",
     "PROMPT",
     "REMAKE",
+    "PROCESSES",
+    "ACCELERATE",
 )
 
 
@@ -108,7 +110,7 @@ def stage(
 def make_here(goal: str, capsys, run: Path, recipe: Path | str | None = TOY, status: int = 0, **variables: str) -> str:
     """What `make GOAL` does, in this process and with forked stages, which is faster; its output."""
 
-    def start(name: str, argv: list[str]) -> int:
+    def start(name: str, argv: list[str], *launch: object) -> int:
         ended, output = forks().run(name, argv)
         print(output, end="")
         return ended

@@ -61,7 +61,7 @@ def fixed_rollout(trainer: PPOTrainer) -> Rollout:
         temperature=1.0,
         chunk=8,
     )
-    return rollout.gathered(pad_id=1)
+    return rollout.gathered(own_share(8), 8, pad_id=1)
 
 
 def resumed_weights(tokenizer, folder: Path) -> tuple[list[float], list[float]]:

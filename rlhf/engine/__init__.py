@@ -28,6 +28,7 @@ from rlhf.engine.logprobs import (
     token_logprobs,
 )
 from rlhf.engine.processes import (
+    balanced_share,
     call_inside,
     gathered,
     on_main,
@@ -42,6 +43,7 @@ from rlhf.engine.vocabulary import limit_vocabulary, only_tokens
 
 __all__ = [
     "Decoder",
+    "balanced_share",
     "bf16_slowdown",
     "call_inside",
     "check_sampling",

@@ -40,6 +40,24 @@ def own_share(count: int) -> slice:
     return slice(count * index // processes, count * (index + 1) // processes)
 
 
+def balanced_share(sizes: Tensor) -> list[int]:
+    """The indices of this process's rows, such that the rows of each process have about the same total size.
+
+    One process has all rows, in their order.
+    """
+    processes, index = process_count(), process_index()
+    if processes == 1:
+        return list(range(len(sizes)))
+    order = sizes.argsort(stable=True).tolist()
+    # dealt out back and forth: 0, 1, 1, 0, 0, 1, ...
+    return sorted(row for place, row in enumerate(order) if _dealt_to(place, processes) == index)
+
+
+def _dealt_to(place: int, processes: int) -> int:
+    turn, position = divmod(place, processes)
+    return processes - 1 - position if turn % 2 else position
+
+
 def total(part: Tensor) -> Tensor:
     """The sum of a tensor over all processes, on each of them."""
     if process_count() == 1:

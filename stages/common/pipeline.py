@@ -15,13 +15,13 @@ from stages.common.decisions import NEVER_MADE, Decision, Options, decide, optio
 from stages.common.interruption import lock
 from stages.common.options import CHAIN, STAGES
 from stages.common.parsing import check_values
-from stages.common.process_count import process_count
 from stages.common.processes import start
 from stages.common.request import Request
 from stages.common.requirements import check_sources
 from stages.common.run import RECORD
 
 SHOWN_REASONS = 4
+SINGLE = ("data", "samples")  # stages that compute too little for several processes
 SHOWN = {"data": "preview.txt", "evaluate": "report.md"}  # files that make prints if the stage is up to date
 
 
@@ -144,10 +144,11 @@ def show(request: Request, decisions: list[Decision]) -> None:
 
 
 def run_stage(request: Request, stage: str) -> None:
-    """Runs a stage in a subprocess. Exits with its status if it fails."""
+    """Runs a stage in subprocesses. Exits with its status if it fails."""
+    launch = (1, None) if stage in SINGLE else (request.processes, request.accelerate)
     results = {name: str(folder) for name, folder in request.run.chosen.items() if folder != request.run.folder / name}
     argv = [*request.argv(stage), *([f"--results={json.dumps(results)}"] if results else [])]
-    if status := start(stage, argv, process_count(request, stage), request.accelerate):
+    if status := start(stage, argv, *launch):
         sys.exit(128 - status if status < 0 else status)
 
 

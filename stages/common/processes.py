@@ -68,11 +68,11 @@ def disconnect() -> None:
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
-def start(stage: str, argv: list[str], count: int | None = 1, configuration: str | None = None) -> int:
+def start(stage: str, argv: list[str], count: int | None = None, configuration: str | None = None) -> int:
     """Starts a stage in `count` processes and waits for them. Returns the status of the first that fails, 0 if none.
 
     The status is negative if a signal killed the process. With `configuration`, a file of Accelerate's, `accelerate
-    launch` starts the processes; None as `count` leaves their number to the file.
+    launch` starts the processes, by default as many as the file says; otherwise the default is one.
     """
     children: list[subprocess.Popen[bytes]] = []
 
@@ -86,7 +86,7 @@ def start(stage: str, argv: list[str], count: int | None = 1, configuration: str
     handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     module = ["-m", f"stages.{stage}", *argv]
     environments: list[dict[str, str] | None] = [None]
-    if configuration is not None and stage != "data":
+    if configuration is not None:
         number = [] if count is None else [f"--num_processes={count}"]
         module = ["-m", "accelerate.commands.launch", "--config_file", configuration, *number, *module]
     elif count is not None and count > 1:
@@ -118,16 +118,15 @@ def _environments(count: int) -> list[dict[str, str]]:
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     if len(children) == 1:
         return children[0].wait()
-    deadline, first = None, 0
-    while any(child.poll() is None for child in children):
-        first = first or next((child.returncode for child in children if child.returncode), 0)
-        if first and deadline is None:
+    deadline, first = float("inf"), 0
+    while None in (statuses := [child.poll() for child in children]):
+        if not first and (first := next((status for status in statuses if status), 0)):
             deadline = time.time() + GRACE
-        if deadline is not None and time.time() > deadline:
+        if time.time() > deadline:
             for child in children:
                 child.kill()
         time.sleep(0.02)
-    return first or next((child.returncode for child in children if child.returncode), 0)
+    return first or next((status for status in statuses if status), 0)
 
 
 def cores() -> int:

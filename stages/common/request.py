@@ -26,7 +26,7 @@ class Request:
     seed: str | None
     arguments: list[str]  # command-line options of the goal, from ARGS and PROMPT
     remake: bool  # also run earlier stages whose code alone has changed
-    processes: int | None = None  # in which each stage computes; by default `stages.common.processes` decides
+    processes: int | None = None  # in which each stage computes
     accelerate: str | None = None  # the file of Accelerate's configuration with which stages are launched
 
     @classmethod
