@@ -72,8 +72,9 @@ class Stage:
     def _begin(self) -> bool:
         self.partial.mkdir(parents=True, exist_ok=True)
         self.lock = lock(self.partial)
-        processes = processes_launched()
-        computes = f"  ({processes} processes, {self.distributed})" if processes > 1 else ""
+        processes, computes = processes_launched(), ""
+        if self.name != "data":
+            computes = f"  ({processes} process{'es' * (processes > 1)}, distributed: {self.distributed})"
         print_lines("", f"{self.name}{computes}")
         if self.recover():
             say(f"had finished when it was interrupted, in {self.result}")

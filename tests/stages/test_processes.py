@@ -131,7 +131,7 @@ def test_the_record_names_the_processes(one, several):
 
 def test_only_the_main_process_prints(base, tmp_path):
     first, second = run_stage(2, "evaluate", "--count", "4", run=tmp_path / "run", base=base)
-    assert first.strip().startswith("evaluate  (2 processes, MULTI_CPU)")
+    assert first.strip().startswith("evaluate  (2 processes, distributed: MULTI_CPU)")
     assert second == ""
 
 
@@ -266,7 +266,7 @@ def test_launchers_start_a_stage_by_hand(base, tmp_path, launcher):
     end = ("--",) if launcher == "torch.distributed.run" else ()
     arguments = ("stages.evaluate", "--recipe", "tests/toy.yaml", "--run", tmp_path / "run", "--base", base)
     output = shell(sys.executable, "-m", launcher, *count[launcher], "-m", *end, *map(str, arguments), "--count", "4")
-    assert "(2 processes, MULTI_CPU)" in output
+    assert "(2 processes, distributed: MULTI_CPU)" in output
 
 
 def test_processes_that_accelerate_leaves_alone_are_told_how_to_start(monkeypatch):
