@@ -16,7 +16,7 @@ PY := "$$VENV/bin/python"
 WITH_ARGS := $(PY) -m tests.with_args
 STAGES := data pretrain sft comparisons reward ppo samples evaluate
 
-.PHONY: help setup setup-trl112 $(STAGES) optimum test test-all bench quality growth mutate kill lint clean clean-previous
+.PHONY: help setup setup-trl112 $(STAGES) optimum test test-all bench gpu quality growth mutate kill lint clean clean-previous
 .NOTPARALLEL:
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo 'make lint         style and types      make clean           removes runs/'
 	@echo 'make optimum      PPO on a toy problem with a known optimum; plot in runs/optimum.png'
 	@echo 'make bench        speed against TRL    make quality         time to good answers, against TRL'
+	@echo 'make gpu          tests, PPO in bf16 and speed on a GPU, in eight minutes; writes docs/gpu.md'
 	@echo 'make growth       cost of a step       make kill            kills every stage a hundred times, and resumes it'
 	@echo 'make mutate       mutation testing of the equations'
 	@echo 'make clean-previous  removes replaced results, and token ids'
@@ -85,10 +86,10 @@ clean-previous:
 
 # two processes, each with one test file at a time; ARGS="-n 0" runs all tests in one process, for a debugger
 test: setup
-	@OMP_NUM_THREADS=1 $(WITH_ARGS) pytest -n 2 --dist loadfile -m "not slow"
+	@OMP_NUM_THREADS=1 $(WITH_ARGS) pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: setup
-	@OMP_NUM_THREADS=1 $(WITH_ARGS) pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(WITH_ARGS) pytest -n 2 --dist loadfile -m "not gpu"
 
 lint: setup
 	$(PY) -m ruff check .
@@ -103,6 +104,9 @@ kill: setup
 
 bench: setup setup-trl112
 	@$(WITH_ARGS) tests.benchmarks.bench --trl112 .venv-trl112/bin/python
+
+gpu: setup
+	@$(PY) -m tests.gpu
 
 growth: setup
 	@$(PY) -m tests.benchmarks.growth

@@ -42,7 +42,7 @@ def _fused_adamw() -> None:
 
 
 def _rounded_frozen_weights() -> None:
-    models._round_matrices = lambda model: None
+    models._round_matrices = lambda model, dtype: None
 
 
 # --- forward passes ---------------------------------------------------------------------------------------------------

@@ -106,6 +106,11 @@ def _completion(rng: random.Random, workload: Workload) -> list[int]:
     return [*_random_ids(rng, SIZES[workload.size].vocabulary, 3, workload.response - 1), EOS]
 
 
+def distinct_words(completions: list[str], **columns) -> list[float]:
+    """A reward function: the share of distinct words of each completion."""
+    return [len(set(text.split())) / max(1, len(text.split())) for text in completions]
+
+
 def checksum(*models) -> str:
     """A hash of all weights, equal on two sides that have loaded the same models."""
     digest = hashlib.sha256()

@@ -17,7 +17,7 @@ from rlhf.config import PPOConfig
 from rlhf.engine import next_token_logprobs, packed_index, selected_states
 from rlhf.models import ValueHead, freeze, load_policy, load_scorer, stop_token_ids
 from rlhf.rollout import generate
-from rlhf.scoring import reward_model_scores
+from rlhf.scoring import RewardFunctions, reward_model_scores
 from rlhf.tokens import load_tokenizer, pad
 from rlhf.trainer import PPOTrainer
 from stages.common.options import TrainingOptions
@@ -40,16 +40,21 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
     prompts = inputs.prompts(workload)[:: workload.completions]
     tokenizer = load_tokenizer(folder / "policy")
     policy, reference = (load_policy(folder / "policy", tokenizer) for _ in range(2))
-    reward_model, accelerator = load_scorer(folder / "scorer"), accelerator_of(numerics)
+    accelerator, reward, functions = accelerator_of(numerics), None, None
     value_model = make_value_model(values, workload, folder)
-    facts = {
-        "models": inputs.checksum(policy, reward_model.model),
-        **numbers_to_compare(policy, reward_model, inputs.prompts(workload)),
-    }
+    if workload.kind.startswith("function"):
+        functions = RewardFunctions({"distinct": inputs.distinct_words}, tokenizer, [{"prompt": ""}] * len(prompts))
+        facts = {"models": inputs.checksum(policy)}
+    else:
+        reward_model = load_scorer(folder / "scorer")
+        facts = {
+            "models": inputs.checksum(policy, reward_model.model),
+            **numbers_to_compare(policy, reward_model, inputs.prompts(workload)),
+        }
+        reward = partial(reward_model_scores, freeze(reward_model, accelerator))
     trainer = PPOTrainer(
         ppo_config(workload, numerics, values), policy=policy, reference=reference, value_model=value_model,
-        tokenizer=tokenizer, prompts=prompts, reward=partial(reward_model_scores, freeze(reward_model, accelerator)),
-        accelerator=accelerator,
+        tokenizer=tokenizer, prompts=prompts, reward=reward, functions=functions, accelerator=accelerator,
     )  # fmt: skip
     trainer.sanity_report = "not measured"  # the sanity check runs once a run, not at every step
 
@@ -66,7 +71,7 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
     for step in trainer.train():
         rollout = step.rollout
         tokens = {"tokens": int(rollout.attention_mask.sum()), "response_tokens": int(rollout.mask.sum())}
-        worker.end("update", samples=len(rollout.mask), **tokens, **seen)
+        worker.end("update", samples=len(rollout.mask), **tokens, **({} if functions else seen))
 
 
 def ppo_config(workload: Workload, numerics: str, values: str) -> PPOConfig:
@@ -174,4 +179,15 @@ def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, valu
 if __name__ == "__main__":
     set_seed(0)
     ablation.apply(json.loads(sys.argv[1])["side"]["without"])
-    run({"ppo": ppo, "rloo": ppo, "decode": decode, "pretrain": sft, "sft": sft, "reward": reward})
+    run(
+        {
+            "ppo": ppo,
+            "rloo": ppo,
+            "function-rloo": ppo,
+            "function-grpo": ppo,
+            "decode": decode,
+            "pretrain": sft,
+            "sft": sft,
+            "reward": reward,
+        }
+    )

@@ -185,6 +185,44 @@ def rloo_config(worker: Worker, workload: Workload, folder: Path, numerics: str)
     )  # fmt: skip
 
 
+def function(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    trainer_class, config_class = (
+        (RLOOTrainer, RLOOConfig) if workload.kind == "function-rloo" else (GRPOTrainer, GRPOConfig)
+    )
+    further = {"normalize_advantages": True} if trainer_class is RLOOTrainer else {"loss_type": "dapo"}
+    prompts = inputs.prompts(workload)[:: workload.completions]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
+    policy = load(AutoModelForCausalLM, folder / "policy")
+    facts = {"models": inputs.checksum(policy)}
+    config = config_class(
+        output_dir=str(folder / "trainer"), max_steps=4 * MAX_STEPS,
+        per_device_train_batch_size=SIZES[workload.size].batch // 4, gradient_accumulation_steps=1,
+        steps_per_generation=4, num_iterations=workload.epochs, num_generations=workload.completions,
+        learning_rate=3e-6, beta=0.05, max_completion_length=workload.response, temperature=1.0, top_k=0, top_p=1.0,
+        epsilon=0.2, disable_dropout=True, gradient_checkpointing=False, bf16=numerics == "bf16", report_to="none",
+        save_strategy="no", disable_tqdm=True, use_cpu=not worker.cuda, **further,
+    )  # fmt: skip
+    counts = {"samples": SIZES[workload.size].batch}
+    trainer = trainer_class(
+        model=policy, reward_funcs=inputs.distinct_words, args=config, processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": tokenizer.batch_decode(prompts)}),
+        callbacks=[StepEnd(worker, 4, counts)],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+
+    def after_generation(result) -> None:
+        worker.mark("generate")
+        response_tokens = sum(map(len, result[1]))
+        counts.update(tokens=response_tokens + sum(map(len, result[0])), response_tokens=response_tokens)
+
+    worker.watch(trainer, "_generate", after=after_generation)
+    worker.watch(trainer, "_generate_and_score_completions", after=lambda result: worker.mark("score"))
+    worker.ready(**facts)
+    trainer.train()
+
+
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,4 +293,15 @@ def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, valu
 
 if __name__ == "__main__":
     set_seed(0)
-    run({"ppo": ppo, "rloo": rloo, "decode": decode, "pretrain": sft, "sft": sft, "reward": reward})
+    run(
+        {
+            "ppo": ppo,
+            "rloo": rloo,
+            "function-rloo": function,
+            "function-grpo": function,
+            "decode": decode,
+            "pretrain": sft,
+            "sft": sft,
+            "reward": reward,
+        }
+    )

@@ -47,13 +47,15 @@ SIZES = {
 SIZES |= {f"batch-{batch}": replace(SIZES["tiny"], batch=batch) for batch in (32, 64, 128, 256)}
 SIZES |= {f"width-{width}": replace(SIZES["tiny"], width=width, heads=width // 32) for width in (64, 128, 256, 512)}
 SIZES["long"] = replace(SIZES["tiny"], context=1024)
+SIZES |= {f"{name}-128": replace(SIZES[name], batch=128) for name in ("tiny", "small")}
+SIZES["gpu"] = replace(SIZES["gpt2"], batch=512, rounds=3)
 
 
 @dataclass(frozen=True)
 class Workload:
     """An amount of work, the same for both sides."""
 
-    kind: str  # ppo, rloo, decode, pretrain, sft or reward
+    kind: str  # ppo, rloo, decode, pretrain, sft or reward; function-rloo or function-grpo with a Python reward
     size: str
     epochs: int = 1  # of PPO over its batch
     eos: bool = False  # responses end with eos, after 25 of 48 tokens on average; otherwise none does
@@ -73,6 +75,8 @@ class Workload:
         return {
             "ppo": policy + policy + value + scorer + 3 * self.epochs * (policy + value),
             "rloo": policy + policy + scorer + 3 * self.epochs * policy,
+            "function-rloo": policy + policy + 3 * self.epochs * policy,
+            "function-grpo": policy + policy + 3 * self.epochs * policy,
             "decode": policy,
             "pretrain": 3 * policy,
             "sft": 3 * policy,
@@ -86,7 +90,7 @@ class Side:
 
     implementation: str  # "ours", "TRL 1.12", "TRL 1.16" or "generate"
     numerics: str = "fp32"
-    values: str = "model"  # of PPO: a separate value "model", a head on the policy's "trunk", or "none" (RLOO)
+    values: str = "model"  # of PPO: a value "model", a head on the "trunk", or "none" (RLOO)
     without: str = ""  # an optimisation that is switched off, see tests.benchmarks.ablation
 
 
@@ -165,6 +169,29 @@ def _rloo_rows() -> Iterator[Comparison]:
         yield Comparison(f"memory-gpt2-rloo-{numerics}", workload, ours, TRL_PPO, 2.0, "memory", False, note)
 
 
+def _function_rows() -> Iterator[Comparison]:
+    """128 responses of 32 tokens, 8 to each prompt, scored by a Python function: the trainers that TRL has today."""
+    for size, target in (("tiny", 4.0), ("small", 2.5)):
+        for trainer in ("rloo", "grpo"):
+            workload = Workload(f"function-{trainer}", f"{size}-128", response=32, completions=8)
+            ours, theirs = Side("ours", values="none"), Side("TRL 1.16", values="none")
+            note = f"TRL's {trainer.upper()}Trainer"
+            yield Comparison(f"function-{trainer}-{size}-fp32", workload, ours, theirs, target, note=note)
+
+
+def _gpu_rows() -> Iterator[Comparison]:
+    """What `make gpu` measures: 512 responses at gpt2 size in bf16."""
+    for response in (53, 128):
+        workload, ours = Workload("ppo", "gpu", response=response), Side("ours", "bf16")
+        yield Comparison(f"gpu-ppo-{response}", workload, ours, TRL_PPO, 10.0, "time", False, BF16_NOTE)
+        workload, ours = (
+            Workload("function-rloo", "gpu", response=response, completions=8),
+            Side("ours", "bf16", "none"),
+        )
+        theirs = Side("TRL 1.16", "bf16", "none")
+        yield Comparison(f"gpu-rloo-{response}", workload, ours, theirs, 3.0, note="TRL's RLOOTrainer")
+
+
 def _decoding_and_training_rows() -> Iterator[Comparison]:
     """Decoding against transformers' `generate`; pretraining, SFT and the reward model against TRL's trainers."""
     for workload, implementation, fp32, bf16, note in [
@@ -218,5 +245,12 @@ def _ablation_rows() -> Iterator[Comparison]:
 
 COMPARISONS = {
     comparison.name: comparison
-    for comparison in (*_ppo_rows(), *_rloo_rows(), *_decoding_and_training_rows(), *_ablation_rows())
+    for comparison in (
+        *_ppo_rows(),
+        *_rloo_rows(),
+        *_function_rows(),
+        *_gpu_rows(),
+        *_decoding_and_training_rows(),
+        *_ablation_rows(),
+    )
 }
