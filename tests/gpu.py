@@ -72,7 +72,7 @@ def main() -> None:
     report = [f"Measured by `make gpu`: {machine(kind)}", ""]
 
     tests, state = run(
-        "tests", [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py"], deadline - 240
+        "tests", [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py"], deadline - 240
     )
     report.append(f"- Tests: {tests.strip().splitlines()[-1].strip('= ') if tests.strip() else state} ({state})")
 
