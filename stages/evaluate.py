@@ -103,7 +103,7 @@ def load_score(stage: Stage) -> Score | None:
             [row["prompt"] for row in answers.rows],
             [completion.text for completion in answers.completions],
         )
-        tools, rendered = ([row.get(column) for row in answers.rows] for column in ("tools", "rendered"))
+        tools, rendered = [row.get("tools") for row in answers.rows], [is_rendered(row) for row in answers.rows]
         return torch.tensor(on_main(lambda: text_scorer()(prompts, texts, finished, tools, rendered)))
 
     return score
