@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf import report
+from rlhf.engine import on_main
 from rlhf.escape import markdown
 from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate, without_nan
 from rlhf.models import context_length, device, load_scorer
@@ -102,7 +103,8 @@ def load_score(stage: Stage) -> Score | None:
             [row["prompt"] for row in answers.rows],
             [completion.text for completion in answers.completions],
         )
-        return torch.tensor(text_scorer()(prompts, texts, finished, [row.get("tools") for row in answers.rows]))
+        tools, rendered = [row.get("tools") for row in answers.rows], [is_rendered(row) for row in answers.rows]
+        return torch.tensor(on_main(lambda: text_scorer()(prompts, texts, finished, tools, rendered)))
 
     return score
 

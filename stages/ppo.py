@@ -31,7 +31,7 @@ from rlhf.rollout import Responses
 from rlhf.rows import Row, Subset, Tally, read_rows
 from rlhf.run.health import Diverged
 from rlhf.run.randomness import shuffled
-from rlhf.scoring import RewardFunctions, RewardModel, reads_token_ids, reward_model_scores
+from rlhf.scoring import RewardFunctions, RewardModel, reads_token_ids, reward_model_scores, text_scores
 from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, text_dataset, tokenised_text
 from rlhf.trainer import PPOTrainer
 from stages.common.console import say, show_output
@@ -194,7 +194,7 @@ def make_reward(
     model = RewardModel(source, label, accelerator)
     model.check(rows)
     say(f"{source} reads the text of responses with its own tokenizer; the value model starts from the policy")
-    return RewardFunctions({"reward_model": model}, tokenizer, rows)
+    return partial(text_scores, model, tokenizer=tokenizer, rows=rows)
 
 
 def reward_functions(

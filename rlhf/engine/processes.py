@@ -73,7 +73,7 @@ def gathered(parts: list[Result]) -> list[Result]:
 def on_main(compute: Callable[[], Result]) -> Result:
     """What `compute` returns on the main process, on each process. The others don't call it.
 
-    If it raises an InputError, every process raises it.
+    If it raises an InputError, every process raises one with the same message.
     """
     if process_count() == 1:
         return compute()
@@ -82,10 +82,10 @@ def on_main(compute: Callable[[], Result]) -> Result:
         try:
             outcome[0] = compute()
         except InputError as error:
-            outcome[1] = error
+            outcome[1] = str(error)  # an error with further arguments can't be pickled
     broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise outcome[1]
+        raise InputError(outcome[1])
     return outcome[0]
 
 

@@ -7,7 +7,7 @@ function_calls   how a Python function is called: as TRL calls it
 
 from rlhf.scoring.function_calls import RewardFunction
 from rlhf.scoring.reward_models import RewardModel, check_classifier, reads_token_ids
-from rlhf.scoring.scores import RewardFunctions, call_reward_function, reward_model_scores
+from rlhf.scoring.scores import RewardFunctions, call_reward_function, reward_model_scores, text_scores
 
 __all__ = [
     "RewardFunction",
@@ -17,4 +17,5 @@ __all__ = [
     "check_classifier",
     "reads_token_ids",
     "reward_model_scores",
+    "text_scores",
 ]

@@ -19,7 +19,17 @@ from rlhf.classifiers import Scorer, is_decoder
 from rlhf.models import context_length, device, freeze, load_classifier
 from rlhf.option import did_you_mean
 from rlhf.rows import Row, Text
-from rlhf.tokens import PLAIN_CHAT_TEMPLATE, load_tokenizer, pad, render_chat, same_vocabulary, stored_tokenizer
+from rlhf.tokens import (
+    PLAIN_CHAT_TEMPLATE,
+    RefusedChat,
+    load_tokenizer,
+    pad,
+    render_chat,
+    same_vocabulary,
+    stored_tokenizer,
+)
+from rlhf.tokens.control_tokens import marked, without_marks
+from rlhf.tokens.encoding import encode
 
 BATCH_TOKENS = 2**14  # tokens of a batch, padding included
 
@@ -61,22 +71,30 @@ class RewardModel:
         completions: Sequence[Text],
         ended: Sequence[bool] | None = None,
         tools: Sequence[Any] | None = None,
+        rendered: Sequence[bool] | None = None,
         **columns: Any,
     ) -> list[float]:
         """The score of each completion. A completion that has not `ended` is read without the end of its turn.
 
-        Raises InputError if the chat template refuses a conversation.
+        A control token of its tokenizer in prompts, completions or tools is text, unless the row is `rendered`. Raises
+        InputError if the chat template refuses a conversation.
         """
         count = len(prompts)
-        rows = zip(prompts, completions, ended or [True] * count, tools or [None] * count, strict=True)
+        others = ended or [True] * count, tools or [None] * count, rendered or [False] * count
+        rows = zip(prompts, completions, *others, strict=True)
         return self.scores([self.text(*row) for row in rows])
 
-    def text(self, prompt: Text, completion: Text, ended: bool = True, tools: Any = None) -> str:
+    def text(
+        self, prompt: Text, completion: Text, ended: bool = True, tools: Any = None, rendered: bool = False
+    ) -> str:
         """The conversation as the model reads it, without the special tokens that its tokenizer adds.
 
         The chat template of its tokenizer renders it; a prompt that is a string is then a message of the user. Without
-        a chat template, strings are joined, and chats become lines of `Human:` and `Assistant:`.
+        a chat template, strings are joined, and chats become lines of `Human:` and `Assistant:`. Marks take the place of
+        control tokens that are not `rendered`, see `rlhf.tokens.control_tokens`.
         """
+        if not rendered:
+            prompt, completion, tools = (marked(self.tokenizer, value) for value in (prompt, completion, tools))
         reply = completion if isinstance(completion, str) else str(completion[-1]["content"])
         eos = self.tokenizer.eos_token or ""
         if isinstance(prompt, str):
@@ -119,7 +137,7 @@ class RewardModel:
         """The ids of texts, with each special token of the tokenizer once, cut at the left to the model's context."""
         room = self.longest - len(self.beginning) - len(self.end)
         result = []
-        for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []:
+        for ids in map(self._encoded, texts):
             if self.beginning and ids[: len(self.beginning)] == self.beginning:
                 ids = ids[len(self.beginning) :]
             if self.end and ids[-len(self.end) :] == self.end:
@@ -129,6 +147,12 @@ class RewardModel:
                 token = self.tokenizer.convert_ids_to_tokens(unknown)
                 raise InputError(f"{self.source}: its tokenizer has the token {token!r}, which its model lacks")
         return result
+
+    def _encoded(self, text: str) -> list[int]:
+        try:
+            return encode(self.tokenizer, [text])[0]
+        except RefusedChat:  # a response must have a score, so its control tokens stay control tokens
+            return encode(self.tokenizer, [without_marks(self.tokenizer, text)])[0]
 
     def _batches(self, sequences: list[list[int]]) -> Iterator[list[int]]:
         """The indices of sequences of similar length, at most BATCH_TOKENS tokens in one batch."""

@@ -16,13 +16,23 @@ from rlhf.classifiers import Scorer
 from rlhf.engine import on_main
 from rlhf.rollout import Responses
 from rlhf.rows import Row
-from rlhf.scoring.function_calls import CallLog, RewardFunction, call_functions, columns_of, total
+from rlhf.scoring.function_calls import CallLog, Columns, RewardFunction, call_functions, columns_of, total
 
 
 def reward_model_scores(reward_model: Scorer, responses: Responses) -> Tensor:
     """The reward model's score (B,) at the last token of each response, which is its eos unless it was truncated."""
     last = responses.attention_mask.sum(dim=1).cumsum(dim=0) - 1
     return reward_model(responses.input_ids, responses.attention_mask, last, responses.prefix_row)
+
+
+def text_scores(
+    model: RewardFunction, responses: Responses, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+) -> Tensor:
+    """The score (B,) of each response, from a model that reads text. Of several processes, each scores its own part.
+
+    `tokenizer` decodes responses; `rows[i]` is the row of the prompt with `prompt_index` i.
+    """
+    return torch.tensor(model(**_columns(responses, tokenizer, rows)), device=responses.mask.device)
 
 
 class RewardFunctions:
@@ -63,8 +73,8 @@ class RewardFunctions:
     def __call__(self, responses: Responses, model_scores: Tensor | None = None) -> Tensor:
         """The scores of all responses, from one call of each function, and from `model_scores` (B,) of a reward model.
 
-        Of several processes, the main one calls the functions. A function that returns None for a response adds nothing to its score. The score is NaN if all return None and
-        there is no reward model.
+        Of several processes, the main one calls the functions. A function that returns None for a response adds
+        nothing to its score. The score is NaN if all return None and there is no reward model.
         """
         scores, known, self.logged, self.extra = on_main(lambda: self._call(responses))
         device = responses.mask.device
@@ -75,14 +85,11 @@ class RewardFunctions:
 
     def _call(self, responses: Responses) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, list]]:
         """The weighted sums (B,), whether any function returned a number (B,), and what is logged. All on the CPU."""
-        ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
-        finished, log = responses.finished.tolist(), CallLog()
-        rows = [self.rows[i] for i in responses.prompt_index.tolist()]
-        columns = columns_of(rows, self._texts(ids, finished), finished, ids)
+        columns, log = _columns(responses, self.tokenizer, self.rows, self.keep_special_tokens), CallLog()
         called = call_functions(self.functions, columns, log=log, trainer_state=self.trainer_state, show=self.show)
         for column, values in log.extra.items():
-            if len(values) != len(ids):
-                raise InputError(f"log_extra: {column} has {len(values)} values for {len(ids)} completions")
+            if len(values) != len(responses.mask):
+                raise InputError(f"log_extra: {column} has {len(values)} values for {len(responses.mask)} completions")
         numbers: dict[str, list[float]] = {}
         for name, criteria in called.items():
             numbers[name] = total(criteria)
@@ -95,10 +102,17 @@ class RewardFunctions:
         scores = (totals.where(known, 0.0) * self.weights[:, None]).sum(dim=0)
         return scores, known.any(dim=0), logged, log.extra
 
-    def _texts(self, ids: list[list[int]], finished: list[bool]) -> list[str]:
-        if self.keep_special_tokens:
-            ids = [tokens[:-1] if ended else tokens for tokens, ended in zip(ids, finished, strict=True)]
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=not self.keep_special_tokens)
+
+def _columns(
+    responses: Responses, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], keep_special_tokens: bool = False
+) -> Columns:
+    """The columns of decoded responses. The stop token is cut, and other special tokens unless they are kept."""
+    ids = [tokens[mask].tolist() for tokens, mask in zip(responses.tokens, responses.mask, strict=True)]
+    finished, decoded = responses.finished.tolist(), ids
+    if keep_special_tokens:
+        decoded = [tokens[:-1] if ended else tokens for tokens, ended in zip(ids, finished, strict=True)]
+    texts = tokenizer.batch_decode(decoded, skip_special_tokens=not keep_special_tokens)
+    return columns_of([rows[i] for i in responses.prompt_index.tolist()], texts, finished, ids)
 
 
 def call_reward_function(
@@ -111,8 +125,9 @@ def call_reward_function(
 ) -> list[float]:
     """The scores of completions, from one call of the function; NaN for None. See `rlhf.scoring.function_calls`.
 
-    `rows` holds the row of each completion's prompt, and `show` gets what the function prints. Raises InputError if the
-    function requires an argument that does not exist, raises an error, or does not return a number for each completion.
+    `rows` holds the row of each completion's prompt, and `show` gets what the function prints. Of several processes, the
+    main one calls the function. Raises InputError if the function requires an argument that does not exist, raises an
+    error, or does not return a number for each completion.
     """
     columns = columns_of(rows, completions, finished, completion_ids)
-    return total(call_functions({"": function}, columns, show=show)[""])
+    return on_main(lambda: total(call_functions({"": function}, columns, show=show)[""]))

@@ -84,13 +84,21 @@ def _any_string(value: Any, pattern: re.Pattern[str]) -> bool:
     if isinstance(value, str):
         return pattern.search(value) is not None
     if isinstance(value, dict):
-        return any(_any_string(inner, pattern) for pair in value.items() for inner in pair)
+        return any(_any_string(inner, pattern) for pair in value.items() if not _is_name(*pair) for inner in pair)
     return isinstance(value, list | tuple) and any(_any_string(inner, pattern) for inner in value)
+
+
+def _is_name(key: Any, value: Any) -> bool:
+    """Whether an entry is a role or a type, which templates compare with words; these may be special tokens."""
+    return key in ("role", "type") and isinstance(value, str) and value.isidentifier()
 
 
 def _replaced(value: Any, pattern: re.Pattern[str], by: dict[str, str]) -> Any:
     if isinstance(value, str):
         return pattern.sub(lambda match: by.get(match[0], match[0]), value)
     if isinstance(value, dict):
-        return {_replaced(key, pattern, by): _replaced(inner, pattern, by) for key, inner in value.items()}
+        return dict(
+            pair if _is_name(*pair) else (_replaced(pair[0], pattern, by), _replaced(pair[1], pattern, by))
+            for pair in value.items()
+        )
     return [_replaced(inner, pattern, by) for inner in value] if isinstance(value, list | tuple) else value

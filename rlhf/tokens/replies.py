@@ -53,7 +53,9 @@ def render_completion(
     chat, index = [*prompt, *messages], len(prompt)
     whole, before = render_chat(tokenizer, chat, tools=tools), render_chat(tokenizer, prompt, True, tools)
     content = messages[0].get("content") or ""
-    if not finished and CLOSE not in content and (_opens(before) or content.lstrip().startswith(OPEN)):
+    if _has_two_thoughts(messages[0]):
+        raise RefusedChat(f"thoughts in a column and in the content of the reply {content[:200]!r}", TWO_THOUGHTS)
+    if not finished and _ends_in_thought(before, messages[0]):
         return Completion(before, _continued(before, content) + _ending(tokenizer, chat, index, tools), whole)
     text = _rendered(tokenizer, chat, index, whole, before, tools)
     if text is None or not _as_written(before, text, messages[0], len(messages) > 1):
@@ -103,11 +105,25 @@ def _rendered(
 # --- thoughts ---------------------------------------------------------------------------------------------------------
 
 UNRENDERED_THOUGHT = "thought of a reply that the chat template omits"
+TWO_THOUGHTS = "reply with thoughts in a column and in its content"
 
 
 def _opens(before: str) -> bool:
     """Whether a generation prompt begins a thought, which the reply continues."""
     return before.rstrip().endswith(OPEN)
+
+
+def _has_two_thoughts(reply: dict[str, object]) -> bool:
+    thought, answer = thought_and_answer(reply)
+    return thought is not None and answer == reply.get("content") and answer.lstrip().startswith(OPEN)
+
+
+def _ends_in_thought(before: str, reply: dict[str, object]) -> bool:
+    """Whether a truncated reply ends in its thought."""
+    thought, content = thought_and_answer(reply)
+    if thought is not None or CLOSE in content:
+        return False
+    return _opens(before) or (content.lstrip().startswith(OPEN) and not before.rstrip().endswith(CLOSE))
 
 
 def _holds(text: str, reply: dict[str, object]) -> bool:
@@ -144,6 +160,8 @@ def _written(before: str, reply: dict[str, object]) -> str | None:
     content = str(reply.get("content") or "")
     if reply.get("tool_calls") or (before.rstrip().endswith(CLOSE) and thought is not None):
         return None
+    if thought is None and content.lstrip().startswith(OPEN):
+        return None  # it is never closed
     if _opens(before):
         if thought is None or answer == content:
             content = f"{(thought or '').strip()}\n{CLOSE}\n\n{content}"

@@ -253,6 +253,40 @@ def test_as_the_reward_of_ppo_it_reads_the_decoded_responses_with_their_prompts(
     assert scores.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("family", ["llama", "bert"])
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_control_tokens_of_prompts_and_replies_are_text(tmp_path, family, template):
+    """Their characters are unknown words here; the special tokens are those of the tokenizer and the template."""
+    tokenizer = word_tokenizer("[CLS]", "[SEP]" if family == "bert" else "", None if family == "bert" else "</s>")
+    tokenizer.chat_template = template
+    save(tmp_path, family, tokenizer)
+    model = RewardModel(tmp_path)
+    prompt = [{"role": "user", "content": "[CLS] yes </s> no [SEP]"}]
+    (ids,), (plain,) = (
+        model._ids([model.text(chat, reply)]) for chat, reply in ((prompt, "the [SEP] dog </s>"), (CHAT, "the dog"))
+    )
+    assert [token for token in ids if token != tokenizer.unk_token_id] == [
+        token for token in plain if token != tokenizer.unk_token_id
+    ]
+    assert ids.count(tokenizer.unk_token_id) > plain.count(tokenizer.unk_token_id)
+    assert model([prompt], ["the [SEP] dog </s>"]) != model([CHAT], ["the dog"])
+
+
+def test_control_tokens_of_a_rendered_prompt_stay_control_tokens(tmp_path):
+    save(tmp_path, "llama", word_tokenizer("", "", "</s>"))
+    model = RewardModel(tmp_path)
+    texts = [model.text("yes </s> no", " </s>", False, rendered=flag) for flag in (True, False)]
+    assert [ids.count(4) for ids in model._ids(texts)] == [2, 0]
+
+
+def test_a_reply_whose_control_token_is_a_word_of_the_vocabulary_has_a_score(tmp_path):
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", -1.0), *((c, -9.0) for c in "</s>abc ")], 0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    model = save(tmp_path, "llama", tokenizer)
+    expected = alone(model, tokenizer("a b</s> c").input_ids).item()
+    assert RewardModel(tmp_path)(["a "], ["b</s> c"], [False]) == pytest.approx([expected], abs=1e-5)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 

@@ -14,12 +14,13 @@ import pytest
 from rlhf import InputError
 from rlhf.models import load_policy
 from rlhf.rows import read_jsonl
-from rlhf.tokens import load_tokenizer
+from rlhf.tokens import load_tokenizer, new_tokenizer
 from stages.common import processes
 from stages.common.request import Request
 from tests.forks import ROOT
 from tests.interrupted import SAVING
 from tests.pipeline import environment, record, shell, stage
+from tests.scoring.test_reward_models import save
 
 PPO = ("--total_episodes", "96", "--show_samples", "0", *SAVING)
 
@@ -133,6 +134,60 @@ def test_only_the_main_process_prints(base, tmp_path):
     first, second = run_stage(2, "evaluate", "--count", "4", run=tmp_path / "run", base=base)
     assert first.strip().startswith("evaluate  (2 processes, distributed: MULTI_CPU)")
     assert second == ""
+
+
+# --- reward models and functions ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """A reward model with a tokenizer of its own."""
+    folder = tmp_path_factory.mktemp("judge")
+    save(folder, "llama", new_tokenizer(["Bot: User: the quick brown fox! yes no 1 2 3"] * 9, 300))
+    return folder
+
+
+FUNCTION = "tests.rewards:only_the_main_process"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--reward_model", "JUDGE", "--micro_batch_size", "3", "--batch_size", "12", "--total_episodes", "36"),
+        ("--reward_functions", "JUDGE", FUNCTION, "--gold", "JUDGE"),
+        ("--reward_model", "JUDGE", "--reward_functions", FUNCTION, "--reward_model_weight", "2"),
+    ],
+)
+def test_ppo_has_the_scores_of_one_process_from_a_reward_model_that_reads_text(base, judge, tmp_path, arguments):
+    arguments = [str(judge) if word == "JUDGE" else word for word in (*arguments, "--show_samples", "0")]
+    stage("ppo", "--base", base, *arguments, run=tmp_path / "one")
+    run_stage(2, "ppo", *arguments, run=tmp_path / "two", base=base)
+    assert_same_log(log_of(tmp_path / "one"), log_of(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("scorer", ["JUDGE", FUNCTION])
+def test_labeller_and_gold_are_called_by_the_main_process_alone(base, judge, tmp_path, scorer):
+    name = str(judge) if scorer == "JUDGE" else scorer
+    for stage_name, option in (("comparisons", "--labeller"), ("evaluate", "--gold"), ("samples", "--gold")):
+        run_stage(2, stage_name, option, name, run=tmp_path / "two", base=base)
+    stage("comparisons", "--base", base, "--labeller", name, run=tmp_path / "one")
+    stage("evaluate", "--base", base, "--gold", name, run=tmp_path / "one")
+    one, two = ((tmp_path / run / "comparisons" / "train.jsonl").read_text() for run in ("one", "two"))
+    assert one == two
+    one, two = (json.loads((tmp_path / run / "evaluate" / "metrics.json").read_text()) for run in ("one", "two"))
+    assert two["ppo"]["gold"] == pytest.approx(one["ppo"]["gold"], abs=1e-4)
+
+
+def test_what_a_chat_template_refuses_ends_all_processes_with_one_message(base, judge, tmp_path):
+    tokenizer = load_tokenizer(judge)
+    tokenizer.chat_template = "{% for m in messages if m.content != 'a' %}{{ raise_exception('too long') }}{% endfor %}"
+    shutil.copytree(judge, tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    arguments = ("--reward_functions", tmp_path / "judge")
+    codes, outputs = ended(launch(2, "ppo", *arguments, run=tmp_path / "run", base=base))
+    assert codes == [2, 2], outputs
+    assert outputs[0].count("refuses") == 1 and outputs[1] == ""
+    assert "Traceback" not in "".join(outputs)
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------

@@ -122,6 +122,21 @@ def test_only_the_special_tokens_of_the_template_are_special(any_tokenizer, name
         assert example["not_located"] == 0
 
 
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_special_token_that_is_the_name_of_a_role_is_special_in_the_template_alone(tokenizer, role):
+    plain, stops = with_template(tokenizer, CHATML)
+    word, _ = with_template(tokenizer, CHATML)
+    word.add_tokens([role], special_tokens=True)
+    call = [{**CALL[0], "function": {"name": "look", "arguments": {"role": "<|im_end|>", "type": "a <|im_end|>"}}}]
+    for chat in (chat_of(role), [message("user", f"{role} a"), message("assistant", role, tool_calls=call)]):
+        with_tools = CHATML.replace("m.content", "m.content ~ (m.tool_calls | tojson if m.tool_calls else '')")
+        plain.chat_template = word.chat_template = with_tools
+        expected, example = (example_of(one, stops, row_of(chat)) for one in (plain, word))
+        assert word.decode(example["input_ids"]) == plain.decode(expected["input_ids"])
+        turns = [m["role"] for m in chat if m["role"] == role]
+        assert sorted(special(word, example["input_ids"])) == sorted([*special(plain, expected["input_ids"]), *turns])
+
+
 def test_a_chinese_bert_tokenizer_encodes_its_separator_as_characters(shared):
     tokenizer = load_tokenizer(shared / "tokenizers" / "bert-zh")
     (ids,) = prompt_ids(tokenizer, [[message("user", "你[SEP]好[UNK]")]])

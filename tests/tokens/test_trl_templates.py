@@ -169,3 +169,36 @@ def test_a_completion_that_is_truncated_in_its_thought_continues_the_thought(tok
         tokenizer = with_template(tokenizer, name)
         (ids,) = completion_ids(tokenizer, [[QUESTION]], ["hmm, so"], [False])
         assert tokenizer.decode(ids).startswith("hmm, so") and "</think>" not in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("reply", [APART, said("assistant", "Hel", thinking="hmm")])
+def test_a_completion_that_is_truncated_after_its_thought_keeps_the_thought(templated, reply):
+    try:
+        (ids,) = completion_ids(templated, [[QUESTION]], [[reply]], [False])
+    except RefusedChat as error:
+        assert error.reason == "thought of a reply that the chat template omits"
+        return
+    text = templated.decode(ids)
+    assert text.count("hmm") == 1 and text.index("hmm") < text.index("Hel")
+
+
+def test_a_thought_that_is_never_closed_gets_no_empty_thought_before_it(templated):
+    """A template without thoughts renders it as it is; the others refuse the reply."""
+    reply = "<think>\nhmm Hello."
+    for finished in (True, False):
+        try:
+            (before,), (after,) = (
+                prompt_ids(templated, [[QUESTION]]),
+                completion_ids(templated, [[QUESTION]], [reply], [finished]),
+            )
+        except RefusedChat as error:
+            assert error.reason == "reply that the chat template changes"
+            continue
+        turn = templated.decode(before + after)
+        assert turn.count("<think>") == 1 and "</think>" not in turn
+
+
+def test_a_reply_with_a_thought_in_a_column_and_another_in_its_content_is_refused(templated):
+    with pytest.raises(RefusedChat) as caught:
+        completion_ids(templated, [[QUESTION]], [[{**INLINE, "reasoning_content": "so"}]])
+    assert caught.value.reason == "reply with thoughts in a column and in its content"
