@@ -146,7 +146,12 @@ class Scorer(nn.Module):
         return (scores - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
 
     def _scores(
-        self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, index: Tensor, prefix_row: Tensor | None
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        index: Tensor,
+        prefix_row: Tensor | None,
     ) -> Tensor:
         hidden = hidden_states(model, input_ids, attention_mask, index, prefix_row)
         return self.head(hidden).squeeze(-1).float()

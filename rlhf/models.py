@@ -42,6 +42,7 @@ from rlhf.engine import (
 )
 
 Model = TypeVar("Model", PreTrainedModel, Scorer)
+Module = TypeVar("Module", bound=nn.Module)
 # the settings of a generation_config that are kept; transformers writes the last five itself
 KEPT_SETTINGS = {
     "bos_token_id",
@@ -318,7 +319,7 @@ def freeze(model: Model, accelerator: Accelerator) -> Model:
     return model
 
 
-def distributed(model: Model) -> Model:
+def distributed(model: Module) -> Module:
     """The same model, sharded over the processes if Accelerate uses FSDP."""
     if isinstance(model, Scorer):
         shard(model.model, whole_root=False)

@@ -131,9 +131,7 @@ def make_value_model(
         return None
     if config.share_trunk:
         return ValueHead(policy.config.get_text_config().hidden_size)
-    return distributed(
-        load_scorer(reward_source, tokenizer) if reward_source else new_value_model(source, tokenizer)
-    )
+    return distributed(load_scorer(reward_source, tokenizer) if reward_source else new_value_model(source, tokenizer))
 
 
 def read_prompts(

@@ -73,7 +73,9 @@ def fixed_rollout(trainer: PPOTrainer) -> Rollout:
 
 def resumed_weights(tokenizer, folder: Path) -> list[list[float]]:
     """The policy's weights after three steps, and after one step, a checkpoint, and two steps of another trainer."""
-    uninterrupted, first, second = (make_trainer(tokenizer, total_episodes=24, batch_size=8, dropout=0.1) for _ in range(3))
+    uninterrupted, first, second = (
+        make_trainer(tokenizer, total_episodes=24, batch_size=8, dropout=0.1) for _ in range(3)
+    )
     list(uninterrupted.train())
     next(first.train())
     folder.mkdir(exist_ok=True)

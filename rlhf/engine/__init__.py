@@ -41,6 +41,7 @@ from rlhf.engine.processes import (
     unwrap,
 )
 from rlhf.engine.sharding import (
+    all_finite,
     clip_gradients,
     gathered_weights,
     is_sharded,
@@ -59,6 +60,7 @@ from rlhf.engine.vocabulary import limit_vocabulary, only_tokens
 
 __all__ = [
     "Decoder",
+    "all_finite",
     "balanced_share",
     "bf16_slowdown",
     "call_inside",

@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, DistributedType
 from accelerate.utils import FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -23,7 +22,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from rlhf import InputError
-from rlhf.engine.processes import call_inside, process_count, process_index
+from rlhf.engine.processes import call_inside, most, process_count, process_index
 from rlhf.engine.support import probe
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -37,8 +36,9 @@ def start_sharding(cpu: bool, precision: str) -> str:
     """
     # otherwise transformers would load random weights in all processes but one
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    if os.environ.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP").upper() == "NO_WRAP":
-        os.environ["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
+    if os.environ.get("FSDP_AUTO_WRAP_POLICY", "").upper() == "SIZE_BASED_WRAP":
+        raise InputError("SIZE_BASED_WRAP is not supported: set fsdp_auto_wrap_policy to TRANSFORMER_BASED_WRAP")
+    os.environ["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise InputError("FSDP 1 is not supported: set fsdp_version to 2 in Accelerate's configuration")
     try:
@@ -77,10 +77,9 @@ def shard(model: Model, whole_root: bool = True) -> Model:
         "offload_policy": plugin.cpu_offload,
         "mp_policy": plugin.mixed_precision_policy or MixedPrecisionPolicy(),
     }
-    plugin.set_auto_wrap_policy(model)
-    wraps = fsdp2_prepare_auto_wrap_policy(plugin, model) or (lambda module: False)
+    names = plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ()
     for module in reversed(list(model.modules())):
-        if module is not model and wraps(module):
+        if module is not model and type(module).__name__ in names:
             fully_shard(module, reshard_after_forward=bool(plugin.reshard_after_forward), **settings)
     fully_shard(model, reshard_after_forward=not whole_root, **settings)
     return model
@@ -119,6 +118,13 @@ def release(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Whether all weights are finite numbers, on all processes if they hold different ones."""
+    weights = (p.to_local() if isinstance(p, DTensor) else p for p in model.parameters())
+    finite = all(bool(weight.isfinite().all()) for weight in weights)
+    return not most(int(not finite)) if is_sharded(model) else finite
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
