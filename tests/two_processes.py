@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
-from rlhf.engine import own_share, release, start_sharding
+from rlhf.engine import is_sharded, own_share, release, start_sharding
 from rlhf.rollout import Rollout, generate, score_responses
 from rlhf.tokens import new_tokenizer, pad
 from rlhf.trainer import PPOTrainer
@@ -101,6 +101,7 @@ def main() -> None:
         trainer, results[make.__name__] = first_step(make, tokenizer)
     _, results["rloo"] = first_step(tiny_gpt2, tokenizer, advantage_estimator="rloo", num_generations=2)
     results["whole"], results["resumed"] = resumed_weights(tokenizer, file.with_suffix(".state"))
+    results["sharded"] = is_sharded(trainer.policy)
     results["processes"] = trainer.accelerator.num_processes
     if trainer.accelerator.is_main_process:
         file.write_text(json.dumps(results))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, DistributedType
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
@@ -48,7 +48,9 @@ def start_sharding(cpu: bool, precision: str) -> str:
     if plugin.activation_checkpointing:
         raise InputError("fsdp_activation_checkpointing is not supported: set it to false, and lower micro_batch_size")
     state = Accelerator(cpu=cpu, mixed_precision=precision, fsdp_plugin=plugin).state
-    state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin  # on a CPU, Accelerate does not set them
+    state.fsdp_plugin = plugin  # on a CPU, Accelerate does not set it
+    # each new Accelerator takes the type from PartialState, where Accelerate does not write FSDP
+    PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
     # weights are gathered in fp32 and rounded by autocast, as on one process; FSDP would also round the layer norms
     plugin.mixed_precision_policy = None
     return str(DistributedType.FSDP.value)
@@ -121,10 +123,24 @@ def release(model: nn.Module) -> None:
 
 
 def all_finite(model: nn.Module) -> bool:
-    """Whether all weights are finite numbers, on all processes if they hold different ones."""
-    weights = (p.to_local() if isinstance(p, DTensor) else p for p in model.parameters())
-    finite = all(bool(weight.isfinite().all()) for weight in weights)
+    """Whether all weights of a model are finite numbers. All processes must call it if it is sharded."""
+    finite = all(bool(weight.isfinite().all()) for weight in _own_weights(model))
     return not most(int(not finite)) if is_sharded(model) else finite
+
+
+def same_weights(model: nn.Module, other: nn.Module) -> bool:
+    """Whether the weights of two models are equal after rounding the first's to the precision of the second's.
+
+    All processes must call it if the models are sharded.
+    """
+    pairs = zip(_own_weights(model), _own_weights(other), strict=True)
+    same = all(a.shape == b.shape and torch.equal(a.to(b.dtype), b) for a, b in pairs)
+    return not most(int(not same)) if is_sharded(model) else same
+
+
+def _own_weights(model: nn.Module) -> list[Tensor]:
+    release(model)
+    return [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:

@@ -280,7 +280,10 @@ def new_trainer(
     rows = in_batches(dataset, options)
     with naming_arguments(options.trainer), temporary_tables(Path(str(arguments.output_dir))):
         trainer = trainer_class(
-            model=distributed(model), args=arguments, train_dataset=rows, processing_class=tokenizer
+            model=distributed(cast(PreTrainedModel, model)),
+            args=arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
         )
         if options.max_steps is not None:
             # TRL would start the rows again if there are too few for max_steps
