@@ -53,6 +53,7 @@ def start_sharding(cpu: bool, precision: str) -> str:
     PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
     # weights are gathered in fp32 and rounded by autocast, as on one process; FSDP would also round the layer norms
     plugin.mixed_precision_policy = None
+    plugin.auto_wrap_policy = None  # `shard` finds the layers; in its models Accelerate would not
     return str(DistributedType.FSDP.value)
 
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError, first_line
-from rlhf.engine import all_finite, process_count, total
+from rlhf.engine import all_finite, process_count, sharding_plugin, start_sharding, total
 from rlhf.models import device, distributed
 from rlhf.reward import RankingRewardTrainer
 from rlhf.sft import PackedSFTTrainer
@@ -42,7 +42,7 @@ Config = TypeVar("Config", SFTConfig, RewardConfig)
 
 def trainer_arguments(config_class: type[Config], options: TrainingOptions, folder: Path) -> Config:
     """The options as arguments of a TRL trainer. Raises InputError if TRL refuses them."""
-    further, precision = options.trainer or {}, options.mixed_precision
+    further, precision, sharded = options.trainer or {}, options.mixed_precision, sharding_plugin() is not None
     if chosen := sorted({"fsdp", "fsdp_config", "accelerator_config"} & further.keys()):
         raise InputError(f"trainer can't set {chosen[0]}: Accelerate's configuration chooses FSDP, see docs/scale.md")
     checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
@@ -78,6 +78,8 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
         )
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
+    if sharded:
+        start_sharding(device().type == "cpu", precision)  # the arguments have reset Accelerate's state
     if isinstance(arguments, SFTConfig) and arguments.max_length is None and not arguments.packing:
         # the rows are token ids already, and TRL would copy them all to add labels
         arguments.dataset_kwargs = {"skip_prepare_dataset": True, **(further.get("dataset_kwargs") or {})}
