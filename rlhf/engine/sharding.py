@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from rlhf import InputError
+from rlhf.engine.kernels import return_freed_memory
 from rlhf.engine.processes import call_inside, most, process_count, process_index
 from rlhf.engine.support import probe
 
@@ -85,6 +86,7 @@ def shard(model: Model, whole_root: bool = True) -> Model:
         if module is not model and type(module).__name__ in names:
             fully_shard(module, reshard_after_forward=bool(plugin.reshard_after_forward), **settings)
     fully_shard(model, reshard_after_forward=not whole_root, **settings)
+    return_freed_memory()
     return model
 
 
