@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from rlhf import InputError
-from rlhf.engine import hidden_states
+from rlhf.engine import call_inside, hidden_states, save_whole
 
 
 class AutoClassifier:
@@ -142,10 +142,20 @@ class Scorer(nn.Module):
         """
         if index is None:
             index = torch.arange(int(attention_mask.sum()), device=attention_mask.device)
-        hidden = hidden_states(self.model, input_ids, attention_mask, index, prefix_row)
-        scores = self.head(hidden).squeeze(-1).float()
+        scores = call_inside(self.model, self._scores, input_ids, attention_mask, index, prefix_row)
         return (scores - getattr(self.config, "score_mean", 0.0)) / getattr(self.config, "score_std", 1.0)
+
+    def _scores(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        index: Tensor,
+        prefix_row: Tensor | None,
+    ) -> Tensor:
+        hidden = hidden_states(model, input_ids, attention_mask, index, prefix_row)
+        return self.head(hidden).squeeze(-1).float()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Saves the sequence classifier, without this wrapper."""
-        self.model.save_pretrained(folder)
+        save_whole(self.model, folder)

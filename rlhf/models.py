@@ -28,9 +28,21 @@ from transformers.pytorch_utils import Conv1D
 from rlhf import InputError, first_line, refuse_adapter
 from rlhf.classifiers import AnyClassifier, AutoClassifier, Scorer
 from rlhf.config import PrecisionOptions
-from rlhf.engine import check_sampling, check_training, limit_vocabulary, optimize, probe
+from rlhf.engine import (
+    check_sampling,
+    check_training,
+    is_sharded,
+    limit_vocabulary,
+    optimize,
+    probe,
+    process_index,
+    save_whole,
+    shard,
+    whole_state,
+)
 
 Model = TypeVar("Model", PreTrainedModel, Scorer)
+Module = TypeVar("Module", bound=nn.Module)
 # the settings of a generation_config that are kept; transformers writes the last five itself
 KEPT_SETTINGS = {
     "bos_token_id",
@@ -245,9 +257,12 @@ class ValueHead(nn.Module):
 
     def save_pretrained(self, folder: str | Path, policy: PreTrainedModel) -> None:
         """Saves the head and the policy's trunk as one sequence classifier, which `load_scorer` can load."""
-        policy.save_pretrained(folder)
+        save_whole(policy, folder)
+        head = whole_state(self)["score.weight"]
+        if is_sharded(policy) and process_index():
+            return  # the main process has written
         scorer = Scorer(_load(AutoClassifier, folder, new_head=True, num_labels=1))
-        scorer.head.load_state_dict(self.score.state_dict())
+        scorer.head.load_state_dict({"weight": head})
         scorer.save_pretrained(folder)
 
 
@@ -296,9 +311,20 @@ def freeze(model: Model, accelerator: Accelerator) -> Model:
     In bf16 or fp16 the matrices of its layers are stored in that type. Autocast rounds them in any case, so the results
     are the same, and they take half the memory. Heads and embeddings stay in fp32, because they are also used in fp32.
     """
+    if is_sharded(model):
+        return model  # it has been frozen before
     model.requires_grad_(False).to(accelerator.device)
     if rounded := {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision):
         _round_matrices(model.model if isinstance(model, Scorer) else model, rounded)
+    return model
+
+
+def distributed(model: Module) -> Module:
+    """The same model, sharded over the processes if Accelerate uses FSDP."""
+    if isinstance(model, Scorer):
+        shard(model.model, whole_root=False)
+    else:
+        shard(model)
     return model
 
 

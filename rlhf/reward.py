@@ -19,7 +19,16 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardTrainer
 
 from rlhf.classifiers import Scorer
-from rlhf.engine import call_inside, hidden_states, own_share, process_count, process_index, supports_packing, total
+from rlhf.engine import (
+    call_inside,
+    gathered_weights,
+    hidden_states,
+    own_share,
+    process_count,
+    process_index,
+    supports_packing,
+    total,
+)
 from rlhf.tokens import pad
 
 INPUTS = ("input_ids", "attention_mask", "ranks")  # of a batch, see RankingCollator
@@ -155,7 +164,15 @@ class RankingRewardTrainer(RewardTrainer):
 
 
 def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:
-    """The score at the last token of each sequence (prompt and completion), as a tensor (B,) on the CPU."""
+    """The score at the last token of each sequence (prompt and completion), as a tensor (B,) on the CPU.
+
+    The processes of a run share the batches, with all weights of the model on each of them.
+    """
+    with gathered_weights(scorer):
+        return _score_sequences(scorer, sequences, pad_id, batch_size)
+
+
+def _score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int) -> Tensor:
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = torch.zeros(len(sequences))
     device = next(scorer.parameters()).device

@@ -19,7 +19,9 @@ from rlhf.engine import (
     Decoder,
     entropy,
     gathered,
+    is_sharded,
     log_softmax,
+    most,
     next_token_logprobs,
     own_share,
     packed_index,
@@ -302,7 +304,11 @@ def score_responses(
     """
     values_known = value_model is None or isinstance(unwrap(value_model), ValueHead)
     parts = []
-    for start in range(0, len(responses.mask), chunk):
+    starts = [*range(0, len(responses.mask), chunk)]
+    count = len(starts)
+    if is_sharded(reference):
+        starts += [0] * (most(count) - count)  # sharded models must be called equally often in each process
+    for start in starts:
         part = responses.select(slice(start, start + chunk)).trimmed()
         with torch.no_grad():
             ref_logprobs, _ = response_logprobs(reference, part, temperature)
@@ -312,7 +318,7 @@ def score_responses(
     width = responses.mask.shape[1]
     columns = [
         [nn.functional.pad(part, (0, width - part.shape[1])) if part.dim() > 1 else part for part in column]
-        for column in zip(*parts, strict=True)
+        for column in zip(*parts[:count], strict=True)
     ]
     ref_logprobs, values, scores = map(torch.cat, columns)
     sampled = {field.name: getattr(responses, field.name) for field in fields(Responses)}

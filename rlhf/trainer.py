@@ -6,18 +6,17 @@ the seed, the step and the row. So the result does not depend on the number of p
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
-from rlhf.engine import balanced_share, own_share, text_logprobs
-from rlhf.models import freeze, mixed_precision, stop_token_ids
+from rlhf.engine import balanced_share, clip_gradients, most, own_share, release, text_logprobs
+from rlhf.models import distributed, freeze, mixed_precision, stop_token_ids
 from rlhf.rollout import (
     Responses,
     Rollout,
@@ -89,7 +88,7 @@ class PPOTrainer(TrainingState):
         for model in (policy, reference, value_model):
             if model is not None:
                 model.eval()
-        self.reference = freeze(reference, accelerator)
+        self.reference = distributed(freeze(reference, accelerator))
         super().__init__(config, accelerator, policy, value_model)
         self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
         self.prompts, self.text = prompts, text
@@ -174,6 +173,7 @@ class PPOTrainer(TrainingState):
                 temperature=config.temperature,
                 chunk=config.micro_batch_size or config.batch_size,
             )
+        release(self.reference)
         rollout = rollout.gathered(share, config.batch_size, self.pad_id)
         if self.functions is not None:
             self.functions.trainer_state = TrainerState(
@@ -203,6 +203,10 @@ class PPOTrainer(TrainingState):
         for number, part in enumerate(parts):
             with self.synchronised(last=number == len(parts) - 1):
                 self.add_gradients(part, text[number :: len(parts)], tokens, text_tokens, losses)
+        # a process with fewer micro-batches computes one without tokens: sharded models must be called equally often
+        for _ in range(most(len(parts)) - len(parts) if self.sharded else 0):
+            empty = replace(parts[0], loss_mask=torch.zeros_like(parts[0].loss_mask))
+            self.add_gradients(empty, [], tokens, text_tokens, Meter())
         if not train_policy:
             self.policy.zero_grad(set_to_none=True)
         self.optimizer_step(batch, losses, meter)
@@ -223,8 +227,9 @@ class PPOTrainer(TrainingState):
         loss = pg_loss * weight
 
         # PPO-ptx: pretraining text in the same optimizer step, against forgetting
-        if documents:
-            ptx_loss, ptx_count = self.text_loss(documents)
+        if documents or (self.sharded and config.ptx_coef):
+            ptx_loss, ptx_count = self.text_loss(documents or [self.text[0]])
+            ptx_count = ptx_count * bool(documents)
             loss = loss + config.ptx_coef * ptx_loss * ptx_count / text_tokens
             losses.add("ptx_loss", ptx_loss, ptx_count)
 
@@ -263,10 +268,7 @@ class PPOTrainer(TrainingState):
         self.accelerator.unscale_gradients()  # for both models at once; torch refuses a second time
         # moved to one device, because the norm of a model without gradients is on the CPU
         norms = torch.stack(
-            [
-                clip_grad_norm_(model.parameters(), config.max_grad_norm).to(batch.mask.device)
-                for model in self.trained_models()
-            ]
+            [clip_gradients(model, config.max_grad_norm).to(batch.mask.device) for model in self.trained_models()]
         )
         if not config.skip_nonfinite and (scaler is None or scaler.get_scale() < 1):
             check_update(self.steps_done + 1, norms, batch)

@@ -21,6 +21,7 @@ from rlhf.models import (
     ValueHead,
     context_length,
     device,
+    distributed,
     freeze,
     load_policy,
     load_scorer,
@@ -48,7 +49,10 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     """Writes the policy, the value model, log.jsonl and ppo.png; returns the last metrics for the record."""
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
-    policy, reference = load_policy(source, tokenizer), load_policy(source, tokenizer)
+    accelerator = make_accelerator(options, stage)
+    # each is sharded before the next is loaded, so that a process holds one whole model at most
+    policy = distributed(load_policy(source, tokenizer))
+    reference = distributed(freeze(load_policy(source, tokenizer), accelerator))
     set_seed(options.seed)
     reward_source = reward_model_source(options, stage)
     shared = reward_source is not None and reads_token_ids(reward_source, tokenizer)
@@ -60,7 +64,6 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         text = pretraining_text(path, options, tokenizer, context_length(policy), token_files(stage, path))
     show(options, prompts[0], tally, len(text), tokenizer)
 
-    accelerator = make_accelerator(options, stage)
     trainer = PPOTrainer(
         options,
         policy=policy,
@@ -128,7 +131,7 @@ def make_value_model(
         return None
     if config.share_trunk:
         return ValueHead(policy.config.get_text_config().hidden_size)
-    return load_scorer(reward_source, tokenizer) if reward_source else new_value_model(source, tokenizer)
+    return distributed(load_scorer(reward_source, tokenizer) if reward_source else new_value_model(source, tokenizer))
 
 
 def read_prompts(
@@ -189,7 +192,7 @@ def make_reward(
     if source is None or not options.uses_reward_model:
         return None
     if shared:
-        return partial(reward_model_scores, freeze(load_scorer(source, tokenizer), accelerator))
+        return partial(reward_model_scores, distributed(freeze(load_scorer(source, tokenizer), accelerator)))
     _, label = split_label(options.labelled_reward_model or source)
     model = RewardModel(source, label, accelerator)
     model.check(rows)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig
 
+from rlhf.engine import save_whole
 from rlhf.models import load_policy, new_policy
 from rlhf.rows import Row, Tally, read_rows
 from rlhf.tokens import load_tokenizer, new_tokenizer, text_dataset
@@ -34,7 +35,7 @@ def work(options: PretrainOptions, stage: Stage) -> dict[str, Any]:
         summary: dict[str, Any] = {}
     else:
         policy, tokenizer, summary = train_new(options, stage)
-    policy.save_pretrained(stage.partial)
+    save_whole(policy, stage.partial)
     tokenizer.save_pretrained(stage.partial)
     return summary
 

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig
 
+from rlhf.engine import save_whole
 from rlhf.models import context_length, load_policy, stop_token_ids
 from rlhf.rows import Tally, read_rows
 from rlhf.tokens import IGNORED, demonstration_dataset, load_tokenizer
@@ -45,7 +46,7 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
         SavingSFTTrainer, options, model=policy, arguments=arguments, dataset=dataset, tokenizer=tokenizer
     )
     history = train(trainer, stage, options)
-    policy.save_pretrained(stage.partial)
+    save_whole(policy, stage.partial)
     tokenizer.save_pretrained(stage.partial)
     return {"rows": tally.as_dict(), "history": history}
 

@@ -6,17 +6,19 @@ The first process writes the metrics and gradients of each model to the file.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 
-from rlhf.engine import own_share
+from rlhf.engine import is_sharded, own_share, release, start_sharding
 from rlhf.rollout import Rollout, generate, score_responses
 from rlhf.tokens import new_tokenizer, pad
 from rlhf.trainer import PPOTrainer
 from tests.conftest import tiny_gpt2, tiny_llama
-from tests.trainers import PROMPTS, make_trainer, weights
+from tests.trainers import PROMPTS, make_trainer
 
 
 def first_step(make, tokenizer, **options) -> tuple[PPOTrainer, dict]:
@@ -28,13 +30,18 @@ def first_step(make, tokenizer, **options) -> tuple[PPOTrainer, dict]:
 
     def record():
         for model in trainer.trained_models():
-            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+            gradients.append(torch.cat([whole(p.grad).flatten() for p in model.parameters() if p.grad is not None]))
         step()
 
     trainer.collect = lambda number: fixed_rollout(trainer)
     trainer.optimizer.step = record
     metrics = next(trainer.train()).metrics
     return trainer, {"metrics": metrics, "gradients": [gradient.tolist() for gradient in gradients]}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or the whole of which the processes hold parts."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def fixed_rollout(trainer: PPOTrainer) -> Rollout:
@@ -64,27 +71,37 @@ def fixed_rollout(trainer: PPOTrainer) -> Rollout:
     return rollout.gathered(own_share(8), 8, pad_id=1)
 
 
-def resumed_weights(tokenizer, folder: Path) -> tuple[list[float], list[float]]:
+def resumed_weights(tokenizer, folder: Path) -> list[list[float]]:
     """The policy's weights after three steps, and after one step, a checkpoint, and two steps of another trainer."""
-    whole, first, second = (make_trainer(tokenizer, total_episodes=24, batch_size=8, dropout=0.1) for _ in range(3))
-    list(whole.train())
+    uninterrupted, first, second = (
+        make_trainer(tokenizer, total_episodes=24, batch_size=8, dropout=0.1) for _ in range(3)
+    )
+    list(uninterrupted.train())
     next(first.train())
     folder.mkdir(exist_ok=True)
     first.save_state(folder)
     first.accelerator.wait_for_everyone()
     second.load_state(folder)
     list(second.train())
-    return weights(whole.policy).tolist(), weights(second.policy).tolist()
+    return [weights_of(trainer) for trainer in (uninterrupted, second)]
+
+
+def weights_of(trainer: PPOTrainer) -> list[float]:
+    release(trainer.policy)
+    return torch.cat([whole(p.detach()).flatten() for p in trainer.policy.parameters()]).tolist()
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        start_sharding(cpu=True, precision="no")
     tokenizer = new_tokenizer(["a fox and a dog . 1 2 3"] * 20, 400)
     file, results = Path(sys.argv[1]), {}
     for make in (tiny_gpt2, tiny_llama):
         trainer, results[make.__name__] = first_step(make, tokenizer)
     _, results["rloo"] = first_step(tiny_gpt2, tokenizer, advantage_estimator="rloo", num_generations=2)
     results["whole"], results["resumed"] = resumed_weights(tokenizer, file.with_suffix(".state"))
+    results["sharded"] = is_sharded(trainer.policy)
     results["processes"] = trainer.accelerator.num_processes
     if trainer.accelerator.is_main_process:
         file.write_text(json.dumps(results))

@@ -9,6 +9,7 @@
     vocabulary           rows of an embedding that are no tokens have probability 0
     logprobs             the one definition of a log-probability
     processes            the processes of a run: which rows each computes, and what they exchange
+    sharding             models whose weights are shared out over the processes (FSDP2)
     agreement            refuses a model that none of this gives correct results for
 
 The rest of the project imports from here, never from these modules.
@@ -31,6 +32,7 @@ from rlhf.engine.processes import (
     balanced_share,
     call_inside,
     gathered,
+    most,
     on_main,
     own_share,
     process_count,
@@ -38,21 +40,44 @@ from rlhf.engine.processes import (
     total,
     unwrap,
 )
+from rlhf.engine.sharding import (
+    all_finite,
+    clip_gradients,
+    gathered_weights,
+    is_sharded,
+    load_whole_optimizer_state,
+    load_whole_state,
+    release,
+    same_weights,
+    save_whole,
+    shard,
+    sharding_plugin,
+    start_sharding,
+    whole_optimizer_state,
+    whole_state,
+)
 from rlhf.engine.support import probe, supports_packing
 from rlhf.engine.vocabulary import limit_vocabulary, only_tokens
 
 __all__ = [
     "Decoder",
+    "all_finite",
     "balanced_share",
     "bf16_slowdown",
     "call_inside",
     "check_sampling",
     "check_training",
+    "clip_gradients",
     "entropy",
     "gathered",
+    "gathered_weights",
     "hidden_states",
+    "is_sharded",
     "limit_vocabulary",
+    "load_whole_optimizer_state",
+    "load_whole_state",
     "log_softmax",
+    "most",
     "next_token_logprobs",
     "on_main",
     "only_tokens",
@@ -62,11 +87,19 @@ __all__ = [
     "probe",
     "process_count",
     "process_index",
+    "release",
+    "same_weights",
+    "save_whole",
     "scatter_packed",
     "selected_states",
+    "shard",
+    "sharding_plugin",
+    "start_sharding",
     "supports_packing",
     "text_logprobs",
     "token_logprobs",
     "total",
     "unwrap",
+    "whole_optimizer_state",
+    "whole_state",
 ]

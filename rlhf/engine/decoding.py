@@ -21,6 +21,7 @@ from rlhf import InputError
 from rlhf.engine.forward import last_states
 from rlhf.engine.kernels import prepacked_weights
 from rlhf.engine.passes import accepts_argument, mask_arguments
+from rlhf.engine.sharding import gathered_weights, is_sharded
 from rlhf.engine.support import supports_packing
 
 BLOCK = 32  # tokens by which a buffer grows
@@ -56,7 +57,10 @@ class Decoder:
         self.contexts = ExitStack()
 
     def __enter__(self) -> "Decoder":
-        self.contexts.enter_context(prepacked_weights(self.model, len(self.rows)))
+        if is_sharded(self.model):
+            self.contexts.enter_context(gathered_weights(self.model))  # prepacking them would make a second whole copy
+        else:
+            self.contexts.enter_context(prepacked_weights(self.model, len(self.rows)))
         self.contexts.enter_context(torch.no_grad())
         return self
 

@@ -112,6 +112,17 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+def return_freed_memory() -> None:
+    """Undoes `keep_freed_memory`, and returns what has been freed. For processes that share out models to save memory."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if (mallopt := getattr(libc, "mallopt", None)) is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, 2**20)
+        mallopt(trim_threshold, 2**20)
+    if (malloc_trim := getattr(libc, "malloc_trim", None)) is not None:
+        malloc_trim(0)
+
+
 def bf16_slowdown() -> float:
     """Time of a bf16 matrix product on this CPU relative to fp32: below 1 with bf16 instructions, about 10 without."""
 

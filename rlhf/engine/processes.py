@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from rlhf import InputError
@@ -65,6 +66,11 @@ def total(part: Tensor) -> Tensor:
     return reduce(part.to(PartialState().device), "sum").to(part.device)
 
 
+def most(count: int) -> int:
+    """The largest `count` of all processes."""
+    return max(gathered([count]))
+
+
 def gathered(parts: list[Result]) -> list[Result]:
     """The lists of all processes, joined in the order of the processes, on each of them."""
     return parts if process_count() == 1 else gather_object(parts)
@@ -95,12 +101,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def call_inside(model: nn.Module, function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function(unwrap(model), *arguments)`, called by the forward pass of the wrapper if there is one.
+    """`function(unwrap(model), *arguments)`, called by the forward pass of the wrapper or of a sharded model.
 
-    DistributedDataParallel exchanges the gradients of its own forward pass only.
+    DistributedDataParallel exchanges the gradients of its own forward pass only, and FSDP gathers weights in it.
     """
     inner = unwrap(model)
-    if inner is model:
+    if inner is model and not isinstance(model, FSDPModule):
         return function(model, *arguments)
     original = inner.__dict__.get("forward")  # of the instance, which Accelerate sets in mixed precision
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf import InputError
-from rlhf.engine import only_tokens, token_logprobs
+from rlhf.engine import only_tokens, same_weights, token_logprobs
 from rlhf.ppo import masked_mean
 from rlhf.rollout import Responses, Rollout, response_logprobs
 
@@ -74,7 +74,7 @@ def _ratio_is_one(rollout: Rollout, policy: nn.Module, temperature: float, allow
 
 def _kl_is_zero(rollout: Rollout, policy: nn.Module, reference: nn.Module, allowed: float) -> Iterator[Equality]:
     """Yields the check only if policy and reference have the same weights."""
-    if _same_weights(policy, reference):
+    if same_weights(policy, reference):
         yield Equality(
             "KL to the reference = 0",
             "policy and reference are the same model, but their log-probabilities differ",
@@ -119,9 +119,3 @@ def _plain_logprobs(policy: nn.Module, alone: Responses, temperature: float) -> 
 
 def _mean_difference(one: Tensor, other: Tensor, mask: Tensor) -> float:
     return float(masked_mean((one - other).abs(), mask))
-
-
-def _same_weights(policy: nn.Module, reference: nn.Module) -> bool:
-    """Whether the weights are equal after rounding the policy's to the precision of the reference's."""
-    pairs = zip(policy.parameters(), reference.parameters(), strict=True)
-    return all(a.shape == b.shape and torch.equal(a.to(b.dtype), b) for a, b in pairs)

@@ -10,8 +10,17 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
 
+from rlhf import InputError
 from rlhf.config import PPOConfig
-from rlhf.models import ValueHead
+from rlhf.engine import (
+    is_sharded,
+    load_whole_optimizer_state,
+    load_whole_state,
+    save_whole,
+    whole_optimizer_state,
+    whole_state,
+)
+from rlhf.models import ValueHead, distributed
 from rlhf.run.checkpoint import load_state, save_state
 from rlhf.run.randomness import random_state, set_random_state
 from rlhf.run.schedule import new_schedule
@@ -26,6 +35,11 @@ class TrainingState:
         self.accelerator = accelerator
         self.kl_coef, self.steps_done = config.kl_coef, 0
         self.shares_trunk = isinstance(value_model, ValueHead)  # the value model is a head on the policy
+        policy = distributed(policy)
+        value_model = None if value_model is None else distributed(value_model)
+        self.sharded = is_sharded(policy)
+        if self.sharded and config.ema_decay is not None:
+            raise InputError("ema_decay is not supported with FSDP: leave it out, or use another kind of distribution")
         groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
         if value_model is not None:
             rate = config.learning_rate if config.value_learning_rate is None else config.value_learning_rate
@@ -40,8 +54,12 @@ class TrainingState:
         self.scheduler = new_schedule(
             config.lr_scheduler_type, optimizer, config.lr_warmup_steps, config.steps * config.updates_per_step
         )
-        self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
-        self.value_model = None if value_model is None else accelerator.prepare(value_model)
+        self.policy, self.value_model = policy, value_model
+        if self.sharded:
+            self.optimizer = accelerator.prepare_optimizer(optimizer)
+        else:
+            self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
+            self.value_model = None if value_model is None else accelerator.prepare(value_model)
         self.average = None  # moving average of the policy's weights
         if config.ema_decay is not None:
             self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -56,9 +74,12 @@ class TrainingState:
         return {name: model for name, model in models.items() if model is not None}
 
     def synchronised(self, last: bool) -> ExitStack:
-        """A context in which processes exchange gradients only if this is the `last` micro-batch."""
+        """A context in which processes exchange gradients only if this is the `last` micro-batch.
+
+        Sharded models exchange them in each, because a process would otherwise hold whole gradients.
+        """
         stack = ExitStack()
-        if not last:
+        if not last and not self.sharded:
             for model in self.trained_models():
                 stack.enter_context(self.accelerator.no_sync(model))
         return stack
@@ -69,12 +90,12 @@ class TrainingState:
 
     def save_state(self, folder: Path) -> None:
         """Writes the whole training state. Every process must call it; the main process writes."""
-        models = {name: self.accelerator.unwrap_model(model).state_dict() for name, model in self.models().items()}
+        models = {name: whole_state(self.accelerator.unwrap_model(model)) for name, model in self.models().items()}
         state = {
             "steps_done": self.steps_done,
             "kl_coef": self.kl_coef,
             "models": models,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": whole_optimizer_state(self.optimizer),
             "scheduler": self.scheduler.state_dict(),
             "random": [random_state()],
         }
@@ -88,8 +109,8 @@ class TrainingState:
         state = load_state(folder / "state")
         self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
         for name, model in self.models().items():
-            self.accelerator.unwrap_model(model).load_state_dict(state["models"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+            load_whole_state(self.accelerator.unwrap_model(model), state["models"][name])
+        load_whole_optimizer_state(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -99,7 +120,7 @@ class TrainingState:
         """Writes the policy, or its moving average if there is one, and the value model, if any, in `value_model/`."""
         policy = self.accelerator.unwrap_model(self.policy)
         saved = policy if self.average is None else cast(PreTrainedModel, self.average.module)
-        saved.save_pretrained(folder)
+        save_whole(saved, folder)
         if self.value_model is not None:
             trunk = {"policy": policy} if self.shares_trunk else {}
             self.accelerator.unwrap_model(self.value_model).save_pretrained(folder / "value_model", **trunk)

@@ -71,7 +71,8 @@ def train_and_log(
             if saver.stopping and step.number < options.steps:
                 saver.stop(step.number)
     bar.close()
-    trainer.accelerator.end_training()
+    for tracker in trainer.accelerator.trackers:
+        tracker.finish()  # Accelerate's end_training would also disconnect the processes
     return history
 
 

@@ -32,12 +32,16 @@ def processes_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def connect() -> str:
+def connect(precision: str | None = None) -> str:
     """Connects the processes of a stage. Returns Accelerate's name for what connects them, NO for one process.
 
-    Raises InputError if the launcher's setting leaves each process alone.
+    A stage that trains passes its mixed precision; only such a stage shards its models if Accelerate uses FSDP. Raises
+    InputError if the launcher's setting leaves each process alone, or is not supported.
     """
     count = processes_launched()
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if sharded and (count == 1 or precision is None):
+        del os.environ["ACCELERATE_USE_FSDP"]
     if count == 1:
         return "NO"
     if process_rank():
@@ -54,6 +58,10 @@ def connect() -> str:
             f"{count} processes were started, but Accelerate sees {state.num_processes}: start them with "
             f"`make ... PROCESSES={count}`, or with torchrun"
         )
+    if sharded and precision is not None:
+        from rlhf.engine import start_sharding
+
+        return start_sharding(device().type == "cpu", precision)
     return str(state.distributed_type.value)
 
 

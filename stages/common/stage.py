@@ -263,7 +263,7 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
         check_values(parsed.options)
         if name == "data" and process_rank():
             return  # nothing to compute
-        distributed = "NO" if name == "data" else connect()
+        distributed = "NO" if name == "data" else connect(getattr(parsed.options, "mixed_precision", None))
         stage = Stage(name, parsed, sys.argv[1:])
         stage.distributed = distributed
         if stage.begin():

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 from accelerate.data_loader import BatchSamplerShard
@@ -18,12 +18,12 @@ from datasets import Dataset, disable_caching, enable_caching, is_caching_enable
 from datasets.table import InMemoryTable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
 from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError, first_line
-from rlhf.engine import process_count, total
-from rlhf.models import device
+from rlhf.engine import all_finite, process_count, sharding_plugin, start_sharding, total
+from rlhf.models import device, distributed
 from rlhf.reward import RankingRewardTrainer
 from rlhf.sft import PackedSFTTrainer
 from rlhf.tokens import batch_order
@@ -32,6 +32,7 @@ from stages.common.options import TrainingOptions
 from stages.common.processes import lost_another
 from stages.common.resume import Saver
 from stages.common.stage import Stage
+from stages.common.whole_checkpoints import WholeCheckpoints
 
 # transformers' new and old name of the same argument; the new one is used if it exists
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
@@ -41,7 +42,9 @@ Config = TypeVar("Config", SFTConfig, RewardConfig)
 
 def trainer_arguments(config_class: type[Config], options: TrainingOptions, folder: Path) -> Config:
     """The options as arguments of a TRL trainer. Raises InputError if TRL refuses them."""
-    further, precision = options.trainer or {}, options.mixed_precision
+    further, precision, sharded = options.trainer or {}, options.mixed_precision, sharding_plugin() is not None
+    if chosen := sorted({"fsdp", "fsdp_config", "accelerator_config"} & further.keys()):
+        raise InputError(f"trainer can't set {chosen[0]}: Accelerate's configuration chooses FSDP, see docs/scale.md")
     checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
     try:
         arguments = config_class(
@@ -75,6 +78,8 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
         )
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
+    if sharded:
+        start_sharding(device().type == "cpu", precision)  # the arguments have reset Accelerate's state
     if isinstance(arguments, SFTConfig) and arguments.max_length is None and not arguments.packing:
         # the rows are token ids already, and TRL would copy them all to add labels
         arguments.dataset_kwargs = {"skip_prepare_dataset": True, **(further.get("dataset_kwargs") or {})}
@@ -83,7 +88,7 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
     return arguments
 
 
-class Resumable(Trainer):
+class Resumable(WholeCheckpoints):
     """A mixin for a Trainer: saves checkpoints through `Saver`, and stops when a number is not finite."""
 
     stage: Stage
@@ -116,7 +121,7 @@ class Resumable(Trainer):
 
     def check_weights(self) -> None:
         """Raises InputError if a weight is not finite, so that no such model is saved."""
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+        if not all_finite(self.model):
             raise InputError(
                 f"stopped after step {self.state.global_step}: some weights are not finite. "
                 "Usual cause: learning_rate too high, or too few warmup_steps"
@@ -276,7 +281,12 @@ def new_trainer(
     """A trainer for all epochs of the rows, or for `max_steps` optimizer steps if these are fewer."""
     rows = in_batches(dataset, options)
     with naming_arguments(options.trainer), temporary_tables(Path(str(arguments.output_dir))):
-        trainer = trainer_class(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+        trainer = trainer_class(
+            model=distributed(cast(PreTrainedModel, model)),
+            args=arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
         if options.max_steps is not None:
             # TRL would start the rows again if there are too few for max_steps
             steps = -(-len(trainer.get_train_dataloader()) // arguments.gradient_accumulation_steps)
