@@ -9,6 +9,7 @@
     vocabulary           rows of an embedding that are no tokens have probability 0
     logprobs             the one definition of a log-probability
     processes            the processes of a run: which rows each computes, and what they exchange
+    memory               what a pass and decoding need
     agreement            refuses a model that none of this gives correct results for
 
 The rest of the project imports from here, never from these modules.
@@ -27,6 +28,7 @@ from rlhf.engine.logprobs import (
     text_logprobs,
     token_logprobs,
 )
+from rlhf.engine.memory import PassMemory, decoding_memory, pass_memory, weight_memory
 from rlhf.engine.processes import (
     balanced_share,
     call_inside,
@@ -43,11 +45,13 @@ from rlhf.engine.vocabulary import limit_vocabulary, only_tokens
 
 __all__ = [
     "Decoder",
+    "PassMemory",
     "balanced_share",
     "bf16_slowdown",
     "call_inside",
     "check_sampling",
     "check_training",
+    "decoding_memory",
     "entropy",
     "gathered",
     "hidden_states",
@@ -59,6 +63,7 @@ __all__ = [
     "optimize",
     "own_share",
     "packed_index",
+    "pass_memory",
     "probe",
     "process_count",
     "process_index",
@@ -69,4 +74,5 @@ __all__ = [
     "token_logprobs",
     "total",
     "unwrap",
+    "weight_memory",
 ]
