@@ -21,6 +21,8 @@ STAGES = ("pretrain", "sft", "comparisons", "reward", "ppo", "evaluate")
 SAID = re.compile(r"needs about ([\d.]+) GB")
 MODELS = "import sys, pathlib; from tests.benchmarks.inputs import make_models; from tests.benchmarks.workloads import \
 Workload; make_models(pathlib.Path(sys.argv[1]), Workload('ppo', sys.argv[2]))"
+STARTER = "import os, sys; pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); \
+_, status, usage = os.wait4(pid, 0); print(usage.ru_maxrss, flush=True); sys.exit(os.waitstatus_to_exitcode(status))"
 RECIPE = """
 data:
   folder: {folder}
@@ -82,16 +84,20 @@ def write_inputs(folder: Path, size: str) -> None:
 
 def run(stage: str, folder: Path) -> tuple[str, float]:
     """The output of a stage and its peak memory in GB."""
-    command = [sys.executable, "-m", f"stages.{stage}", "--recipe", folder / "recipe.yaml", "--run", folder / "run"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+    command = [sys.executable, "-m", f"stages.{stage}", f"--recipe={folder}/recipe.yaml", f"--run={folder}/run"]
+    return peak_of(command, {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+
+
+def peak_of(command: list[str], environment: dict[str, str]) -> tuple[str, float]:
+    """The output of a command and its peak resident memory in GB."""
+    # another small process starts it, because Linux counts the peak from the memory of the parent on
+    small = [sys.executable, "-c", STARTER, *command]
+    with subprocess.Popen(small, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        output = process.communicate()[0]
     if process.returncode:
-        raise SystemExit(f"{stage} failed:\n{output}")
-    return output, usage.ru_maxrss * 1024 / 1e9
+        raise SystemExit(f"{' '.join(command)} failed:\n{output}")
+    output, _, peak = output.rstrip().rpartition("\n")
+    return output, int(peak) * 1024 / 1e9
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ SAMPLED_TOGETHER = 256  # responses, of `rlhf.rollout.sample_completions`
 def say_needs(needs: Needs, option: str | None = None) -> None:
     """Prints what the stage needs. An error for lack of memory then names the value of `option` that would fit."""
     needs.libraries = LIBRARIES if device().type == "cpu" else 0.0  # a GPU holds no libraries
-    room = SPARE * (free_memory(device()) + needs.libraries + needs.weights)  # these are loaded already
+    loaded = resident_memory() if device().type == "cpu" else needs.weights
+    room = SPARE * (free_memory(device()) + loaded)
     ending.hints.append(lambda: what_fits(needs, option, room))
     say(line(needs))
 
