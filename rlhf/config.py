@@ -41,9 +41,9 @@ class PPOConfig(PrecisionOptions):
     num_mini_batches: int = option(
         2, "minibatches, and so optimizer steps, per epoch (InstructGPT: 8)", at_least=1, at_most=10**6
     )
-    micro_batch_size: int | None = option(
+    micro_batch_size: int | Literal["auto"] | None = option(
         None,
-        "rows in one forward pass of the update, by default the whole minibatch; changes memory, not results",
+        "rows in one forward pass of the update, by default the whole minibatch; auto: as many as fit; changes memory, not results",
         at_least=1,
         at_most=10**6,
     )

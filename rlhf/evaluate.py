@@ -83,7 +83,8 @@ def sequence_logprobs(
     sums = torch.zeros(len(sequences), dtype=torch.float64)
     device = next(model.parameters()).device
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    for number, begin in enumerate(range(0, len(order), batch_size)):
+    # the longest first: memory that a batch has freed then has room for the next one
+    for number, begin in enumerate(reversed(range(0, len(order), batch_size))):
         rows = order[begin : begin + batch_size]
         if number % process_count() != process_index():
             continue  # another process computes this batch

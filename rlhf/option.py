@@ -82,15 +82,17 @@ def check_option(options_class: type, name: str, value: Any) -> None:
 def problem_of(value: Any, hint: Any, limits: Range = Range()) -> str:  # noqa: B008  immutable
     """The requirement that a value violates, such as "it must be above 0"; "" if it violates none."""
     kind, optional = kind_of(hint)
-    if value is None and optional:
+    words = [word for part in get_args(hint) if get_origin(part) is Literal for word in get_args(part)]
+    if (value is None and optional) or value in words:
         return ""
     or_none = " or none" if optional else ""
+    or_word = f"{' or '.join(words)}, or " if words and get_origin(kind) is not Literal else ""
     if names := get_args(kind) if get_origin(kind) is Literal else ():
         allowed = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         return "" if value in names else f"it must be {allowed}{did_you_mean(value, names)}"
     if not _is_of(value, kind) or (isinstance(value, Real) and not _is_finite(value)):
         finite = "finite " if isinstance(value, float) and kind is float else ""
-        words = ", ".join(
+        text = ", ".join(
             filter(
                 None,
                 [
@@ -99,9 +101,9 @@ def problem_of(value: Any, hint: Any, limits: Range = Range()) -> str:  # noqa: 
                 ],
             )
         )
-        return f"it must be {words}{or_none}"
+        return f"it must be {or_word}{text}{or_none}"
     if kind in (int, float) and value not in limits:
-        return f"it must be {limits}{or_none}"
+        return f"it must be {or_word}{limits}{or_none}"
     return ""
 
 

@@ -176,7 +176,8 @@ def _score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = torch.zeros(len(sequences))
     device = next(scorer.parameters()).device
-    for number, start in enumerate(range(0, len(order), batch_size)):
+    # the longest first: memory that a batch has freed then has room for the next one
+    for number, start in enumerate(reversed(range(0, len(order), batch_size))):
         rows = order[start : start + batch_size]
         if number % process_count() != process_index():
             continue  # another process computes this batch

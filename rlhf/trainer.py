@@ -27,6 +27,7 @@ from rlhf.rollout import (
     score_responses,
 )
 from rlhf.run.health import check_metrics, check_rollout, check_update
+from rlhf.run.memory import MicroBatch
 from rlhf.run.metrics import Meter, add_logged, add_rollout_metrics
 from rlhf.run.randomness import seed_of, shuffled
 from rlhf.run.sanity import sanity_check
@@ -93,6 +94,7 @@ class PPOTrainer(TrainingState):
         self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
         self.prompts, self.text = prompts, text
         self.reward, self.functions, self.gold = reward, functions, gold
+        self.micro_batch = MicroBatch(self)
         self.sanity_report = ""  # the checks that passed before the first step
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ class PPOTrainer(TrainingState):
                 value_model=self.value_model,
                 reward=self.reward,
                 temperature=config.temperature,
-                chunk=config.micro_batch_size or config.batch_size,
+                chunk=self.micro_batch.rows or config.batch_size,
             )
         release(self.reference)
         rollout = rollout.gathered(share, config.batch_size, self.pad_id)
@@ -196,17 +198,20 @@ class PPOTrainer(TrainingState):
         prompts = balanced_share(batch.attention_mask.sum(dim=1).view(-1, self.config.num_generations).sum(dim=1))
         rows = torch.arange(len(batch.mask)).view(-1, self.config.num_generations)[prompts].flatten()
         own, text = batch.select(rows), [text[i] for i in balanced_share(torch.tensor([len(ids) for ids in text]))]
-        size = len(own.mask)
-        count = -(-size // (self.config.micro_batch_size or size))
-        parts = [own.select(rows).trimmed() for rows in torch.arange(size).chunk(count)]
-        losses = Meter()
-        for number, part in enumerate(parts):
-            with self.synchronised(last=number == len(parts) - 1):
-                self.add_gradients(part, text[number :: len(parts)], tokens, text_tokens, losses)
-        # a process with fewer micro-batches computes one without tokens: sharded models must be called equally often
-        for _ in range(most(len(parts)) - len(parts) if self.sharded else 0):
-            empty = replace(parts[0], loss_mask=torch.zeros_like(parts[0].loss_mask))
-            self.add_gradients(empty, [], tokens, text_tokens, Meter())
+
+        def accumulate(count: int) -> Meter:
+            losses = Meter()
+            parts = [own.select(rows).trimmed() for rows in torch.arange(len(own.mask)).chunk(count)]
+            for number, part in enumerate(parts):
+                with self.synchronised(last=number == len(parts) - 1):
+                    self.add_gradients(part, text[number :: len(parts)], tokens, text_tokens, losses)
+            # a process with fewer micro-batches computes one without tokens: all call sharded models equally often
+            for _ in range(most(len(parts)) - len(parts) if self.sharded else 0):
+                empty = replace(parts[0], loss_mask=torch.zeros_like(parts[0].loss_mask))
+                self.add_gradients(empty, [], tokens, text_tokens, Meter())
+            return losses
+
+        losses = self.micro_batch.run(accumulate, len(own.mask))
         if not train_policy:
             self.policy.zero_grad(set_to_none=True)
         self.optimizer_step(batch, losses, meter)
@@ -332,7 +337,7 @@ class PPOTrainer(TrainingState):
         """
         is_model = getattr(self.reward, "func", None) is reward_model_scores
         share = own_share(len(rollout.mask))
-        part = rollout.select(slice(0, self.config.micro_batch_size or share.stop - share.start)).trimmed()
+        part = rollout.select(slice(0, self.micro_batch.rows or share.stop - share.start)).trimmed()
         with self.accelerator.autocast():
             if is_model and self.reward is not None and self.functions is not None:
                 with torch.no_grad():

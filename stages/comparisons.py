@@ -23,6 +23,7 @@ from rlhf.run.checkpoint import step_of
 from rlhf.scoring import RewardFunction, call_reward_function
 from rlhf.tokens import load_tokenizer, prompt_dataset
 from stages.common.console import ProgressBar, say, show_output
+from stages.common.needs import sampling_needs, say_needs, scorers
 from stages.common.options import ComparisonsOptions
 from stages.common.resume import Saver
 from stages.common.rewards import load_reward
@@ -53,6 +54,9 @@ def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
         "test": _prompts(policy, tokenizer, stage, "prompts_test", options.test_count, options),
     }
     label = load_reward(options.labeller, stage, [row for rows, _ in prompts.values() for row in rows])
+    longest = max((part for _, part in prompts.values()), key=len)
+    together = min(options.batch_size, options.completions * len(longest))
+    say_needs(sampling_needs([policy], scorers(label), longest, options.response_length, together), "batch_size")
     sampled = sample(policy, tokenizer, {part: ids for part, (_, ids) in prompts.items()}, options, stage)
     for part, (rows, _) in prompts.items():
         rng = random.Random(f"labeller {part} {options.seed}")

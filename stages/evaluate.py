@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf import report
+from rlhf.classifiers import Scorer
 from rlhf.engine import on_main
 from rlhf.escape import markdown
 from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate, without_nan
@@ -23,8 +24,9 @@ from rlhf.rows import Row, read_rows
 from rlhf.run.files import write_json
 from rlhf.scoring import RewardFunction, RewardModel
 from rlhf.tokens import completion_ids, is_rendered, load_tokenizer, prompt_ids, same_vocabulary, text_dataset
-from stages.common.answers import Answerer, answerable, gold_of, load_answerers
+from stages.common.answers import Answerer, answerable, gold_of, load_answerers, say_answering_needs
 from stages.common.console import print_lines
+from stages.common.needs import scorers
 from stages.common.options import CHAIN, EvaluateOptions
 from stages.common.rewards import load_reward
 from stages.common.run import INPUT
@@ -73,6 +75,8 @@ def measure(answerers: list[Answerer], rows: list[Row], options: EvaluateOptions
     """The metrics of each model by name. Models listed after `sft`, but for `pretrain`, are also compared with it."""
     gold = load_reward(options.gold, stage, rows) if options.gold else None
     score = load_score(stage)
+    count = len(rows) * max(1, options.best_of)
+    say_answering_needs(answerers, [*scorers(gold), *scorers(score)], rows, options.response_length, count)
     metrics: dict[str, Metrics] = {}
     reference: list[Answers] = []
     for model in answerers:
@@ -95,7 +99,7 @@ def load_score(stage: Stage) -> Score | None:
     scorer, tokenizer = load_scorer(folder).to(device()), load_tokenizer(folder)
     text_scorer = cache(partial(RewardModel, folder))  # loaded only if a model has another tokenizer
 
-    def score(answers: Answers) -> Tensor:
+    def score(scorer: Scorer, answers: Answers) -> Tensor:
         own, finished = answers.model.tokenizer, [completion.finished for completion in answers.completions]
         if same_vocabulary(own, tokenizer):
             return score_sequences(scorer, answers.sequences, own.pad_token_id)
@@ -106,7 +110,7 @@ def load_score(stage: Stage) -> Score | None:
         tools, rendered = [row.get("tools") for row in answers.rows], [is_rendered(row) for row in answers.rows]
         return torch.tensor(on_main(lambda: text_scorer()(prompts, texts, finished, tools, rendered)))
 
-    return score
+    return partial(score, scorer)
 
 
 def answer(

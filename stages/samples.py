@@ -14,8 +14,9 @@ from typing import Any
 from rlhf.escape import markdown, printable
 from rlhf.rollout import Completion
 from rlhf.rows import Row, Tally, Text, plain_text, read_lines, read_rows, valid_rows
-from stages.common.answers import answerable, gold_of, load_answerers
+from stages.common.answers import answerable, gold_of, load_answerers, say_answering_needs
 from stages.common.console import print_lines, say
+from stages.common.needs import scorers
 from stages.common.options import SamplesOptions
 from stages.common.rewards import load_reward
 from stages.common.stage import Stage, main
@@ -32,6 +33,7 @@ def work(options: SamplesOptions, stage: Stage) -> dict[str, Any]:
     answerers = load_answerers(options.models, stage)
     rows = answerable(rows, answerers, options.response_length)
     gold_function = load_reward(options.gold, stage, rows) if options.gold else None
+    say_answering_needs(answerers, scorers(gold_function), rows, options.response_length, len(rows))
     answers: list[list[Completion]] = []
     golds: list[Sequence[float | None]] = []
     for model in answerers:

@@ -71,9 +71,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     report = [f"Measured by `make gpu`: {machine(kind)}", ""]
 
-    tests, state = run(
-        "tests", [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py"], deadline - 240
-    )
+    tests, state = run("tests", [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py"], deadline - 240)
     report.append(f"- Tests: {tests.strip().splitlines()[-1].strip('= ') if tests.strip() else state} ({state})")
 
     total = str(128 * STEPS[kind])

@@ -10,6 +10,7 @@
     logprobs             the one definition of a log-probability
     processes            the processes of a run: which rows each computes, and what they exchange
     sharding             models whose weights are shared out over the processes (FSDP2)
+    memory               what a pass and decoding need
     agreement            refuses a model that none of this gives correct results for
 
 The rest of the project imports from here, never from these modules.
@@ -28,6 +29,7 @@ from rlhf.engine.logprobs import (
     text_logprobs,
     token_logprobs,
 )
+from rlhf.engine.memory import PassMemory, decoding_memory, pass_memory, weight_memory
 from rlhf.engine.processes import (
     balanced_share,
     call_inside,
@@ -62,12 +64,14 @@ from rlhf.engine.vocabulary import limit_vocabulary, only_tokens
 __all__ = [
     "Decoder",
     "all_finite",
+    "PassMemory",
     "balanced_share",
     "bf16_slowdown",
     "call_inside",
     "check_sampling",
     "check_training",
     "clip_gradients",
+    "decoding_memory",
     "entropy",
     "gathered",
     "gathered_weights",
@@ -84,6 +88,7 @@ __all__ = [
     "optimize",
     "own_share",
     "packed_index",
+    "pass_memory",
     "probe",
     "process_count",
     "process_index",
@@ -102,4 +107,5 @@ __all__ = [
     "unwrap",
     "whole_optimizer_state",
     "whole_state",
+    "weight_memory",
 ]

@@ -1,8 +1,10 @@
 """Models that answer prompts, for samples and evaluate."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +16,7 @@ from rlhf.rows import Row, Tally
 from rlhf.scoring import RewardFunction, call_reward_function
 from rlhf.tokens import load_tokenizer, prompt_dataset
 from stages.common.console import say, show_output
+from stages.common.needs import SAMPLED_TOGETHER, sampling_needs, say_needs
 from stages.common.options import CHAIN
 from stages.common.run import INPUT
 from stages.common.stage import Stage
@@ -53,6 +56,19 @@ def answerable(rows: Sequence[Row], answerers: list[Answerer], response_length: 
             reasons = ", ".join(tally.dropped)
             say(f"{tally.dropped.total():,} prompts dropped for all models: {reasons} for {model.name}")
     return list(rows)
+
+
+def say_answering_needs(
+    answerers: list[Answerer], others: Sequence[Any], rows: list[Row], response: int, count: int
+) -> None:
+    """Prints the memory that it takes to sample `count` answers to the rows. `others` are what scores them."""
+    prompts = [
+        ids
+        for model in answerers
+        for ids in prompt_dataset(rows, model.tokenizer, sys.maxsize, Tally(used=len(rows)))["input_ids"]
+    ]
+    models = [model.policy for model in answerers]
+    say_needs(sampling_needs(models, others, prompts, response, min(count, SAMPLED_TOGETHER)))
 
 
 def load_answerers(names: list[str], stage: Stage) -> list[Answerer]:

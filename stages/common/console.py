@@ -19,6 +19,7 @@ INDENT = " " * 13
 Item = TypeVar("Item")
 OUTPUT_LINES, ALL_OUTPUT_LINES = 10, 200  # of a user's function that are shown, for one call and for a whole stage
 _shown_lines = 0
+EARLY = 3  # seconds of work after which the time that is left can be told
 
 
 def escape_unencodable() -> None:
@@ -92,13 +93,15 @@ class ProgressBar:
     def __init__(self, total: int, done: int = 0):
         self.total, self.before, self.done = total, done, done
         self.started = self.printed = time.time()
+        self.counted_from, self.said_time = (self.started, done), False
         layout = INDENT + "{bar:24} {percentage:3.0f} %  {elapsed}, {remaining} left  {desc}"
         is_terminal = sys.stdout.isatty()
         self.bar = tqdm(total=total, initial=done, bar_format=layout, file=sys.stdout, disable=not is_terminal)
 
     def update(self, steps: int = 1, **numbers: float) -> None:
-        """Advances by `steps`, and shows `numbers` by name."""
+        """Advances by `steps`, and shows `numbers` by name. Without a bar, says early how long the rest takes."""
         self.done += steps
+        self.say_time_left()
         text = "  ".join(f"{name} {number:.3g}" for name, number in numbers.items())
         if not self.bar.disable:
             self.bar.set_description_str(printable(text), refresh=False)
@@ -107,6 +110,19 @@ class ProgressBar:
             self.printed, spent = time.time(), time.time() - self.started
             left = spent / (self.done - self.before) * (self.total - self.done)
             say(f"{100 * self.done / self.total:3.0f} %  {_clock(spent)}, {_clock(left)} left  {text}")
+
+    def say_time_left(self) -> None:
+        """Says it once, in words, after the first steps that take EARLY together; a short run says nothing.
+
+        The first step is left out if there are others, because libraries compile kernels in it.
+        """
+        now, begun, before = time.time(), *self.counted_from
+        if self.bar.disable and not self.said_time and now - self.started > EARLY and self.done < self.total:
+            self.said_time = True
+            left = (now - begun) / (self.done - before) * (self.total - self.done)
+            say(f"about {duration(left)} left, after {duration(now - self.started)}")
+        if before == self.before:
+            self.counted_from = now, self.done
 
     def write(self, *lines: str) -> None:
         """Prints lines above the bar, as `print_lines` does."""

@@ -3,6 +3,7 @@
 import errno
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,6 +17,8 @@ from stages.common.processes import leave_status, lost_another, process_rank, wa
 _CORRECTABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT
 }  # fmt: skip
+
+hints: list[Callable[[], str]] = []  # the last one says what the stage needs, and what would fit
 
 
 def end(name: str, error: BaseException, folder: Path | None) -> None:
@@ -48,12 +51,12 @@ def status_of(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in _CORRECTABLE):
         return 2, f"{error}; finished results are unchanged"
     if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
-        return 2, f"not enough memory for these options: {first_line(error)}"
+        return 2, f"not enough memory{': ' + hints[-1]() if hints else ' for these options: ' + first_line(error)}"
     return 1, ""
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory of the machine or the GPU is exhausted. torch raises RuntimeError for both."""
     return isinstance(error, MemoryError) or any(
-        text in str(error) for text in ("out of memory", "can't allocate memory")
+        text in str(error) for text in ("out of memory", "can't allocate memory", "No executable batch size")
     )

@@ -28,6 +28,7 @@ from rlhf.reward import RankingRewardTrainer
 from rlhf.sft import PackedSFTTrainer
 from rlhf.tokens import batch_order
 from stages.common.console import ProgressBar
+from stages.common.needs import say_needs, training_needs
 from stages.common.options import TrainingOptions
 from stages.common.processes import lost_another
 from stages.common.resume import Saver
@@ -303,6 +304,7 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
     trainer.remove_callback(trainer_callback.PrinterCallback)
     trainer.add_callback(TrainerProgress())
     trainer.add_callback(SaveInTime(trainer.saver))
+    say_needs(training_needs(trainer), "batch_size")
     with trainer.saver as saver:
         checkpoint = saver.latest()
         try:
