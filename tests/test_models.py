@@ -202,15 +202,6 @@ def test_a_folder_without_a_required_file_is_named_in_the_error(folder, file):
         load_policy(folder, load_tokenizer(folder))
 
 
-@pytest.mark.parametrize("load", [load_tokenizer, lambda folder: load_policy(folder, None), load_scorer])
-@pytest.mark.parametrize("peft", [False, True])
-def test_a_folder_with_an_adapter_and_no_model_is_named_as_such(tmp_path, load, peft, monkeypatch):
-    monkeypatch.setattr("transformers.utils.peft_utils.is_peft_available", lambda: peft)
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gpt2", "peft_type": "LORA"}))
-    with pytest.raises(InputError, match="holds an adapter, not a model.*merge_and_unload"):
-        load(tmp_path)
-
-
 def test_a_model_that_counts_padding_as_positions_is_refused_by_name(folder, tokenizer):
     config = AutoConfig.for_model(
         "bart", vocab_size=400, d_model=32, decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=32,

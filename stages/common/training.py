@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 from accelerate.data_loader import BatchSamplerShard
@@ -18,10 +18,11 @@ from datasets import Dataset, disable_caching, enable_caching, is_caching_enable
 from datasets.table import InMemoryTable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
 from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError, first_line
+from rlhf.adapters.lora import adapter_weights, has_adapter, save_model, set_weights
 from rlhf.engine import process_count, total
 from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
@@ -113,6 +114,20 @@ class Resumable(Trainer):
 
         self.check_weights()
         self.saver.save(self.state.global_step, write)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not has_adapter(self.model):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            save_model(cast(PreTrainedModel, self.model), str(output_dir))
+            self.processing_class.save_pretrained(str(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not has_adapter(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            own = cast(PreTrainedModel, self.model)
+            set_weights(own, adapter_weights(resume_from_checkpoint), resume_from_checkpoint)
 
     def check_weights(self) -> None:
         """Raises InputError if a weight is not finite, so that no such model is saved."""
@@ -268,7 +283,7 @@ def new_trainer(
     trainer_class: type[AnyTrainer],
     options: TrainingOptions,
     *,
-    model: nn.Module,
+    model: PreTrainedModel,
     arguments: SFTConfig | RewardConfig,
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
