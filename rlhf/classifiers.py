@@ -46,12 +46,10 @@ class AutoClassifier:
 
 
 def classifier_config(source: str | Path) -> Any:
-    """The configuration of the model at `source`; of an adapter that PEFT wrote, the base's, with the adapter's labels."""
+    """The configuration of the model at `source`; of an adapter, that of its base, with the labels of its own head."""
     config = AutoConfig.from_pretrained(model_folder(source, "config.json"), trust_remote_code=False)
-    if is_adapter(source) and not (Path(source) / "config.json").is_file():
-        head = adapter_weights(source).get(HEAD)
-        if head is not None:
-            config.architectures, config.num_labels = None, len(head)
+    if is_adapter(source) and (head := adapter_weights(source).get(HEAD)) is not None:
+        config.architectures, config.num_labels = None, len(head)
     return config
 
 

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rlhf import InputError
 
 CONFIG = "adapter_config.json"
+# what PEFT has no place for: the fingerprint of the base, and the normalisation of a reward model. No config.json, with
+# which transformers would take the folder for a whole model.
+FACTS = "trunk.json"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
@@ -49,7 +53,10 @@ def model_folder(source: str | Path, file: str) -> str:
     return str(source)
 
 
-def stored_config(source: str | Path) -> dict:
-    """The content of config.json in an adapter's folder; empty if there is none, as in folders that PEFT wrote."""
-    path = Path(source) / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def stored_facts(source: str | Path) -> dict[str, Any]:
+    """The content of trunk.json in an adapter's folder; empty if there is none, as in folders that PEFT wrote."""
+    path = Path(source) / FACTS
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not readable JSON: copy the adapter again") from error

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf import InputError, first_line
-from rlhf.adapters.folders import base_of, is_adapter, stored_config
+from rlhf.adapters.folders import FACTS, base_of, is_adapter, stored_facts
 from rlhf.adapters.options import LoraOptions
+from rlhf.run.files import write_json
 
 NAME = "default"  # PEFT's name of a model's only adapter
 PREFIX = "base_model.model."  # of the names of weights in PEFT's files
 HEAD = "score.weight"
-NORMALISATION = {"score_mean", "score_std"}  # entries of a reward model's config.json
-FINGERPRINT = "base_fingerprint"  # entry of config.json
+NORMALISATION = ("score_mean", "score_std")  # entries of a reward model's configuration
+FINGERPRINT = "base_fingerprint"  # entry of the configuration of a model with an adapter
 SAMPLE = 64  # values of each weight that the fingerprint reads
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -84,8 +85,9 @@ def add_adapter(model: PreTrainedModel, source: str | Path, options: LoraOptions
 
 
 def _copy_normalisation(model: PreTrainedModel, source: str | Path) -> None:
-    for name in NORMALISATION & stored_config(source).keys():
-        setattr(model.config, name, stored_config(source)[name])
+    for name, value in stored_facts(source).items():
+        if name in NORMALISATION:
+            setattr(model.config, name, value)
 
 
 def _new_config(options: LoraOptions) -> Any:
@@ -208,9 +210,8 @@ def save_model(model: PreTrainedModel, folder: str | Path, merge: bool = False) 
     config.inference_mode = True
     config.modules_to_save = ["score"] if PREFIX + HEAD in weights else None
     config.save_pretrained(str(folder))
-    # for what reads the folder as a model's: stop tokens, the normalisation of scores, the fingerprint of the base
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
+    facts = {name: getattr(model.config, name, None) for name in (FINGERPRINT, *NORMALISATION)}
+    write_json(Path(folder) / FACTS, {name: value for name, value in facts.items() if value is not None})
     if getattr(model, "generation_config", None) is not None:
         cast(Any, model).generation_config.save_pretrained(folder)
 
@@ -241,7 +242,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 def check_base(model: PreTrainedModel, source: str | Path) -> None:
     """Raises InputError if the model is not the one that the adapter at `source` was trained on."""
-    known = stored_config(source).get(FINGERPRINT) if is_adapter(source) else None
+    known = stored_facts(source).get(FINGERPRINT) if is_adapter(source) else None
     if known is not None and known != fingerprint(model):
         raise InputError(
             f"the model at {base_of(source)} has changed since the adapter at {source} was trained on it: train the "
