@@ -9,6 +9,7 @@
     evaluate   win rate, KL, perplexity                       report     plots and tables
     escape     text that is safe to print
     engine/    fast forward passes and decoding
+    adapters/  LoRA adapters on a shared trunk
     run/       sanity checks, divergence checks, metrics, checkpoints
 
 Shapes, in every module:
@@ -21,8 +22,6 @@ Shapes, in every module:
 and inside engine/: A active rows of a decoder; G sequences of an attention group, with Q queries and M keys each.
 """
 
-from pathlib import Path
-
 
 class InputError(ValueError):
     """An error that the user can correct: in a file, a row or an option.
@@ -34,13 +33,3 @@ class InputError(ValueError):
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]
-
-
-def refuse_adapter(source: str | Path) -> None:
-    """Raises InputError if a folder holds a PEFT adapter instead of a model."""
-    folder = Path(source)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise InputError(
-            f"{source} holds an adapter, not a model: load it with peft, call merge_and_unload, and save the merged "
-            "model and its tokenizer with save_pretrained in another folder"
-        )

@@ -4,6 +4,7 @@
 selected ones of these; W hidden width.
 """
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from rlhf import InputError
-from rlhf.engine import call_inside, hidden_states, save_whole
+from rlhf.adapters.folders import is_adapter, model_folder
+from rlhf.adapters.lora import HEAD, adapter_weights, has_adapter, save_model, shared_copy
+from rlhf.engine import call_inside, hidden_states
 
 
 class AutoClassifier:
@@ -40,6 +43,14 @@ class AutoClassifier:
             config = config.get_text_config()  # the text part of a vision-language model, as AutoModelForCausalLM does
         config.num_labels = kwargs.pop("num_labels", config.num_labels)
         return classifier_class(causal).from_pretrained(source, config=config, **kwargs)
+
+
+def classifier_config(source: str | Path) -> Any:
+    """The configuration of the model at `source`; of an adapter, that of its base, with the labels of its own head."""
+    config = AutoConfig.from_pretrained(model_folder(source, "config.json"), trust_remote_code=False)
+    if is_adapter(source) and (head := adapter_weights(source).get(HEAD)) is not None:
+        config.architectures, config.num_labels = None, len(head)
+    return config
 
 
 class AnyClassifier:
@@ -106,6 +117,31 @@ def classifier_class(causal: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return Classifier
 
 
+def classifier_on(model: PreTrainedModel) -> PreTrainedModel:
+    """A sequence classifier with one label on the trunk of a causal language model.
+
+    It shares the frozen weights of the trunk, and has a copy of its adapter. The head is not initialised. Raises InputError for
+    a family whose classifiers have more than a trunk and a head.
+    """
+    trunk = shared_copy(model.base_model)
+    config = cast(PreTrainedConfig, trunk.config)
+    config.num_labels = 1
+    own: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    with torch.device("meta"):
+        classifier = (own if _has_own_class(config) else classifier_class(cast(Any, type(model))))(config)
+    setattr(classifier, classifier.base_model_prefix, trunk)
+    head = cast(nn.Linear, classifier.score)
+    # without drawing random numbers, because saving a value head must not change those of a run
+    classifier.score = nn.utils.skip_init(nn.Linear, head.in_features, 1, bias=head.bias is not None)
+    if any(parameter.is_meta for parameter in classifier.parameters()):
+        raise InputError(f"{type(classifier).__name__} can't share a trunk: train all weights, without lora_r")
+    if has_adapter(model):
+        classifier.peft_config = deepcopy(model.peft_config)
+        for adapter in classifier.peft_config.values():
+            cast(Any, adapter).task_type = "SEQ_CLS"
+    return classifier.eval()
+
+
 class Scorer(nn.Module):
     """A sequence classifier with one label that returns scores at any tokens.
 
@@ -156,6 +192,6 @@ class Scorer(nn.Module):
         hidden = hidden_states(model, input_ids, attention_mask, index, prefix_row)
         return self.head(hidden).squeeze(-1).float()
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Saves the sequence classifier, without this wrapper."""
-        save_whole(self.model, folder)
+    def save_pretrained(self, folder: str | Path, merge: bool = False) -> None:
+        """Saves the sequence classifier, without this wrapper; of one with an adapter, only that, unless `merge`."""
+        save_model(self.model, folder, merge)

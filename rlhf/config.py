@@ -170,16 +170,16 @@ class PPOConfig(PrecisionOptions):
     def check_split(self, processes: int) -> None:
         """Raises InputError unless batch_size divides evenly into minibatches of whole groups of responses.
 
-        Each process needs at least one response of each minibatch.
+        Each process needs at least one prompt of each minibatch.
         """
         if self.batch_size % (self.num_mini_batches * self.num_generations):
             factors = f"{self.num_mini_batches} minibatches"
             factors += f" x {self.num_generations} responses to each prompt" if self.num_generations > 1 else ""
             raise InputError(f"batch_size {self.batch_size} can't be split evenly: it must be a multiple of {factors}")
-        if self.batch_size // self.num_mini_batches < processes:
+        if self.batch_size // (self.num_mini_batches * self.num_generations) < processes:
             raise InputError(
-                f"batch_size {self.batch_size} has {self.num_mini_batches} minibatches of fewer responses than there "
-                f"are processes, {processes}: start fewer, or raise batch_size"
+                f"batch_size {self.batch_size} has {self.num_mini_batches} minibatches of fewer prompts than there are "
+                f"processes, {processes}: start fewer, or raise batch_size"
             )
 
     @property

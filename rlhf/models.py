@@ -12,7 +12,6 @@ from pickle import UnpicklingError
 from typing import Any, TypeVar, cast
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -23,10 +22,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.pytorch_utils import Conv1D
 
-from rlhf import InputError, first_line, refuse_adapter
-from rlhf.classifiers import AnyClassifier, AutoClassifier, Scorer
+from rlhf import InputError, first_line
+from rlhf.adapters.folders import base_of, is_adapter, model_folder
+from rlhf.adapters.lora import adapter_weights, add_adapter, has_adapter, merged, save_model
+from rlhf.adapters.options import LoraOptions
+from rlhf.classifiers import AnyClassifier, AutoClassifier, Scorer, classifier_on
 from rlhf.config import PrecisionOptions
 from rlhf.engine import (
     check_sampling,
@@ -34,10 +35,7 @@ from rlhf.engine import (
     is_sharded,
     limit_vocabulary,
     optimize,
-    probe,
     process_index,
-    save_whole,
-    shard,
     whole_state,
 )
 
@@ -107,6 +105,17 @@ def load_policy(
     return policy
 
 
+def load_trained(
+    source: str | Path, tokenizer: PreTrainedTokenizerBase, options: LoraOptions, warn: Callable[[str], None]
+) -> PreTrainedModel:
+    """A policy to train, see `load_policy`; with `lora_r` only its adapter is trainable, see `add_adapter`."""
+    if not options.lora_r:
+        return load_policy(source, tokenizer, warn)
+    policy = load_policy(base_of(source) if is_adapter(source) else source, tokenizer, warn)
+    add_adapter(policy, source, options)
+    return policy
+
+
 def token_count(tokenizer: PreTrainedTokenizerBase) -> int:
     """The number of rows that the tokenizer's ids need; some tokenizers leave ids unused, so `len` can be lower."""
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
@@ -141,7 +150,7 @@ def stop_token_ids(model: PreTrainedModel | str | Path, tokenizer: PreTrainedTok
         config = model.generation_config
     else:
         try:
-            config = GenerationConfig.from_pretrained(str(model))
+            config = GenerationConfig.from_pretrained(model_folder(model, "generation_config.json"))
         except OSError:
             config = None
     eos = getattr(config, "eos_token_id", None)
@@ -165,8 +174,9 @@ def _with_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 
 def _load(auto_class: Any, source: str | Path, new_head: bool = False, **kwargs: Any) -> PreTrainedModel:
-    """The model of a folder or hub id. Raises InputError if weights are missing, except for those of a `new_head`."""
-    refuse_adapter(source)
+    """The model of a folder or hub id, an adapter merged. Raises InputError if weights but a `new_head`'s are missing."""
+    if is_adapter(source):
+        return _load_adapted(auto_class, source, new_head, **kwargs)
     try:
         # code that comes with a model is never run; torch reads old pickles with weights_only
         model, loaded = auto_class.from_pretrained(
@@ -188,6 +198,16 @@ def _load(auto_class: Any, source: str | Path, new_head: bool = False, **kwargs:
     _check_keys(auto_class, source, loaded["missing_keys"], loaded["unexpected_keys"], new_head)
     optimize(model)
     return model
+
+
+def _load_adapted(auto_class: Any, source: str | Path, new_head: bool, **kwargs: Any) -> PreTrainedModel:
+    """The base of the adapter in a folder, with the adapter merged into it."""
+    classifies, head = auto_class is not AutoModelForCausalLM, adapter_weights(source).get(HEAD)
+    scored, lacks = ({HEAD}, set()) if head is not None else (set(), {HEAD} if classifies else set())
+    _check_keys(auto_class, source, lacks, scored, new_head)
+    if classifies and head is not None:
+        kwargs.setdefault("num_labels", len(head))
+    return merged(_load(auto_class, base_of(source), new_head=classifies, **kwargs), source)
 
 
 def _check_keys(auto_class: Any, source: str | Path, missing: Any, unexpected: Any, new_head: bool) -> None:
@@ -255,9 +275,17 @@ class ValueHead(nn.Module):
         """The value (...,) of hidden states (..., W)."""
         return self.score(hidden).squeeze(-1).float()
 
-    def save_pretrained(self, folder: str | Path, policy: PreTrainedModel) -> None:
-        """Saves the head and the policy's trunk as one sequence classifier, which `load_scorer` can load."""
-        save_whole(policy, folder)
+    def save_pretrained(self, folder: str | Path, policy: PreTrainedModel, merge: bool = False) -> None:
+        """Saves the head and the policy's trunk as one sequence classifier, which `load_scorer` can load.
+
+        Of a policy with an adapter, only that is saved, with the head, unless `merge`.
+        """
+        if has_adapter(policy):
+            classifier = classifier_on(policy)
+            cast(nn.Linear, classifier.score).load_state_dict(self.score.state_dict())
+            save_model(classifier, folder, merge)
+            return
+        save_model(policy, folder)
         head = whole_state(self)["score.weight"]
         if is_sharded(policy) and process_index():
             return  # the main process has written
@@ -266,15 +294,19 @@ class ValueHead(nn.Module):
         scorer.save_pretrained(folder)
 
 
-def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> Scorer:
+def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase, options: LoraOptions | None = None) -> Scorer:
     """A scorer on the trunk of the causal language model at `source`, with a head drawn from N(0, 1/(W + 1)).
 
-    Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al. Raises
-    InputError if no such model can be loaded.
+    Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al. With `lora_r`
+    only head and adapter are trainable, see `add_adapter`. Raises InputError if no such model can be loaded.
     """
-    scorer = Scorer(_load(AutoClassifier, source, new_head=True, num_labels=1))
+    adapted = options is not None and options.lora_r is not None
+    trunk = base_of(source) if adapted and is_adapter(source) else source
+    scorer = Scorer(_load(AutoClassifier, trunk, new_head=True, num_labels=1))
     nn.init.normal_(scorer.head.weight, std=(scorer.head.in_features + 1) ** -0.5)
     _with_special_tokens(_resized(scorer.model, tokenizer), tokenizer)
+    if adapted:
+        add_adapter(scorer.model, source, options)
     return scorer
 
 
@@ -300,39 +332,3 @@ def load_classifier(source: str | Path) -> PreTrainedModel:
     Raises InputError if no such model can be loaded.
     """
     return _load(AnyClassifier, source).eval()
-
-
-# --- frozen models ----------------------------------------------------------------------------------------------------
-
-
-def freeze(model: Model, accelerator: Accelerator) -> Model:
-    """Moves a model to the accelerator's device and turns its gradients off, in place; returns it.
-
-    In bf16 or fp16 the matrices of its layers are stored in that type. Autocast rounds them in any case, so the results
-    are the same, and they take half the memory. Heads and embeddings stay in fp32, because they are also used in fp32.
-    """
-    if is_sharded(model):
-        return model  # it has been frozen before
-    model.requires_grad_(False).to(accelerator.device)
-    if rounded := {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision):
-        _round_matrices(model.model if isinstance(model, Scorer) else model, rounded)
-    return model
-
-
-def distributed(model: Module) -> Module:
-    """The same model, sharded over the processes if Accelerate uses FSDP."""
-    if isinstance(model, Scorer):
-        shard(model.model, whole_root=False)
-    else:
-        shard(model)
-    return model
-
-
-def _round_matrices(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    probe(model)
-    for module in model.base_model.modules():
-        if type(module) in (nn.Linear, Conv1D):
-            module.to(dtype)
-    for parameter in model.parameters():
-        # a copy, because a memory-mapped weight file stays in memory while any tensor still points into it
-        parameter.data = parameter.data.clone()

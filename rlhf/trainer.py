@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
 from rlhf.engine import balanced_share, clip_gradients, most, own_share, release, text_logprobs
-from rlhf.models import distributed, freeze, mixed_precision, stop_token_ids
+from rlhf.models import mixed_precision, stop_token_ids
 from rlhf.rollout import (
     Responses,
     Rollout,
@@ -29,6 +29,7 @@ from rlhf.rollout import (
 from rlhf.run.health import check_metrics, check_rollout, check_update
 from rlhf.run.memory import MicroBatch
 from rlhf.run.metrics import Meter, add_logged, add_rollout_metrics
+from rlhf.run.placement import distributed, freeze
 from rlhf.run.randomness import seed_of, shuffled
 from rlhf.run.sanity import sanity_check
 from rlhf.run.state import TrainingState
@@ -194,10 +195,8 @@ class PPOTrainer(TrainingState):
         """
         tokens = batch.loss_mask.sum().clamp(min=1)
         text_tokens = torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device)
-        # prompts, so that responses to one stay together
-        prompts = balanced_share(batch.attention_mask.sum(dim=1).view(-1, self.config.num_generations).sum(dim=1))
-        rows = torch.arange(len(batch.mask)).view(-1, self.config.num_generations)[prompts].flatten()
-        own, text = batch.select(rows), [text[i] for i in balanced_share(torch.tensor([len(ids) for ids in text]))]
+        own = batch.select(balanced_share(batch.attention_mask.sum(dim=1), self.config.num_generations))
+        text = [text[i] for i in balanced_share(torch.tensor([len(ids) for ids in text]))]
 
         def accumulate(count: int) -> Meter:
             losses = Meter()

@@ -6,6 +6,7 @@ make evaluate
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def measure(answerers: list[Answerer], rows: list[Row], options: EvaluateOptions
 
 def load_score(stage: Stage) -> Score | None:
     """Scores of the run's reward model, of token ids or, for a model with another tokenizer, of text; None without one."""
-    folder = stage.input(f"{INPUT}reward")
+    folder = Path(stage.model(f"{INPUT}reward", "reward"))
     if not folder.is_dir():
         return None
     scorer, tokenizer = load_scorer(folder).to(device()), load_tokenizer(folder)

@@ -12,26 +12,18 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from rlhf import InputError, report
+from rlhf.classifiers import Scorer
 from rlhf.config import PPOConfig
-from rlhf.models import (
-    ValueHead,
-    context_length,
-    device,
-    distributed,
-    freeze,
-    load_policy,
-    load_scorer,
-    max_prompt_length,
-    new_value_model,
-)
+from rlhf.models import context_length, device, load_scorer, max_prompt_length
 from rlhf.rollout import Responses
 from rlhf.rows import Row, Subset, Tally, read_rows
 from rlhf.run.health import Diverged
 from rlhf.run.memory import ppo_needs
+from rlhf.run.placement import distributed, freeze
 from rlhf.run.randomness import shuffled
 from rlhf.scoring import RewardFunctions, RewardModel, reads_token_ids, reward_model_scores, text_scores
 from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, text_dataset, tokenised_text
@@ -41,6 +33,7 @@ from stages.common.needs import say_needs, scorers
 from stages.common.options import PPOOptions
 from stages.common.parsing import is_function, split_label
 from stages.common.ppo_log import response_rows, train_and_log
+from stages.common.ppo_models import load_models
 from stages.common.preview import say_if_too_long, say_tokens
 from stages.common.rewards import load_reward
 from stages.common.stage import Stage, main
@@ -52,13 +45,11 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
     accelerator = make_accelerator(options, stage)
-    # each is sharded before the next is loaded, so that a process holds one whole model at most
-    policy = distributed(load_policy(source, tokenizer))
-    reference = distributed(freeze(load_policy(source, tokenizer), accelerator))
     set_seed(options.seed)
     reward_source = reward_model_source(options, stage)
     shared = reward_source is not None and reads_token_ids(reward_source, tokenizer)
-    value_model = make_value_model(options, policy, tokenizer, source, reward_source if shared else None)
+    models = load_models(options, accelerator, tokenizer, source, reward_source if shared else None)
+    policy = models.policy
     rows, prompts, tally = read_prompts(options, stage, policy, tokenizer)
     text: Sequence[list[int]] = []
     if options.ptx_coef:
@@ -69,9 +60,9 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     trainer = PPOTrainer(
         options,
         policy=policy,
-        reference=reference,
-        value_model=value_model,
-        reward=make_reward(options, accelerator, tokenizer, reward_source, shared, rows),
+        reference=models.reference,
+        value_model=models.value_model,
+        reward=make_reward(options, accelerator, tokenizer, reward_source, shared, rows, models.scorer),
         tokenizer=tokenizer,
         prompts=prompts,
         text=text,
@@ -88,7 +79,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     except Diverged as error:
         path = stage.keep_batch(error.step, response_rows(error.rollout, rows, tokenizer))
         raise InputError(f"{error}. The batch is in {path}") from error
-    trainer.save_models(stage.partial)
+    trainer.save_models(stage.partial, options.merge)
     tokenizer.save_pretrained(stage.partial)
     report.draw_training(history, stage.partial / "ppo.png")
     return {"rows": tally.as_dict(), "metrics": history[-1]}
@@ -118,25 +109,6 @@ def reward_model_source(options: PPOOptions, stage: Stage) -> str | None:
     if options.reward_model:
         return stage.model(split_label(options.reward_model)[0], "reward")
     return stage.model(None, "reward") if options.uses_reward_model else None
-
-
-def make_value_model(
-    config: PPOConfig,
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    source: str | Path,
-    reward_source: str | Path | None,
-) -> nn.Module | None:
-    """The value model, or None if the advantage estimator needs none.
-
-    With `share_trunk` it is a value head on the policy; otherwise a copy of the reward model, or, if that is None, the
-    policy's trunk with a head whose values are 0 at first.
-    """
-    if not config.has_value_model:
-        return None
-    if config.share_trunk:
-        return ValueHead(policy.config.get_text_config().hidden_size)
-    return distributed(load_scorer(reward_source, tokenizer) if reward_source else new_value_model(source, tokenizer))
 
 
 def read_prompts(
@@ -189,15 +161,16 @@ def make_reward(
     source: str | None,
     shared: bool,
     rows: Sequence[Row],
+    scorer: Scorer | None = None,
 ) -> Callable[[Responses], Tensor] | None:
     """The frozen reward model as a function from responses to scores (B,); None if reward functions take its place.
 
-    It reads text, with its own tokenizer, unless `shared`.
+    It reads text, with its own tokenizer, unless `shared`. `scorer` is the model, if it is loaded already.
     """
     if source is None or not options.uses_reward_model:
         return None
     if shared:
-        return partial(reward_model_scores, distributed(freeze(load_scorer(source, tokenizer), accelerator)))
+        return partial(reward_model_scores, distributed(freeze(scorer or load_scorer(source, tokenizer), accelerator)))
     _, label = split_label(options.labelled_reward_model or source)
     model = RewardModel(source, label, accelerator)
     model.check(rows)

@@ -38,7 +38,7 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
     set_seed(options.seed)
-    scorer = new_scorer(source, tokenizer)
+    scorer = new_scorer(source, tokenizer, options)
     stage.check_saving(scorer.save_pretrained, tokenizer.save_pretrained)
     longest, stops = row_limit(options, context_length(scorer.model)), stop_token_ids(source, tokenizer)
 
@@ -65,7 +65,7 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     history = train(trainer, stage, options)
     scorer.eval()
     normalise(scorer, tokenizer, dataset, stops, options, stage)
-    scorer.save_pretrained(stage.partial)
+    scorer.save_pretrained(stage.partial, options.merge)
     tokenizer.save_pretrained(stage.partial)
 
     metrics = report_accuracy(scorer, tokenizer, test, [test_rows[i] for i in test["row"]]) if test else {}

@@ -6,14 +6,15 @@ The loss covers every reply of a chat, each with its stop token, but not the use
     make sft
 """
 
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig
 
-from rlhf.engine import save_whole
-from rlhf.models import context_length, load_policy, stop_token_ids
+from rlhf.adapters.lora import save_model
+from rlhf.models import context_length, load_trained, stop_token_ids
 from rlhf.rows import Tally, read_rows
 from rlhf.tokens import IGNORED, demonstration_dataset, load_tokenizer
 from stages.common.console import say
@@ -29,8 +30,9 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
     arguments = trainer_arguments(SFTConfig, options, stage.partial)
     source = stage.model(options.model, "pretrain")
     tokenizer = load_tokenizer(source)
-    policy = load_policy(source, tokenizer, warn=say)
-    stage.check_saving(policy.save_pretrained, tokenizer.save_pretrained)
+    set_seed(options.seed)
+    policy = load_trained(source, tokenizer, options, warn=say)
+    stage.check_saving(partial(save_model, policy), tokenizer.save_pretrained)
     tally = Tally()
     path = stage.rows(options.demonstrations, "demonstrations.jsonl")
     rows = read_rows(path, "demonstrations", tally)
@@ -46,7 +48,7 @@ def work(options: SFTOptions, stage: Stage) -> dict[str, Any]:
         SavingSFTTrainer, options, model=policy, arguments=arguments, dataset=dataset, tokenizer=tokenizer
     )
     history = train(trainer, stage, options)
-    save_whole(policy, stage.partial)
+    save_model(policy, stage.partial, options.merge)
     tokenizer.save_pretrained(stage.partial)
     return {"rows": tally.as_dict(), "history": history}
 

@@ -8,7 +8,7 @@ and its value there is kl_coef * log Z(x). Distributions are computed by the mod
 time, independently of the project's log-probabilities and losses.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -19,6 +19,7 @@ from rlhf.classifiers import Scorer
 from rlhf.config import PPOConfig
 from rlhf.rollout import Responses
 from rlhf.trainer import PPOTrainer
+from tests.trainers import adapted
 
 EOS, PAD, TOKENS, LENGTH = 0, 1, 4, 3
 PENALTY = 0.5  # for a response without eos
@@ -63,6 +64,7 @@ class World:
 
     scores: Tensor  # (prompts, responses)
     seed: int
+    lora_r: int | None = None  # rank of adapters; none trains all weights
 
     @classmethod
     def of_seed(cls, seed: int) -> "World":
@@ -85,6 +87,10 @@ class World:
         torch.manual_seed(self.seed + 1)
         model = GPT2ForSequenceClassification(self.config())
         return Scorer(with_orthogonal_embeddings(model, model.score, 0.1))
+
+    def trained(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model, or a copy of it with an adapter."""
+        return adapted(model, self.lora_r) if self.lora_r else model
 
     def reward(self, responses: Responses) -> Tensor:
         rows = zip(responses.tokens.tolist(), responses.lengths.tolist(), strict=True)
@@ -110,11 +116,12 @@ class World:
         }  # fmt: skip
         text = options.pop("text", ())
         config = PPOConfig(**(defaults | options))
+        value_model = None if config.advantage_estimator == "rloo" else Scorer(self.trained(self.value_model().model))
         return PPOTrainer(
             config,
-            policy=self.policy(),
+            policy=self.trained(self.policy()),
             reference=self.policy(),
-            value_model=None if config.advantage_estimator == "rloo" else self.value_model(),
+            value_model=value_model,
             reward=self.reward,
             tokenizer=Tokenizer(),
             prompts=PROMPTS,
@@ -162,9 +169,9 @@ def text_loss(policy: nn.Module, text: list[list[int]]) -> Tensor:
     return policy(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
 
 
-def assert_ppo_reaches_the_optimum(seed: int, kl_coef: float, **options) -> None:
+def assert_ppo_reaches_the_optimum(seed: int, kl_coef: float, lora_r: int | None = None, **options) -> None:
     """After training, the KL to the optimum is below 0.01 nats a response, and the objective gained over 99 %."""
-    world = World.of_seed(seed)
+    world = replace(World.of_seed(seed), lora_r=lora_r)
     trainer = world.trainer(kl_coef=kl_coef, **options)
     list(trainer.train())
     with torch.no_grad():

@@ -21,7 +21,8 @@ from accelerate import Accelerator
 
 from rlhf.config import PPOConfig
 from rlhf.engine import gathered, process_index, start_sharding
-from rlhf.models import distributed, freeze, load_policy, load_scorer, new_policy, new_scorer
+from rlhf.models import load_policy, load_scorer, new_policy, new_scorer
+from rlhf.run.placement import distributed, freeze
 from rlhf.scoring import reward_model_scores
 from rlhf.tokens import load_tokenizer, new_tokenizer
 from rlhf.trainer import PPOTrainer

@@ -43,10 +43,10 @@ def test_impossible_options_are_refused(options, message):
         PPOConfig(**({"batch_size": 8, "total_episodes": 16} | options))
 
 
-def test_minibatches_with_fewer_responses_than_processes_are_refused():
+def test_minibatches_with_fewer_prompts_than_processes_are_refused():
     config = PPOConfig(batch_size=8, total_episodes=16, num_mini_batches=2, ptx_batch_size=3)
     config.check_split(4)
-    with pytest.raises(InputError, match="fewer responses than there are processes, 5"):
+    with pytest.raises(InputError, match="fewer prompts than there are processes, 5"):
         config.check_split(5)
 
 

@@ -21,7 +21,6 @@ from rlhf.engine import selected_states, supports_packing
 from rlhf.models import (
     ValueHead,
     device,
-    freeze,
     load_policy,
     load_scorer,
     max_prompt_length,
@@ -29,6 +28,7 @@ from rlhf.models import (
     new_scorer,
     stop_token_ids,
 )
+from rlhf.run.placement import freeze
 from rlhf.tokens import load_tokenizer
 from tests.conftest import scorer_of, tiny_gpt2
 from tests.families import tiny_model
@@ -200,15 +200,6 @@ def test_a_folder_without_a_required_file_is_named_in_the_error(folder, file):
         (folder / "tokenizer_config.json").unlink()
     with pytest.raises(InputError, match=str(folder)):
         load_policy(folder, load_tokenizer(folder))
-
-
-@pytest.mark.parametrize("load", [load_tokenizer, lambda folder: load_policy(folder, None), load_scorer])
-@pytest.mark.parametrize("peft", [False, True])
-def test_a_folder_with_an_adapter_and_no_model_is_named_as_such(tmp_path, load, peft, monkeypatch):
-    monkeypatch.setattr("transformers.utils.peft_utils.is_peft_available", lambda: peft)
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gpt2", "peft_type": "LORA"}))
-    with pytest.raises(InputError, match="holds an adapter, not a model.*merge_and_unload"):
-        load(tmp_path)
 
 
 def test_a_model_that_counts_padding_as_positions_is_refused_by_name(folder, tokenizer):

@@ -11,6 +11,11 @@ def test_ppo_reaches_the_optimum(kl_coef):
     assert_ppo_reaches_the_optimum(seed=0, kl_coef=kl_coef)
 
 
+def test_ppo_with_lora_adapters_of_rank_8_reaches_the_optimum():
+    steps = {"total_episodes": 128 * 120, "learning_rate": 1e-2, "value_learning_rate": 1e-2}
+    assert_ppo_reaches_the_optimum(seed=0, kl_coef=0.6, lora_r=8, **steps)
+
+
 def test_every_response_is_listed_once_and_their_probabilities_sum_to_one():
     assert len(RESPONSES) == len(set(RESPONSES)) == 1 + 3 + 3 * 3 * 4
     with torch.no_grad():

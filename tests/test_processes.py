@@ -36,9 +36,9 @@ def runs(tmp_path_factory):
     return results
 
 
-@pytest.fixture(params=["tiny_gpt2", "tiny_llama", "rloo"])
+@pytest.fixture(params=["tiny_gpt2", "tiny_llama", "rloo", "lora"])
 def one_and_two(runs, request):
-    """The results of a model, or of a run without a value model, with one process and with two."""
+    """The results of a model, of a run without a value model, or of one with adapters, with one process and with two."""
     return [run[request.param] for run in runs]
 
 

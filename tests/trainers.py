@@ -3,7 +3,9 @@
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from rlhf.classifiers import Scorer
+from rlhf.adapters.lora import add_adapter, shared_copy
+from rlhf.adapters.options import LoraOptions
+from rlhf.classifiers import Scorer, classifier_on
 from rlhf.config import PPOConfig
 from rlhf.models import ValueHead
 from rlhf.trainer import PPOTrainer
@@ -20,11 +22,11 @@ def even_tokens(responses):
 
 
 def make_trainer(
-    tokenizer, make=tiny_gpt2, reward=even_tokens, functions=None, dropout=0.0, value_model=None, **options
+    tokenizer, make=tiny_gpt2, reward=even_tokens, functions=None, dropout=0.0, value_model=None, lora_r=None, **options
 ) -> PPOTrainer:
     """A trainer of models that `make` makes, for two steps of eight responses; `options` override those of PPOConfig.
 
-    Policy and reference are handed over in training mode, with dropout on.
+    Policy and reference are handed over in training mode, with dropout on. With `lora_r` all models are on one trunk.
     """
     defaults = {
         "batch_size": 8, "total_episodes": 16, "num_ppo_epochs": 1, "num_mini_batches": 1, "response_length": 6,
@@ -32,6 +34,11 @@ def make_trainer(
     }  # fmt: skip
     config = PPOConfig(**(defaults | options))
     policy, reference = make(dropout=dropout), make(dropout=dropout)
+    if lora_r:
+        policy = adapted(reference, lora_r)
+        if config.advantage_estimator == "gae" and not config.share_trunk:
+            value_model = Scorer(classifier_on(policy))
+            torch.nn.init.normal_(value_model.head.weight, std=0.1)
     if value_model is None and config.advantage_estimator == "gae":
         head_only = config.share_trunk
         value_model = ValueHead(policy.config.hidden_size) if head_only else random_scorer(make(dropout=dropout))
@@ -46,6 +53,14 @@ def make_trainer(
         prompts=PROMPTS,
         text=TEXT,
     )
+
+
+def adapted(trunk, r):
+    """A copy of a model with a LoRA adapter, which shares the trunk, whose weights are frozen."""
+    model = shared_copy(trunk.requires_grad_(False))
+    torch.manual_seed(2)
+    add_adapter(model, "trunk", LoraOptions(lora_r=r))
+    return model
 
 
 def random_scorer(policy) -> Scorer:

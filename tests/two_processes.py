@@ -100,6 +100,7 @@ def main() -> None:
     for make in (tiny_gpt2, tiny_llama):
         trainer, results[make.__name__] = first_step(make, tokenizer)
     _, results["rloo"] = first_step(tiny_gpt2, tokenizer, advantage_estimator="rloo", num_generations=2)
+    _, results["lora"] = first_step(tiny_gpt2, tokenizer, lora_r=4)
     results["whole"], results["resumed"] = resumed_weights(tokenizer, file.with_suffix(".state"))
     results["sharded"] = is_sharded(trainer.policy)
     results["processes"] = trainer.accelerator.num_processes

@@ -41,17 +41,19 @@ def own_share(count: int) -> slice:
     return slice(count * index // processes, count * (index + 1) // processes)
 
 
-def balanced_share(sizes: Tensor) -> list[int]:
+def balanced_share(sizes: Tensor, group: int = 1) -> Tensor:
     """The indices of this process's rows, such that the rows of each process have about the same total size.
 
-    One process has all rows, in their order.
+    `sizes` is (rows,). Each `group` consecutive rows stay together. One process has all rows, in their order.
     """
     processes, index = process_count(), process_index()
+    rows = torch.arange(len(sizes))
     if processes == 1:
-        return list(range(len(sizes)))
-    order = sizes.argsort(stable=True).tolist()
+        return rows
+    order = sizes.view(-1, group).sum(dim=1).argsort(stable=True).tolist()
     # dealt out back and forth: 0, 1, 1, 0, 0, 1, ...
-    return sorted(row for place, row in enumerate(order) if _dealt_to(place, processes) == index)
+    own = sorted(number for place, number in enumerate(order) if _dealt_to(place, processes) == index)
+    return rows.view(-1, group)[own].flatten()
 
 
 def _dealt_to(place: int, processes: int) -> int:

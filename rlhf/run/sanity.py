@@ -119,3 +119,13 @@ def _plain_logprobs(policy: nn.Module, alone: Responses, temperature: float) -> 
 
 def _mean_difference(one: Tensor, other: Tensor, mask: Tensor) -> float:
     return float(masked_mean((one - other).abs(), mask))
+
+
+def _same_weights(policy: nn.Module, reference: nn.Module) -> bool:
+    """Whether the weights are equal after rounding the policy's to the precision of the reference's."""
+    own, other = ({n.replace(".base_layer.", "."): p for n, p in m.named_parameters()} for m in (policy, reference))
+    # an adapter that the reference lacks adds nothing while its second matrix is 0
+    added = {name: own.pop(name) for name in own.keys() - other.keys()}
+    if own.keys() != other.keys() or any(weight.any() for name, weight in added.items() if ".lora_A." not in name):
+        return False
+    return all(p.shape == other[n].shape and torch.equal(p.to(other[n].dtype), other[n]) for n, p in own.items())

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -11,17 +11,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
 
 from rlhf import InputError
+from rlhf.adapters.lora import FINGERPRINT, save_model, shared_copy
 from rlhf.config import PPOConfig
 from rlhf.engine import (
     is_sharded,
     load_whole_optimizer_state,
     load_whole_state,
-    save_whole,
     whole_optimizer_state,
     whole_state,
 )
-from rlhf.models import ValueHead, distributed
+from rlhf.models import ValueHead
 from rlhf.run.checkpoint import load_state, save_state
+from rlhf.run.placement import distributed
 from rlhf.run.randomness import random_state, set_random_state
 from rlhf.run.schedule import new_schedule
 
@@ -33,6 +34,7 @@ class TrainingState:
         self, config: PPOConfig, accelerator: Accelerator, policy: PreTrainedModel, value_model: nn.Module | None
     ):
         self.accelerator = accelerator
+        self.trunk = getattr(policy.config, FINGERPRINT, None)  # of a policy with an adapter
         self.kl_coef, self.steps_done = config.kl_coef, 0
         self.shares_trunk = isinstance(value_model, ValueHead)  # the value model is a head on the policy
         policy = distributed(policy)
@@ -40,10 +42,10 @@ class TrainingState:
         self.sharded = is_sharded(policy)
         if self.sharded and config.ema_decay is not None:
             raise InputError("ema_decay is not supported with FSDP: leave it out, or use another kind of distribution")
-        groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
+        groups = [{"params": trainable(policy), "lr": config.learning_rate}]
         if value_model is not None:
             rate = config.learning_rate if config.value_learning_rate is None else config.value_learning_rate
-            groups.append({"params": list(value_model.parameters()), "lr": rate})
+            groups.append({"params": trainable(value_model), "lr": rate})
         optimizer = AdamW(
             groups,
             betas=(config.adam_beta1, config.adam_beta2),
@@ -62,7 +64,8 @@ class TrainingState:
             self.value_model = None if value_model is None else accelerator.prepare(value_model)
         self.average = None  # moving average of the policy's weights
         if config.ema_decay is not None:
-            self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+            self.average = AveragedModel(nn.Identity(), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+            self.average.module = shared_copy(policy)  # AveragedModel would also copy a frozen trunk
 
     def trained_models(self) -> list[nn.Module]:
         """The policy and, if there is one, the value model."""
@@ -90,7 +93,7 @@ class TrainingState:
 
     def save_state(self, folder: Path) -> None:
         """Writes the whole training state. Every process must call it; the main process writes."""
-        models = {name: whole_state(self.accelerator.unwrap_model(model)) for name, model in self.models().items()}
+        models = {name: self.trained(model) for name, model in self.models().items()}
         state = {
             "steps_done": self.steps_done,
             "kl_coef": self.kl_coef,
@@ -99,28 +102,54 @@ class TrainingState:
             "scheduler": self.scheduler.state_dict(),
             "random": [random_state()],
         }
+        if self.trunk is not None:
+            state["trunk"] = self.trunk
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
             save_state(folder / "state", state)
 
+    def trained(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights of a model by name, without those of a frozen trunk."""
+        model = self.accelerator.unwrap_model(model)
+        frozen = {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+        return {name: weight for name, weight in whole_state(model).items() if name not in frozen}
+
     def load_state(self, folder: Path) -> None:
-        """Restores what `save_state` wrote, so that training continues bit for bit."""
+        """Restores what `save_state` wrote, so that training continues bit for bit.
+
+        Raises InputError for a checkpoint of an adapter on another trunk.
+        """
         state = load_state(folder / "state")
+        if state.get("trunk") != self.trunk:
+            raise InputError(f"the checkpoint {folder} is of an adapter on another model: remove it, and start anew")
         self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
         for name, model in self.models().items():
-            load_whole_state(self.accelerator.unwrap_model(model), state["models"][name])
+            trained = state["models"][name]
+            model = self.accelerator.unwrap_model(model)
+            if not self.sharded and trained.keys() != self.trained(model).keys():
+                raise KeyError(f"{name} has other weights")
+            load_whole_state(model, trained)
         load_whole_optimizer_state(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"][0])
 
-    def save_models(self, folder: Path) -> None:
-        """Writes the policy, or its moving average if there is one, and the value model, if any, in `value_model/`."""
+    def save_models(self, folder: Path, merge: bool = False) -> None:
+        """Writes the policy, or its moving average if there is one, and the value model, if any, in `value_model/`.
+
+        Of a model with an adapter only that is written, unless `merge`.
+        """
         policy = self.accelerator.unwrap_model(self.policy)
         saved = policy if self.average is None else cast(PreTrainedModel, self.average.module)
-        save_whole(saved, folder)
+        save_model(saved, folder, merge)
         if self.value_model is not None:
             trunk = {"policy": policy} if self.shares_trunk else {}
-            self.accelerator.unwrap_model(self.value_model).save_pretrained(folder / "value_model", **trunk)
+            value_model = cast(Any, self.accelerator.unwrap_model(self.value_model))
+            value_model.save_pretrained(folder / "value_model", **trunk, merge=merge)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of a model that are not frozen."""
+    return [weight for weight in model.parameters() if weight.requires_grad]

@@ -12,13 +12,14 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf import InputError, first_line, refuse_adapter
-from rlhf.classifiers import Scorer, is_decoder
-from rlhf.models import context_length, device, freeze, load_classifier
+from rlhf import InputError, first_line
+from rlhf.classifiers import Scorer, classifier_config, is_decoder
+from rlhf.models import context_length, device, load_classifier
 from rlhf.option import did_you_mean
 from rlhf.rows import Row, Text
+from rlhf.run.placement import freeze
 from rlhf.tokens import (
     PLAIN_CHAT_TEMPLATE,
     RefusedChat,
@@ -194,9 +195,8 @@ def check_classifier(source: str | Path, label: str | None = None) -> int:
 
     Raises InputError if there is no sequence classifier, or if it has several labels and not the one that is named.
     """
-    refuse_adapter(source)
     try:
-        config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+        config = classifier_config(source)
     except (OSError, ValueError, KeyError) as error:
         path = Path(source)
         near = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
@@ -230,7 +230,7 @@ def reads_token_ids(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> b
         own = load_tokenizer(source)
     except InputError:
         return True
-    config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+    config = classifier_config(source)
     return same_vocabulary(tokenizer, own) and is_decoder(config) and config.num_labels == 1
 
 

@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf import InputError, first_line, refuse_adapter
+from rlhf import InputError, first_line
+from rlhf.adapters.folders import model_folder
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -53,7 +54,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 def stored_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id as it is stored. Raises InputError if none can be loaded."""
-    refuse_adapter(source)
+    source = model_folder(source, "tokenizer_config.json")
     missing = f"no tokenizer at {source}: save the model's tokenizer there, with tokenizer.save_pretrained"
     try:
         tokenizer = _tokenizer_class(Path(source)).from_pretrained(str(source), trust_remote_code=False)

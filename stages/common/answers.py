@@ -79,7 +79,7 @@ def load_answerers(names: list[str], stage: Stage) -> list[Answerer]:
     answerers = []
     for name in names:
         of_run = stage.run.path(f"{INPUT}{name}")
-        source = str(stage.input(f"{INPUT}{name}" if of_run.is_dir() or name in CHAIN else name))
+        source = stage.model(f"{INPUT}{name}" if of_run.is_dir() or name in CHAIN else name, "sft")
         if name in CHAIN and not of_run.is_dir():
             continue
         tokenizer = load_tokenizer(source)

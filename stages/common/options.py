@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NewType
 
 from rlhf import InputError
+from rlhf.adapters.options import LoraOptions
 from rlhf.config import LARGEST_SEED, PPOConfig, PrecisionOptions
 from rlhf.option import check_options, option
 
@@ -172,7 +173,7 @@ class PretrainOptions(TrainingOptions):
 
 
 @dataclass
-class SFTOptions(TrainingOptions):
+class SFTOptions(TrainingOptions, LoraOptions):
     model: str | None = option(None, "model to start from; by default the result of `make pretrain`")
     demonstrations: str | None = option(
         None, "JSON Lines file of {prompt, completion}; by default the one from `make data`"
@@ -219,7 +220,7 @@ class ComparisonsOptions(SavingOptions):
 
 
 @dataclass
-class RewardOptions(TrainingOptions):
+class RewardOptions(TrainingOptions, LoraOptions):
     model: str | None = option(None, "model to start from; by default the result of `make sft`")
     comparisons: str | None = option(
         None, "JSON Lines file of rankings or pairs; by default the one from `make comparisons`"
@@ -235,7 +236,7 @@ class RewardOptions(TrainingOptions):
 
 
 @dataclass
-class PPOOptions(PPOConfig, SavingOptions):
+class PPOOptions(PPOConfig, SavingOptions, LoraOptions):
     model: str | None = option(None, "policy to start from, and reference; by default the result of `make sft`")
     reward_model: str | None = option(
         None,

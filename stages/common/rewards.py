@@ -18,6 +18,6 @@ def load_reward(name: str, stage: Stage, rows: Sequence[Row], accelerator: Accel
     if is_function(name):
         return load_function(name)
     source, label = split_label(name)
-    model = RewardModel(str(stage.input(source)), label, accelerator)
+    model = RewardModel(stage.model(source, "reward"), label, accelerator)
     model.check(rows)
     return model

@@ -19,13 +19,14 @@ from tempfile import mkdtemp
 from typing import Any
 
 from rlhf import InputError, first_line
+from rlhf.adapters.folders import base_of, is_adapter
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace, write_json
 from stages.common.code import code_hash
 from stages.common.console import duration, escape_unencodable, print_lines, say, stdout_closed
 from stages.common.ending import end
 from stages.common.interruption import interruption, lock
-from stages.common.options import PLACES, StageOptions
+from stages.common.options import PLACES, STAGES, StageOptions
 from stages.common.parsing import Parsed, check_values, functions_of, parse_given
 from stages.common.processes import STATUS, connect, disconnect, process_rank, processes_launched
 from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
@@ -180,9 +181,17 @@ class Stage:
 
     def model(self, option: str | None, stage: str) -> str:
         """The model folder or hub id that an option names or, if it is None, the result of another stage."""
-        if option:
-            return str(self.input(option))
-        return str(self.made(stage, "model"))
+        source = str(self.input(option)) if option else str(self.made(stage, "model"))
+        self.base(source)
+        return source
+
+    def base(self, source: str) -> None:
+        """Registers the model that the adapter in a folder was trained on, if it is one, as an input."""
+        if is_adapter(source):
+            base = base_of(source)
+            names = (f"{INPUT}{name}" for name in STAGES)
+            self.input(next((n for n in names if self.run.path(n).resolve() == Path(base).resolve()), base))
+            self.base(base)
 
     def rows(self, option: str | None, file: str, stage: str = "data") -> Path:
         """The file of rows that an option names or, if it is None, a file in another stage's result.

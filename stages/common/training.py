@@ -22,9 +22,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError, first_line
+from rlhf.adapters.lora import adapter_weights, has_adapter, save_model, set_weights
 from rlhf.engine import all_finite, process_count, sharding_plugin, start_sharding, total
-from rlhf.models import device, distributed
+from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
+from rlhf.run.placement import distributed
 from rlhf.sft import PackedSFTTrainer
 from rlhf.tokens import batch_order
 from stages.common.console import ProgressBar
@@ -119,6 +121,20 @@ class Resumable(WholeCheckpoints):
 
         self.check_weights()
         self.saver.save(self.state.global_step, write)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not has_adapter(self.model):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            save_model(cast(PreTrainedModel, self.model), str(output_dir))
+            self.processing_class.save_pretrained(str(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not has_adapter(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            own = cast(PreTrainedModel, self.model)
+            set_weights(own, adapter_weights(resume_from_checkpoint), resume_from_checkpoint)
 
     def check_weights(self) -> None:
         """Raises InputError if a weight is not finite, so that no such model is saved."""
@@ -274,7 +290,7 @@ def new_trainer(
     trainer_class: type[AnyTrainer],
     options: TrainingOptions,
     *,
-    model: nn.Module,
+    model: PreTrainedModel,
     arguments: SFTConfig | RewardConfig,
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -283,7 +299,7 @@ def new_trainer(
     rows = in_batches(dataset, options)
     with naming_arguments(options.trainer), temporary_tables(Path(str(arguments.output_dir))):
         trainer = trainer_class(
-            model=distributed(cast(PreTrainedModel, model)),
+            model=distributed(model),
             args=arguments,
             train_dataset=rows,
             processing_class=tokenizer,

@@ -7,9 +7,9 @@ are replaced in that module, not in the one that defines them.
 import torch
 from transformers import PreTrainedModel
 
-from rlhf import models, rollout, trainer
+from rlhf import rollout, trainer
 from rlhf.engine import attention, decoding, forward, kernels, last_layer, packing, passes
-from rlhf.run import state
+from rlhf.run import placement, state
 
 
 def apply(without: str) -> None:
@@ -42,7 +42,7 @@ def _fused_adamw() -> None:
 
 
 def _rounded_frozen_weights() -> None:
-    models._round_matrices = lambda model, dtype: None
+    placement._round_matrices = lambda model, dtype: None
 
 
 # --- forward passes ---------------------------------------------------------------------------------------------------

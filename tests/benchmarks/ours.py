@@ -15,8 +15,9 @@ from trl import RewardConfig, SFTConfig
 from rlhf import trainer as trainer_module
 from rlhf.config import PPOConfig
 from rlhf.engine import next_token_logprobs, packed_index, selected_states
-from rlhf.models import ValueHead, freeze, load_policy, load_scorer, stop_token_ids
+from rlhf.models import ValueHead, load_policy, load_scorer, stop_token_ids
 from rlhf.rollout import generate
+from rlhf.run.placement import freeze
 from rlhf.scoring import RewardFunctions, reward_model_scores
 from rlhf.tokens import load_tokenizer, pad
 from rlhf.trainer import PPOTrainer

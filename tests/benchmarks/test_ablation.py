@@ -16,9 +16,9 @@ from transformers.cache_utils import DynamicLayer
 from rlhf.engine import Decoder, hidden_states, kernels
 from rlhf.engine.decoding import BlockLayer
 from rlhf.engine.packing import pack
-from rlhf.models import freeze
 from rlhf.reward import pad_ranks, score_completions
 from rlhf.rollout import generate
+from rlhf.run.placement import freeze
 from rlhf.tokens import pad
 from tests.benchmarks import ablation
 from tests.benchmarks.workloads import COMPARISONS

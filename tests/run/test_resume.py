@@ -13,6 +13,9 @@ from tests.trainers import make_trainer, weights
         {"ema_decay": 0.5, "kl_target": 1.0},
         {"share_trunk": True, "micro_batch_size": 3},
         {"advantage_estimator": "rloo", "num_generations": 2},
+        {"lora_r": 4, "ema_decay": 0.5},
+        {"lora_r": 4, "share_trunk": True},
+        {"lora_r": 4, "advantage_estimator": "rloo", "num_generations": 2},
     ],
 )
 def test_ppo_resumes_to_the_same_bits(tokenizer, tmp_path, options):
