@@ -218,10 +218,7 @@ class PPOTrainer(TrainingState):
     def add_gradients(
         self, part: Experience, documents: list[list[int]], tokens: Tensor, text_tokens: Tensor, losses: Meter
     ) -> None:
-        """Adds the gradients of a micro-batch.
-
-        `tokens` and `text_tokens` are the token counts of the whole minibatch.
-        """
+        """Adds the gradients of a micro-batch. `tokens` and `text_tokens` are the counts of the whole minibatch."""
         config, mask, count = self.config, part.loss_mask, part.loss_mask.sum()
         weight = count / tokens
         with self.accelerator.autocast():

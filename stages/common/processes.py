@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -52,7 +53,8 @@ def connect(precision: str | None = None) -> str:
 
     if device().type == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"  # without it Accelerate connects no processes on a CPU
-    state = PartialState(cpu=device().type == "cpu")
+    # the others wait for a reward function that the main process calls; a lost process is noticed at once in any case
+    state = PartialState(cpu=device().type == "cpu", timeout=timedelta(days=1))
     if state.num_processes != count:
         raise InputError(
             f"{count} processes were started, but Accelerate sees {state.num_processes}: start them with "

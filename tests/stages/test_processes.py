@@ -327,7 +327,7 @@ def test_launchers_start_a_stage_by_hand(base, tmp_path, launcher):
 def test_processes_that_accelerate_leaves_alone_are_told_how_to_start(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr("accelerate.PartialState", lambda cpu: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr("accelerate.PartialState", lambda **settings: SimpleNamespace(num_processes=1))
     with pytest.raises(InputError, match="2 processes were started, but Accelerate sees 1: start them with `make"):
         processes.connect()
 
