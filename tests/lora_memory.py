@@ -85,7 +85,9 @@ def main() -> None:
     trainer.sanity_report = "not measured"
     started = time.process_time()
     for step in trainer.train():
-        print(f"{sys.argv[1]}, step {step.number}: {time.process_time() - started:.1f} CPU seconds, peak {peak():.2f} GB")
+        print(
+            f"{sys.argv[1]}, step {step.number}: {time.process_time() - started:.1f} CPU seconds, peak {peak():.2f} GB"
+        )
         started = time.process_time()
 
 
