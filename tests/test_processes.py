@@ -14,14 +14,15 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The results of tests/two_processes.py with one process and with two."""
+    """The results of tests/two_processes.py with one process, with two, and with two that share out the models."""
     folder, results = tmp_path_factory.mktemp("processes"), []
-    for processes in ("1", "2"):
-        file = folder / f"{processes}.json"
+    for processes, fsdp in (("1", "false"), ("2", "false"), ("2", "true")):
+        file = folder / f"{processes}-{fsdp}.json"
         # standalone: on a free port, so that several test runs do not collide
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
         # without ACCELERATE_USE_CPU and without GPUs, Accelerate would run each process as if it were the only one
         environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        environment |= {"ACCELERATE_USE_FSDP": fsdp, "FSDP_VERSION": "2"}
         process = subprocess.run(
             [sys.executable, *launcher, "-m", "tests.two_processes", file],
             cwd=ROOT,
@@ -32,14 +33,22 @@ def runs(tmp_path_factory):
         )
         assert process.returncode == 0, process.stderr[-3000:]
         results.append(json.loads(file.read_text()))
-        assert results[-1]["processes"] == int(processes)
+        assert (results[-1]["processes"], results[-1]["sharded"]) == (int(processes), fsdp == "true")
     return results
 
 
 @pytest.fixture(params=["tiny_gpt2", "tiny_llama", "rloo", "lora"])
-def one_and_two(runs, request):
-    """The results of a model, of a run without a value model, or of one with adapters, with one process and with two."""
-    return [run[request.param] for run in runs]
+def name(request):
+    """A model, a run without a value model, or one with adapters."""
+    return request.param
+
+
+@pytest.fixture(params=[1, 2], ids=["whole", "sharded"])
+def one_and_two(runs, name, request):
+    """The results with one process, and with two."""
+    if name == "lora" and request.param == 2:
+        pytest.skip("adapters are not supported with FSDP")
+    return [run[name] for run in (runs[0], runs[request.param])]
 
 
 def test_two_processes_have_the_gradients_of_one(one_and_two):
@@ -59,4 +68,10 @@ def test_two_processes_have_the_metrics_of_one(one_and_two):
 def test_a_resumed_run_ends_with_the_same_bits_on_one_process_and_on_two(runs):
     for run in runs:
         assert run["resumed"] == run["whole"]
-    assert runs[1]["whole"] == pytest.approx(runs[0]["whole"], abs=1e-4)
+    for run in runs[1:]:
+        assert run["whole"] == pytest.approx(runs[0]["whole"], abs=1e-4)
+
+
+def test_sharded_processes_go_on_together_after_responses_of_different_lengths(runs):
+    assert runs[2]["ended"][:2] == [1, 6]
+    assert runs[2]["ended"][2] == pytest.approx(runs[0]["ended"][1], rel=1e-5)

@@ -2,7 +2,8 @@
 
     python -m torch.distributed.run --nproc-per-node 2 -m tests.two_processes <file>
 
-The first process writes the metrics and gradients of each model to the file.
+The first process writes the metrics and gradients of each model to the file. With ACCELERATE_USE_FSDP the models are
+sharded.
 """
 
 import json
@@ -13,12 +14,20 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
-from rlhf.engine import is_sharded, own_share, release, start_sharding
+from rlhf.engine import (
+    clip_gradients,
+    gathered,
+    is_sharded,
+    own_share,
+    process_index,
+    release,
+    start_sharding,
+)
 from rlhf.rollout import Rollout, generate, score_responses
 from rlhf.tokens import new_tokenizer, pad
 from rlhf.trainer import PPOTrainer
-from tests.conftest import tiny_gpt2, tiny_llama
-from tests.trainers import PROMPTS, make_trainer
+from tests.conftest import VOCABULARY, tiny_gpt2, tiny_llama
+from tests.trainers import PROMPTS, TEXT, make_trainer
 
 
 def first_step(make, tokenizer, **options) -> tuple[PPOTrainer, dict]:
@@ -71,6 +80,26 @@ def fixed_rollout(trainer: PPOTrainer) -> Rollout:
     return rollout.gathered(own_share(8), 8, pad_id=1)
 
 
+def lengths_and_gradient(trainer: PPOTrainer) -> list[float]:
+    """The longest response of each process, and the norm of a gradient that they then compute together.
+
+    The responses of the main process end with their first token, and those of the others never.
+    """
+    ids = torch.tensor(PROMPTS[:1])
+    stops = range(VOCABULARY) if process_index() == 0 else []
+    responses = generate(
+        trainer.accelerator.unwrap_model(trainer.policy),
+        ids,
+        torch.ones_like(ids),
+        response_length=6,
+        temperature=1.0,
+        stop_ids=stops,
+        pad_id=1,
+    )
+    trainer.text_loss(TEXT[:2])[0].backward()
+    return [*gathered([responses.mask.shape[1]]), float(clip_gradients(trainer.policy, 1.0))]
+
+
 def resumed_weights(tokenizer, folder: Path) -> list[list[float]]:
     """The policy's weights after three steps, and after one step, a checkpoint, and two steps of another trainer."""
     uninterrupted, first, second = (
@@ -100,7 +129,9 @@ def main() -> None:
     for make in (tiny_gpt2, tiny_llama):
         trainer, results[make.__name__] = first_step(make, tokenizer)
     _, results["rloo"] = first_step(tiny_gpt2, tokenizer, advantage_estimator="rloo", num_generations=2)
-    _, results["lora"] = first_step(tiny_gpt2, tokenizer, lora_r=4)
+    if not is_sharded(trainer.policy):
+        _, results["lora"] = first_step(tiny_gpt2, tokenizer, lora_r=4)
+    results["ended"] = lengths_and_gradient(trainer)
     results["whole"], results["resumed"] = resumed_weights(tokenizer, file.with_suffix(".state"))
     results["sharded"] = is_sharded(trainer.policy)
     results["processes"] = trainer.accelerator.num_processes
