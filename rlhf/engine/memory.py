@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rlhf.engine.attention import MAX_PRODUCT_LENGTH
 from rlhf.engine.decoding import buffer_length
-from rlhf.engine.forward import hidden_states
+from rlhf.engine.forward import hidden_states, selected_states
 from rlhf.engine.kernels import use_onednn_products
 from rlhf.engine.logprobs import MAX_LOGITS
 from rlhf.engine.support import has_plain_head, probe_ids, supports_packing
@@ -106,8 +106,10 @@ def _kept(model: PreTrainedModel, rows: int, length: int) -> float:
 
     ids = probe_ids(model, length).expand(rows, length).contiguous()
     index = torch.arange(rows * length, device=ids.device)
+    # as the pass itself, which computes all logits of a model whose output layer is not a plain one
+    compute = hidden_states if has_plain_head(model) or model.get_output_embeddings() is None else selected_states
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden_states(model, ids, torch.ones_like(ids), index)
+        compute(model, ids, torch.ones_like(ids), index)
     return float(sum(kept.values()))
 
 
@@ -117,14 +119,17 @@ def decoding_memory(model: PreTrainedModel, rows: float, prompt: float, response
     The rest is the reordered copy of the weights, the logits of a token, and the pass over the prompts.
     """
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    size = torch.get_autocast_dtype(model.device.type).itemsize if _autocast(model) else 4
-    layers = config.num_hidden_layers
-    cache = 2.0 * rows * layers * key_heads * width * buffer_length(round(prompt) + response) * size
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
-    prompts = 4.0 * rows * prompt * (4 * config.hidden_size + 2 * inner + heads * min(prompt, MAX_PRODUCT_LENGTH))
+    hidden = config.hidden_size
+    try:
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or hidden // heads
+        key_width = (getattr(config, "num_key_value_heads", None) or heads) * width
+        inner = int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden)
+    except (AttributeError, TypeError, RuntimeError):  # layers of several kinds
+        heads, key_width, inner = max(1, hidden // 64), hidden, 4 * hidden
+    size = torch.get_autocast_dtype(model.device.type).itemsize if torch.is_autocast_enabled(model.device.type) else 4
+    cache = 2.0 * rows * config.num_hidden_layers * key_width * buffer_length(round(prompt) + response) * size
+    prompts = 4.0 * rows * prompt * (4 * hidden + 2 * inner + heads * min(prompt, MAX_PRODUCT_LENGTH))
     packed = 0.0
     if model.device.type == "cpu" and (size < 4 or use_onednn_products()):
         packed = float(size * sum(p.numel() for p in model.parameters() if p.dim() > 1))
@@ -139,7 +144,3 @@ def weight_memory(models: Sequence[nn.Module], trained: bool = False) -> float:
 
 def _vocabulary(model: PreTrainedModel) -> int:
     return cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-
-
-def _autocast(model: PreTrainedModel) -> bool:
-    return torch.is_autocast_enabled(model.device.type)

@@ -65,7 +65,7 @@ def what_fits(needs: Needs, option: str | None, room: float) -> str:
 def _gb(size: float) -> str:
     """A size in GB: 12, 1.4, 0.35, 0.004."""
     size /= 1e9
-    return f"{size:.0f}" if size >= 10 else f"{size:.1f}" if size >= 1 else f"{size:.2g}"
+    return f"{size:.0f}" if size >= 10 else f"{size:.1f}" if size >= 0.95 else f"{size:.2g}"
 
 
 def _millions(count: int) -> str:
@@ -99,7 +99,7 @@ def training_needs(trainer: Trainer) -> Needs:
         parameters=parameter_count([model]),
         weights=weight_memory([model]),
         gradients=gradients * (2 if process_count() > 1 else 1),
-        moments=gradients * (2 if "adam" in str(arguments.optim) else 1),
+        moments=gradients * (2 if "adam" in str(arguments.optim).lower() else 1),
         rows=size,
         activations=activations,
     )
