@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf import InputError
-from rlhf.engine import only_tokens, same_weights, token_logprobs
+from rlhf.engine import is_sharded, only_tokens, same_weights, token_logprobs
 from rlhf.ppo import masked_mean
 from rlhf.rollout import Responses, Rollout, response_logprobs
 
@@ -74,7 +74,8 @@ def _ratio_is_one(rollout: Rollout, policy: nn.Module, temperature: float, allow
 
 def _kl_is_zero(rollout: Rollout, policy: nn.Module, reference: nn.Module, allowed: float) -> Iterator[Equality]:
     """Yields the check only if policy and reference have the same weights."""
-    if same_weights(policy, reference):
+    same = same_weights if is_sharded(policy) else _same_weights
+    if same(policy, reference):
         yield Equality(
             "KL to the reference = 0",
             "policy and reference are the same model, but their log-probabilities differ",

@@ -127,9 +127,12 @@ class TrainingState:
         for name, model in self.models().items():
             trained = state["models"][name]
             model = self.accelerator.unwrap_model(model)
-            if not self.sharded and trained.keys() != self.trained(model).keys():
+            if self.sharded:
+                load_whole_state(model, trained)
+                continue
+            if trained.keys() != self.trained(model).keys():
                 raise KeyError(f"{name} has other weights")
-            load_whole_state(model, trained)
+            model.load_state_dict(trained, strict=False)  # without those of a frozen trunk
         load_whole_optimizer_state(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.accelerator.scaler is not None:

@@ -19,13 +19,13 @@ VALUES = ("-1", "0", "0.5", "1e18", "NaN", "inf", "", "word")
 ACCEPTED = {
     "0 0.5 1e18": "kl_coef learning_rate min_entropy missing_eos_penalty noise ptx_coef reward_model_weight tie_margin value_learning_rate "
     "vf_coef weight_decay",
-    "0.5 1e18": "adam_epsilon kl_horizon kl_target max_grad_norm max_kl save_minutes",
+    "0.5 1e18": "adam_epsilon kl_horizon kl_target lora_alpha max_grad_norm max_kl save_minutes",
     "0 0.5": "adam_beta1 adam_beta2 ema_decay gamma lam test_share samples.temperature",
     "0.5": "cliprange cliprange_value epochs initializer_range temperature",
-    "0": "best_of lr_warmup_steps preview run_seed seed show_samples swapped test_count test_rows value_warmup_steps "
+    "0": "best_of lora_dropout lr_warmup_steps preview run_seed seed show_samples swapped test_count test_rows value_warmup_steps "
     "warmup_steps",
     "-1 0 0.5 1e18": "perfect",
-    "": "batch_size completions context count heads layers limit max_length max_steps micro_batch_size num_generations "
+    "": "batch_size completions context count heads layers limit lora_r max_length max_steps micro_batch_size num_generations "
     "num_mini_batches num_ppo_epochs ptx_batch_size response_length save_steps save_total_limit total_episodes "
     "vocab_size width world_demonstrations world_documents world_prompts",
 }

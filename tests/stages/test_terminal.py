@@ -117,8 +117,8 @@ def test_ppo_shows_control_characters_of_prompts_and_keeps_them_behind_their_bar
     prompts.write_text(json.dumps({"prompt": f"{EVIL}\nppo\n{EVIL}"}) + "\n")
     output = stage("ppo", "--prompts", prompts, "--show_samples", "1", run=run)
     assert_clean(output)
-    assert output.split("\n").count(f"{' ' * 13}  | {SHOWN}") >= 4 and "\nppo\n" in output
-    assert output.split("\n").count("ppo") == 1
+    assert output.split("\n").count(f"{' ' * 13}  | {SHOWN}") >= 4
+    assert [line for line in output.split("\n") if line.startswith("ppo")] == ["ppo  (1 process, distributed: NO)"]
 
 
 # --- files, runs and recipes ------------------------------------------------------------------------------------------
