@@ -70,9 +70,12 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         gold=gold_function(options.gold, stage, accelerator, tokenizer, rows) if options.gold else None,
         accelerator=accelerator,
     )
-    with accelerator.autocast():
-        frozen = [model for scores in (trainer.reward, trainer.functions, trainer.gold) for model in scorers(scores)]
-        say_needs(ppo_needs(trainer, frozen), "micro_batch_size")
+    if not trainer.sharded:  # the estimate measures passes of a whole model
+        with accelerator.autocast():
+            frozen = [
+                model for scores in (trainer.reward, trainer.functions, trainer.gold) for model in scorers(scores)
+            ]
+            say_needs(ppo_needs(trainer, frozen), "micro_batch_size")
     stage.check_saving(trainer.save_models, tokenizer.save_pretrained)
     try:
         history = train_and_log(trainer, options, stage, rows, tokenizer)

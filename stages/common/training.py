@@ -23,7 +23,7 @@ from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError, first_line
 from rlhf.adapters.lora import adapter_weights, has_adapter, save_model, set_weights
-from rlhf.engine import all_finite, process_count, sharding_plugin, start_sharding, total
+from rlhf.engine import all_finite, is_sharded, process_count, sharding_plugin, start_sharding, total
 from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
 from rlhf.run.placement import distributed
@@ -320,7 +320,8 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
     trainer.remove_callback(trainer_callback.PrinterCallback)
     trainer.add_callback(TrainerProgress())
     trainer.add_callback(SaveInTime(trainer.saver))
-    say_needs(training_needs(trainer), "batch_size")
+    if not is_sharded(trainer.model):  # the estimate measures passes of a whole model
+        say_needs(training_needs(trainer), "batch_size")
     with trainer.saver as saver:
         checkpoint = saver.latest()
         try:
