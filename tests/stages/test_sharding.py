@@ -66,7 +66,7 @@ def sharded(monkeypatch):
 @pytest.mark.parametrize("name", ["sft", "reward"])
 def test_a_sharded_training_stage_has_the_losses_and_gradients_of_one_process(base, tmp_path, sharded, name, count):
     outputs = run_stage(count, name, run=tmp_path / "run", base=base)
-    assert f"{name}  ({count} processes, FSDP)" in outputs[0]
+    assert f"{name}  ({count} processes, distributed: FSDP)" in outputs[0]
     result = record(tmp_path / "run", name)
     assert (result["processes"], result["distributed"]) == (count, "FSDP")
     for expected, row in zip(record(base, name)["history"], result["history"], strict=True):
@@ -137,7 +137,7 @@ def test_make_takes_accelerates_configuration_of_fsdp(base, tmp_path):
     variables = {"RECIPE": "tests/toy.yaml", "RUN": str(tmp_path / "run"), "BASE": str(base)}
     variables |= {"ACCELERATE": str(file), "PROCESSES": "2", "ARGS": "--total_episodes 16"}
     output = shell(sys.executable, "-m", "stages", "ppo", **variables)
-    assert "ppo  (2 processes, FSDP)" in output
+    assert "ppo  (2 processes, distributed: FSDP)" in output
     metrics = json.loads((tmp_path / "run" / "ppo" / "log.jsonl").read_text().splitlines()[0])
     assert metrics["score"] == pytest.approx(log_of(base)[0]["score"], abs=1e-5)
 
