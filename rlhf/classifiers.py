@@ -120,8 +120,8 @@ def classifier_class(causal: type[PreTrainedModel]) -> type[PreTrainedModel]:
 def classifier_on(model: PreTrainedModel) -> PreTrainedModel:
     """A sequence classifier with one label on the trunk of a causal language model.
 
-    It shares the frozen weights of the trunk, and has a copy of its adapter. The head is not initialised. Raises InputError for
-    a family whose classifiers have more than a trunk and a head.
+    It shares the frozen weights of the trunk, and has a copy of its adapter. The head is not initialised. Raises
+    InputError for a family whose classifiers have more than a trunk and a head.
     """
     trunk = shared_copy(model.base_model)
     config = cast(PreTrainedConfig, trunk.config)

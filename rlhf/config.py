@@ -43,7 +43,8 @@ class PPOConfig(PrecisionOptions):
     )
     micro_batch_size: int | Literal["auto"] | None = option(
         None,
-        "rows in one forward pass of the update, by default the whole minibatch; auto: as many as fit; changes memory, not results",
+        "rows in one forward pass of the update, by default the whole minibatch; auto: as many as fit; changes memory, "
+        "not results",
         at_least=1,
         at_most=10**6,
     )
@@ -89,7 +90,8 @@ class PPOConfig(PrecisionOptions):
     kl_horizon: float = option(10_000, "horizon of the adaptive kl_coef, in episodes; smaller adapts faster", above=0)
     advantage_estimator: Literal["gae", "rloo"] = option(
         "gae",
-        "gae: generalised advantage estimation with a value model (InstructGPT); rloo: no value model, the baseline of a response is the mean return of the other num_generations - 1 responses to its prompt (arXiv 2402.14740)",
+        "gae: generalised advantage estimation with a value model (InstructGPT); rloo: no value model, the baseline of a "
+        "response is the mean return of the other num_generations - 1 responses to its prompt (arXiv 2402.14740)",
     )
     gamma: float = option(1.0, "discount factor per token; 1 is no discount (InstructGPT: none)", at_least=0, at_most=1)
     lam: float = option(

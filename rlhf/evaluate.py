@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlhf.engine import process_count, process_index, text_logprobs, total
-from rlhf.tokens import pad
+from rlhf.engine import text_logprobs, total
+from rlhf.tokens import own_batches, pad
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,7 @@ def sequence_logprobs(
     """The log-probability (B,), in nats, of each sequence's tokens from its position in `starts` (at least 1) on."""
     sums = torch.zeros(len(sequences), dtype=torch.float64)
     device = next(model.parameters()).device
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    # the longest first: memory that a batch has freed then has room for the next one
-    for number, begin in enumerate(reversed(range(0, len(order), batch_size))):
-        rows = order[begin : begin + batch_size]
-        if number % process_count() != process_index():
-            continue  # another process computes this batch
+    for rows in own_batches(sequences, batch_size):
         input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
         logprobs, mask = text_logprobs(model, input_ids, attention_mask, temperature)
         first = torch.tensor([starts[i] for i in rows], device=device)

@@ -25,11 +25,10 @@ from rlhf.engine import (
     hidden_states,
     own_share,
     process_count,
-    process_index,
     supports_packing,
     total,
 )
-from rlhf.tokens import pad
+from rlhf.tokens import own_batches, pad
 
 INPUTS = ("input_ids", "attention_mask", "ranks")  # of a batch, see RankingCollator
 
@@ -168,22 +167,12 @@ def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int,
 
     The processes of a run share the batches, with all weights of the model on each of them.
     """
-    with gathered_weights(scorer):
-        return _score_sequences(scorer, sequences, pad_id, batch_size)
-
-
-def _score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int, batch_size: int) -> Tensor:
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = torch.zeros(len(sequences))
     device = next(scorer.parameters()).device
-    # the longest first: memory that a batch has freed then has room for the next one
-    for number, start in enumerate(reversed(range(0, len(order), batch_size))):
-        rows = order[start : start + batch_size]
-        if number % process_count() != process_index():
-            continue  # another process computes this batch
-        input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
-        last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
-        with torch.no_grad():
+    with gathered_weights(scorer), torch.no_grad():
+        for rows in own_batches(sequences, batch_size):
+            input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
+            last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
             scores[rows] = scorer(input_ids, attention_mask, last).cpu()
     return total(scores)
 

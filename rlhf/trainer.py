@@ -61,8 +61,8 @@ class PPOTrainer(TrainingState):
     `reference` is frozen, in place. `prompts` are lists of token ids, and so are the pretraining documents `text`,
     which are required unless ptx_coef is 0. `reward` maps responses to scores (B,); it gets parts of a rollout, of
     micro_batch_size rows. `functions` get the whole rollout; `reward` may be None if there are `functions`. `gold` maps
-    responses to their true quality (B,), NaN where unknown, which is only logged. Raises InputError for options that contradict
-    each other or the number of processes.
+    responses to their true quality (B,), NaN where unknown, which is only logged. Raises InputError for options that
+    contradict each other or the number of processes.
     """
 
     def __init__(
@@ -144,13 +144,10 @@ class PPOTrainer(TrainingState):
     def collect(self, step: int) -> Rollout:
         """The rollout on the step's prompts. Responses to one prompt are consecutive rows.
 
-        Each process samples and scores its share of the rows, with the random numbers of these rows; all of them get
-        the whole rollout.
+        Each process samples and scores its share of the rows; all of them get the whole rollout.
         """
         config, device = self.config, self.accelerator.device
-        start, repeats = step * config.batch_size, config.num_generations
-        drawn = shuffled(len(self.prompts), start // repeats, config.batch_size // repeats, (config.seed, 1))
-        prompt_index = torch.tensor([i for i in drawn for _ in range(repeats)])
+        prompt_index = self.prompt_index(step)
         input_ids, attention_mask = pad([self.prompts[i] for i in prompt_index.tolist()], self.pad_id, "left")
         generator = torch.Generator().manual_seed(seed_of(config.seed, 2, step, 0))
         uniforms = random_numbers(config.response_length, config.batch_size, generator)
@@ -289,6 +286,12 @@ class PPOTrainer(TrainingState):
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
+    def prompt_index(self, step: int) -> Tensor:
+        """The index of each row's prompt, (B,). Every prompt is used once before any is used again."""
+        size, repeats = self.config.batch_size // self.config.num_generations, self.config.num_generations
+        drawn = shuffled(len(self.prompts), step * size, size, (self.config.seed, 1))
+        return torch.tensor(drawn).repeat_interleave(repeats)
+
     def minibatches(self, step: int) -> Iterator[Tensor]:
         """The row indices of each optimizer step. Every epoch uses the whole batch, in a new order."""
         config = self.config
@@ -304,9 +307,8 @@ class PPOTrainer(TrainingState):
         config = self.config
         if not config.ptx_coef:
             return []
-        start = update * config.ptx_batch_size
-        order = shuffled(len(self.text), start, config.ptx_batch_size, (config.seed, 4))
-        return [self.text[i] for i in order]
+        size = config.ptx_batch_size
+        return [self.text[i] for i in shuffled(len(self.text), update * size, size, (config.seed, 4))]
 
     # --- measurements -------------------------------------------------------------------------------------------------
 

@@ -22,14 +22,13 @@ from rlhf.models import context_length, device, load_scorer, max_prompt_length
 from rlhf.rollout import Responses
 from rlhf.rows import Row, Subset, Tally, read_rows
 from rlhf.run.health import Diverged
-from rlhf.run.memory import ppo_needs
 from rlhf.run.placement import distributed, freeze
 from rlhf.run.randomness import shuffled
 from rlhf.scoring import RewardFunctions, RewardModel, reads_token_ids, reward_model_scores, text_scores
 from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, text_dataset, tokenised_text
 from rlhf.trainer import PPOTrainer
 from stages.common.console import say, show_output
-from stages.common.needs import say_needs, scorers
+from stages.common.needs import say_ppo_needs
 from stages.common.options import PPOOptions
 from stages.common.parsing import is_function, split_label
 from stages.common.ppo_log import response_rows, train_and_log
@@ -70,12 +69,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         gold=gold_function(options.gold, stage, accelerator, tokenizer, rows) if options.gold else None,
         accelerator=accelerator,
     )
-    if not trainer.sharded:  # the estimate measures passes of a whole model
-        with accelerator.autocast():
-            frozen = [
-                model for scores in (trainer.reward, trainer.functions, trainer.gold) for model in scorers(scores)
-            ]
-            say_needs(ppo_needs(trainer, frozen), "micro_batch_size")
+    say_ppo_needs(trainer)
     stage.check_saving(trainer.save_models, tokenizer.save_pretrained)
     try:
         history = train_and_log(trainer, options, stage, rows, tokenizer)

@@ -44,7 +44,6 @@ def _selected_states(
 ) -> SelectedStates:
     ids = input_ids[attention_mask.bool()]
     if not has_plain_head(model):
-        # the forward pass of the class, because `call_inside` replaces that of the instance
         output, select = _run(model, model, input_ids, attention_mask, index, prefix_row, output_hidden_states=True)
         all_logits = only_tokens(model, select(output.logits))
         return SelectedStates(ids, index, select(output.hidden_states[-1]), lambda part: all_logits[part])

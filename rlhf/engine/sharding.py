@@ -127,23 +127,14 @@ def release(model: nn.Module) -> None:
 
 def all_finite(model: nn.Module) -> bool:
     """Whether all weights of a model are finite numbers. All processes must call it if it is sharded."""
-    finite = all(bool(weight.isfinite().all()) for weight in _own_weights(model))
+    finite = all(bool(weight.isfinite().all()) for weight in own_weights(model).values())
     return not most(int(not finite)) if is_sharded(model) else finite
 
 
-def same_weights(model: nn.Module, other: nn.Module) -> bool:
-    """Whether the weights of two models are equal after rounding the first's to the precision of the second's.
-
-    All processes must call it if the models are sharded.
-    """
-    pairs = zip(_own_weights(model), _own_weights(other), strict=True)
-    same = all(a.shape == b.shape and torch.equal(a.to(b.dtype), b) for a, b in pairs)
-    return not most(int(not same)) if is_sharded(model) else same
-
-
-def _own_weights(model: nn.Module) -> list[Tensor]:
+def own_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model by name; of a sharded one, this process's part of each."""
     release(model)
-    return [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return {name: p.to_local() if isinstance(p, DTensor) else p for name, p in model.named_parameters()}
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:

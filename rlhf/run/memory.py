@@ -62,10 +62,8 @@ class Needs:
 def ppo_needs(trainer: "PPOTrainer", frozen: Sequence[nn.Module] = ()) -> Needs:
     """What a PPO run needs if its responses have the greatest length. `frozen` are reward models."""
     config, trained, frozen = trainer.config, trainer.trained_models(), [trainer.reference, *frozen]
-    policy, value_model = (
-        cast(PreTrainedModel, unwrap(trainer.policy)),
-        trainer.value_model and unwrap(trainer.value_model),
-    )
+    policy = cast(PreTrainedModel, unwrap(trainer.policy))
+    value_model = None if trainer.value_model is None else unwrap(trainer.value_model)
     prompts, text = some_lengths(trainer.prompts), some_lengths(trainer.text if config.ptx_coef else [])
     prompt, document = sum(prompts) / len(prompts), sum(text) / max(1, len(text))
     response, repeats = config.response_length, config.num_generations

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf import InputError
-from rlhf.engine import is_sharded, only_tokens, same_weights, token_logprobs
+from rlhf.engine import most, only_tokens, own_weights, token_logprobs
 from rlhf.ppo import masked_mean
 from rlhf.rollout import Responses, Rollout, response_logprobs
 
@@ -74,8 +74,7 @@ def _ratio_is_one(rollout: Rollout, policy: nn.Module, temperature: float, allow
 
 def _kl_is_zero(rollout: Rollout, policy: nn.Module, reference: nn.Module, allowed: float) -> Iterator[Equality]:
     """Yields the check only if policy and reference have the same weights."""
-    same = same_weights if is_sharded(policy) else _same_weights
-    if same(policy, reference):
+    if _same_weights(policy, reference):
         yield Equality(
             "KL to the reference = 0",
             "policy and reference are the same model, but their log-probabilities differ",
@@ -123,10 +122,16 @@ def _mean_difference(one: Tensor, other: Tensor, mask: Tensor) -> float:
 
 
 def _same_weights(policy: nn.Module, reference: nn.Module) -> bool:
-    """Whether the weights are equal after rounding the policy's to the precision of the reference's."""
-    own, other = ({n.replace(".base_layer.", "."): p for n, p in m.named_parameters()} for m in (policy, reference))
+    """Whether the weights are equal after rounding the policy's to the precision of the reference's.
+
+    All processes must call it.
+    """
+    models = (policy, reference)
+    own, other = ({name.replace(".base_layer.", "."): p for name, p in own_weights(m).items()} for m in models)
     # an adapter that the reference lacks adds nothing while its second matrix is 0
     added = {name: own.pop(name) for name in own.keys() - other.keys()}
-    if own.keys() != other.keys() or any(weight.any() for name, weight in added.items() if ".lora_A." not in name):
-        return False
-    return all(p.shape == other[n].shape and torch.equal(p.to(other[n].dtype), other[n]) for n, p in own.items())
+    same = own.keys() == other.keys() and not any(p.any() for name, p in added.items() if ".lora_A." not in name)
+    same = same and all(
+        p.shape == other[n].shape and torch.equal(p.to(other[n].dtype), other[n]) for n, p in own.items()
+    )
+    return not most(int(not same))

@@ -12,7 +12,7 @@ files        datasets in Arrow files, made by several processes and mapped into 
 batches      padding, and the order of rows
 """
 
-from rlhf.tokens.batches import batch_order, pad
+from rlhf.tokens.batches import batch_order, own_batches, pad
 from rlhf.tokens.chats import RefusedChat, render_chat
 from rlhf.tokens.control_tokens import is_rendered
 from rlhf.tokens.datasets import (
@@ -48,6 +48,7 @@ __all__ = [
     "is_rendered",
     "load_tokenizer",
     "new_tokenizer",
+    "own_batches",
     "pad",
     "prepare_tokenizer",
     "prompt_dataset",

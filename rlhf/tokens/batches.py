@@ -1,11 +1,13 @@
 """Batches of token ids: padding, and the order of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from rlhf.engine import process_count, process_index
 
 
 def pad(sequences: list[list[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
@@ -38,3 +40,14 @@ def batch_order(lengths: Sequence[int] | np.ndarray, batch_size: int, epochs: fl
         rows[: full * batch_size] = rows[: full * batch_size].reshape(full, batch_size)[batches].ravel()
         order[start : start + size] = rows[: len(order) - start]
     return order
+
+
+def own_batches(sequences: Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
+    """The indices of sequences of similar length, a batch at a time; of several processes each gets other batches.
+
+    The longest come first: memory that a batch has freed then has room for the next one.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for number, start in enumerate(reversed(range(0, len(order), batch_size))):
+        if number % process_count() == process_index():
+            yield order[start : start + batch_size]

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent.parent
 # modules that read options, print, save or decide what to run: an edit of these changes no result
 IRRELEVANT = {
     *(f"stages.common.{name}" for name in (
-        "code", "console", "decisions", "interruption", "libraries", "needs", "options", "parsing", "pipeline", "recipe", "request", "requirements",
-        "resume", "run", "stage",
+        "code", "console", "decisions", "ending", "interruption", "libraries", "needs", "options", "parsing",
+        "pipeline", "processes", "recipe", "request", "requirements", "resume", "run", "stage",
     )),
     "rlhf.run.checkpoint", "rlhf.run.files",
 }  # fmt: skip

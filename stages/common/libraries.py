@@ -14,7 +14,11 @@ from stages.common.options import PPOOptions, RewardOptions, StageOptions, Train
 
 PLAIN_SCHEDULES = ("linear", "cosine", "constant")  # they exist, and take no arguments
 # arguments of transformers' trainers that read or write outside the run's folder
-OUTSIDE = {"logging_dir", "push_to_hub", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
+OUTSIDE = {"logging_dir", "push_to_hub", "resume_from_checkpoint"}
+# arguments that Accelerate's configuration and the number of processes decide
+DISTRIBUTED = {
+    "accelerator_config", "average_tokens_across_devices", "ddp_find_unused_parameters", "deepspeed", "fsdp", "fsdp_config",
+}  # fmt: skip
 # arguments that the stages set from an option of another name
 OPTION_OF = {
     "output_dir": "output", "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size",
@@ -108,6 +112,8 @@ def check_trainer(further: dict[str, Any], options: TrainingOptions) -> None:
             raise InputError(f"trainer: {name} is set by the option {own}")
         if name in OUTSIDE:
             raise InputError(f"trainer: {name} would read or write outside the run's folder")
+        if name in DISTRIBUTED:
+            raise InputError(f"trainer: {name} can't be set: Accelerate's configuration decides it, see docs/scale.md")
         if name in FIXED:
             raise InputError(f"trainer: {name} can't be set: the checkpoints or the log of the stage depend on it")
         if name not in hints:

@@ -10,12 +10,13 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from rlhf.engine import decoding_memory, pass_memory, process_count, weight_memory
+from rlhf.engine import decoding_memory, is_sharded, pass_memory, process_count, weight_memory
 from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
-from rlhf.run.memory import SPARE, Needs, free_memory, parameter_count, resident_memory, some_lengths
+from rlhf.run.memory import SPARE, Needs, free_memory, parameter_count, ppo_needs, resident_memory, some_lengths
 from rlhf.scoring import RewardFunctions, RewardModel
 from rlhf.tokens import IGNORED
+from rlhf.trainer import PPOTrainer
 from stages.common import ending
 from stages.common.console import say
 
@@ -72,7 +73,21 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:,.0f} M" if count >= 10**7 else f"{count / 1e6:.2g} M"
 
 
-# --- training with TRL ------------------------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------------------------
+
+
+def say_training_needs(trainer: Trainer) -> None:
+    """Prints what pretraining, SFT or the reward model needs. The estimate measures passes of a whole model."""
+    if not is_sharded(cast(nn.Module, trainer.model)):
+        say_needs(training_needs(trainer), "batch_size")
+
+
+def say_ppo_needs(trainer: PPOTrainer) -> None:
+    """Prints what PPO needs."""
+    if not trainer.sharded:
+        frozen = [model for scores in (trainer.reward, trainer.functions, trainer.gold) for model in scorers(scores)]
+        with trainer.accelerator.autocast():
+            say_needs(ppo_needs(trainer, frozen), "micro_batch_size")
 
 
 def training_needs(trainer: Trainer) -> Needs:

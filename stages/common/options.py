@@ -245,7 +245,8 @@ class PPOOptions(PPOConfig, SavingOptions, LoraOptions):
     reward_label: str | None = option(None, "label of reward_model, by name or index, if it has several")
     reward_function: str | None = option(
         None,
-        "a Python function, module:function, or a classifier, that gives the scores instead of a reward model; the value model then starts from the policy, or from reward_model if that is set",
+        "a Python function, module:function, or a classifier, that gives the scores instead of a reward model; the value "
+        "model then starts from the policy, or from reward_model if that is set",
     )
     reward_functions: list[str] = option(
         [],

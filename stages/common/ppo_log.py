@@ -54,9 +54,10 @@ def train_and_log(
         for step in trainer.train():
             seconds, started = time.time() - started, time.time()
             metrics = {"step": step.number, **step.metrics, "episodes_per_second": options.batch_size / seconds}
-            if step.number == resumed + 1:
+            is_first = step.number == resumed + 1
+            if is_first:
                 bar.write(f"{INDENT}{trainer.sanity_report}")
-            show_step(bar, step, metrics, step.number == resumed + 1, trainer.accelerator.mixed_precision)
+            show_step(bar, step, metrics, is_first, trainer.accelerator.mixed_precision)
             if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
                 extra = trainer.functions.extra if trainer.functions else {}
                 bar.write(*samples(step.rollout, rows, tokenizer, extra))

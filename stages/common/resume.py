@@ -19,7 +19,7 @@ from rlhf.run.files import read_json, write_json
 from stages.common.console import say
 from stages.common.interruption import Interrupted, interruption
 from stages.common.options import SavingOptions
-from stages.common.processes import process_rank, processes_launched
+from stages.common.processes import process_rank
 from stages.common.run import BEGUN, CHECKPOINTS
 from stages.common.stage import Stage, difference
 
@@ -111,16 +111,11 @@ class Saver:
 
     def after_step(self, step: int) -> None:
         """Decides, the same in each process, whether to save a checkpoint after this step, and whether to stop then."""
-        requested = interruption.requested
-        if processes_launched() > 1:
-            numbers = (signal.SIGINT, signal.SIGTERM)
-            votes = total(torch.tensor([*(requested == number for number in numbers), self.due(step)], dtype=torch.int))
-            requested = next((number for number, vote in zip(numbers, votes, strict=False) if vote), None)
-            is_due = bool(votes[-1])
-        else:
-            is_due = self.due(step)
-        self.stop_signal = requested
-        self.save_now = is_due or self.stopping
+        signals = (signal.SIGINT, signal.SIGTERM)
+        own = [*(interruption.requested == number for number in signals), self.due(step)]
+        *requested, is_due = total(torch.tensor(own, dtype=torch.int)).tolist()
+        self.stop_signal = next((number for number, votes in zip(signals, requested, strict=True) if votes), None)
+        self.save_now = bool(is_due) or self.stopping
 
     @property
     def stopping(self) -> bool:

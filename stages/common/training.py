@@ -23,14 +23,14 @@ from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError, first_line
 from rlhf.adapters.lora import adapter_weights, has_adapter, save_model, set_weights
-from rlhf.engine import all_finite, is_sharded, process_count, sharding_plugin, start_sharding, total
+from rlhf.engine import all_finite, process_count, sharding_plugin, start_sharding, total
 from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
 from rlhf.run.placement import distributed
 from rlhf.sft import PackedSFTTrainer
 from rlhf.tokens import batch_order
 from stages.common.console import ProgressBar
-from stages.common.needs import say_needs, training_needs
+from stages.common.needs import say_training_needs
 from stages.common.options import TrainingOptions
 from stages.common.processes import lost_another
 from stages.common.resume import Saver
@@ -46,8 +46,6 @@ Config = TypeVar("Config", SFTConfig, RewardConfig)
 def trainer_arguments(config_class: type[Config], options: TrainingOptions, folder: Path) -> Config:
     """The options as arguments of a TRL trainer. Raises InputError if TRL refuses them."""
     further, precision, sharded = options.trainer or {}, options.mixed_precision, sharding_plugin() is not None
-    if chosen := sorted({"fsdp", "fsdp_config", "accelerator_config"} & further.keys()):
-        raise InputError(f"trainer can't set {chosen[0]}: Accelerate's configuration chooses FSDP, see docs/scale.md")
     checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
     try:
         arguments = config_class(
@@ -320,8 +318,7 @@ def train(trainer: Resumable, stage: Stage, options: TrainingOptions) -> list[di
     trainer.remove_callback(trainer_callback.PrinterCallback)
     trainer.add_callback(TrainerProgress())
     trainer.add_callback(SaveInTime(trainer.saver))
-    if not is_sharded(trainer.model):  # the estimate measures passes of a whole model
-        say_needs(training_needs(trainer), "batch_size")
+    say_training_needs(trainer)
     with trainer.saver as saver:
         checkpoint = saver.latest()
         try:

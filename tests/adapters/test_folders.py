@@ -17,6 +17,7 @@ from rlhf.models import load_policy, load_scorer, load_trained, new_scorer, stop
 from rlhf.scoring.reward_models import check_classifier, reads_token_ids
 from rlhf.tokens import load_tokenizer
 from tests.conftest import tiny_gpt2, tiny_llama
+from tests.trainers import moved
 
 LORA = LoraOptions(lora_r=4)
 IDS = torch.arange(5, 17)[None]
@@ -31,19 +32,10 @@ def base(request, tokenizer, tmp_path):
     return folder
 
 
-def perturb(model):
-    """Moves the trainable weights, as training does; returns the model."""
-    torch.manual_seed(3)
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data += 0.1 * torch.randn_like(weight)
-    return model.eval()
-
-
 @pytest.fixture
 def adapter(base, tokenizer):
     """The folder of an adapter, and the logits of the model that was saved."""
-    policy = perturb(load_trained(base, tokenizer, LORA, warn=pytest.fail))
+    policy = moved(load_trained(base, tokenizer, LORA, warn=pytest.fail))
     save_model(policy, base.parent / "sft")
     tokenizer.save_pretrained(base.parent / "sft")
     return base.parent / "sft", logits(policy)
@@ -96,7 +88,7 @@ def test_merge_writes_an_ordinary_model(adapter, tokenizer, tmp_path):
 def test_a_reward_model_is_an_adapter_with_a_head_and_its_normalisation(adapter, tokenizer):
     folder, _ = adapter
     scorer = new_scorer(folder, tokenizer, LORA)
-    perturb(scorer.model)
+    moved(scorer.model)
     scorer.config.score_mean, scorer.config.score_std = 0.5, 2.0
     reward = folder.parent / "reward"
     scorer.save_pretrained(reward)
@@ -120,7 +112,7 @@ def test_an_adapter_that_peft_wrote_is_accepted(base, tokenizer):
     """Without a tokenizer, trunk.json and generation_config.json, and with another choice of layers."""
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, task_type="CAUSAL_LM"))
     folder = base.parent / "theirs"
-    perturb(model).save_pretrained(folder)
+    moved(model).save_pretrained(folder)
     expected = logits(model)
     assert_same(logits(load_policy(folder, load_tokenizer(folder))), expected)
     assert_same(logits(load_trained(folder, tokenizer, LoraOptions(lora_r=2), warn=pytest.fail)), expected)

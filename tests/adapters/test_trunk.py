@@ -9,21 +9,12 @@ from rlhf.engine import hidden_states, probe, supports_packing
 from rlhf.engine.support import has_plain_head, supports_pruning
 from rlhf.rollout import generate, response_logprobs
 from tests.conftest import tiny_gpt2, tiny_llama
-from tests.trainers import RLOO, adapted, make_trainer, weights
+from tests.trainers import RLOO, adapted, make_trainer, moved, weights
 
 
 def addresses(model):
     """The memory of each weight of a model's trunk."""
     return {p.data_ptr() for name, p in model.named_parameters() if "lora_" not in name and "score" not in name}
-
-
-def moved(model):
-    """The model with an adapter whose output is not 0."""
-    torch.manual_seed(4)
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data += 0.1 * torch.randn_like(weight)
-    return model.eval()
 
 
 @pytest.mark.parametrize("options", [{}, {"share_trunk": True}, {"ema_decay": 0.5}, RLOO], ids=str)

@@ -37,7 +37,8 @@ def test_rows_are_equal_for_equal_seeds_and_differ_between_seeds():
 
 def test_rows_do_not_depend_on_the_hash_seed():
     """Iterating over a set of strings while drawing would make the rows depend on PYTHONHASHSEED."""
-    code = "from data import world; import hashlib; print(hashlib.sha256(repr([*world.text(300, 0), *world.demonstrations(300, 0), *world.prompts(300, 0, True)]).encode()).hexdigest())"
+    rows = "[*world.text(300, 0), *world.demonstrations(300, 0), *world.prompts(300, 0, True)]"
+    code = f"from data import world; import hashlib; print(hashlib.sha256(repr({rows}).encode()).hexdigest())"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": hash_seed}

@@ -117,8 +117,11 @@ TEMPLATES = {
     "plain": TURN + "{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>' if add_generation_prompt }}",
     "begins a thought where a reply is generated": TURN
     + "{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot><think>' if add_generation_prompt }}",
-    "adds text to the last turn": "{% for m in messages %}{{ '<user>be kind ' if loop.last and m.role == 'user' else '<user>' if m.role == 'user' else '<bot>' }}{{ m.content }}{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>' if add_generation_prompt }}",
-    "omits thoughts": "{% for m in messages %}{{ '<user>' if m.role == 'user' else '<bot>' }}{{ m.content.split('</think>')[-1] }}{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot><think>' if add_generation_prompt }}",
+    "adds text to the last turn": "{% for m in messages %}{{ '<bot>' if m.role != 'user' else '<user>' }}"
+    "{{ 'be kind ' if loop.last and m.role == 'user' }}{{ m.content }}{{ eos_token if m.role != 'user' }}{% endfor %}"
+    "{{ '<bot>' if add_generation_prompt }}",
+    "omits thoughts": TURN.replace("m.content", "m.content.split('</think>')[-1]")
+    + "{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot><think>' if add_generation_prompt }}",
     "ends turns with another token": TURN + "<end>\n{% endfor %}{{ '<bot>' if add_generation_prompt }}",
     "ends turns with another token and eos": TURN + "<end>\n{{ eos_token if m.role != 'user' }}{% endfor %}{{ '<bot>' if add_generation_prompt }}",
 }  # fmt: skip
