@@ -5,12 +5,9 @@ import shutil
 import sys
 
 import pytest
-from trl import SFTConfig
 
 from rlhf import InputError
 from rlhf.engine import start_sharding
-from stages.common.options import SFTOptions
-from stages.common.training import trainer_arguments
 from tests.interrupted import SAVING
 from tests.pipeline import record, shell, stage
 from tests.stages.test_processes import (
@@ -163,9 +160,3 @@ def test_a_moving_average_of_a_sharded_policy_is_refused_in_words(tokenizer, mon
     monkeypatch.setattr("rlhf.run.state.is_sharded", lambda model: True)
     with pytest.raises(InputError, match="ema_decay is not supported with FSDP"):
         make_trainer(tokenizer, ema_decay=0.9)
-
-
-def test_the_trainers_own_arguments_do_not_set_fsdp(tmp_path):
-    options = SFTOptions(trainer={"fsdp": "full_shard"})
-    with pytest.raises(InputError, match="trainer can't set fsdp: Accelerate's configuration chooses FSDP"):
-        trainer_arguments(SFTConfig, options, tmp_path)

@@ -35,6 +35,7 @@ def test_activation_checkpointing_is_off_unless_the_user_turns_it_on_by_either_n
         ({"num_train_epochs": 1}, "set by the option epochs"),
         ({"max_steps": 1}, "set by the option max_steps"),
         ({"logging_steps": 0}, "can't be set"),
+        ({"fsdp": "full_shard"}, "fsdp can't be set: Accelerate's configuration decides it"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0; it must be from 1 to"),
         ({"gradient_accumulation_steps": "4"}, "gradient_accumulation_steps is '4'; it must be a whole number"),
         ({"dataloader_num_workers": -1}, "dataloader_num_workers is -1; it must be from 0 to"),
