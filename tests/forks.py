@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -22,8 +22,13 @@ ROOT = Path(__file__).parent.parent
 ONE_THREAD = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def fork(stage: str, argv: list[str], log: Path, modules: Sequence[str] = ()) -> int:
-    """Starts a stage and returns its process id. Its output is appended to `log`; `modules` are folders to import from."""
+def fork(
+    stage: str, argv: list[str], log: Path, modules: Sequence[str] = (), variables: Mapping[str, str] | None = None
+) -> int:
+    """Starts a stage and returns its process id. Its output is appended to `log`; `modules` are folders to import from.
+
+    `variables` are added to the environment.
+    """
     from stages.common.stage import main
 
     work = import_module(f"stages.{stage}").work
@@ -35,7 +40,7 @@ def fork(stage: str, argv: list[str], log: Path, modules: Sequence[str] = ()) ->
     os.dup2(output, 2)
     sys.argv, status = [stage, *argv], 1
     sys.path[:0] = modules
-    os.environ["PYTHONPATH"] = os.pathsep.join(modules)
+    os.environ.update({"PYTHONPATH": os.pathsep.join(modules), **(variables or {})})
     try:
         main(stage, work)
         status = 0
@@ -59,10 +64,21 @@ class Forks:
 
     def run(self, stage: str, argv: list[str], modules: Sequence[str] = ()) -> tuple[int, str]:
         """Runs a stage; its exit status and its output."""
+        [result] = self.run_several(stage, argv, [{}], modules)
+        return result
+
+    def run_several(
+        self, stage: str, argv: list[str], environments: Sequence[Mapping[str, str]], modules: Sequence[str] = ()
+    ) -> list[tuple[int, str]]:
+        """Runs a stage in several processes, with further variables for each; their exit statuses and outputs."""
         assert self.process.stdin and self.process.stdout
-        with tempfile.NamedTemporaryFile("r", newline="") as log:  # a carriage return stays one
-            print(json.dumps([stage, argv, log.name, list(modules)]), file=self.process.stdin, flush=True)
-            return int(self.process.stdout.readline()), log.read()
+        with tempfile.TemporaryDirectory() as folder:
+            logs = [Path(folder, str(number)) for number in range(len(environments))]
+            order = [stage, argv, list(map(str, logs)), list(modules), list(environments)]
+            print(json.dumps(order), file=self.process.stdin, flush=True)
+            statuses = json.loads(self.process.stdout.readline())
+            outputs = [log.read_bytes().decode() for log in logs]  # a carriage return stays one
+            return list(zip(statuses, outputs, strict=True))
 
     def close(self) -> None:
         assert self.process.stdin
@@ -74,9 +90,12 @@ def serve() -> None:
     for stage in STAGES:
         import_module(f"stages.{stage}")
     for line in sys.stdin:
-        stage, argv, log, modules = json.loads(line)
-        _, status = os.waitpid(fork(stage, argv, Path(log), modules), 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        stage, argv, logs, modules, environments = json.loads(line)
+        processes = [
+            fork(stage, argv, Path(log), modules, variables) for log, variables in zip(logs, environments, strict=True)
+        ]
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+        print(json.dumps(statuses), flush=True)
 
 
 if __name__ == "__main__":

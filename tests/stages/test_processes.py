@@ -19,7 +19,7 @@ from stages.common import processes
 from stages.common.request import Request
 from tests.forks import ROOT
 from tests.interrupted import SAVING
-from tests.pipeline import environment, record, shell, stage
+from tests.pipeline import TOY, environment, forks, record, shell, stage
 from tests.scoring.test_reward_models import save
 
 PPO = ("--total_episodes", "96", "--show_samples", "0", *SAVING)
@@ -36,7 +36,7 @@ def base(toy_run, tmp_path_factory):
 def launch(count, name, *arguments, run, base, code=None, **kwargs):
     """Starts a stage in `count` processes, each running `code` or the stage."""
     program = ["-c", code] if code else ["-m", f"stages.{name}"]
-    places = ["--recipe", "tests/toy.yaml", "--run", str(run), "--base", str(base)]
+    places = ["--recipe", TOY, "--run", str(run), "--base", str(base)]
     environments = processes._environments(count) if count > 1 else [dict(os.environ)]
     return [
         subprocess.Popen(
@@ -59,9 +59,16 @@ def ended(children, seconds=60):
 
 
 def run_stage(count, name, *arguments, run, base):
-    statuses, outputs = ended(launch(count, name, *arguments, run=run, base=base), 300)
-    assert statuses == [0] * count, outputs
-    return outputs
+    """The outputs of a stage in `count` processes, forked, so that they need not import everything again."""
+    argv = ["--recipe", TOY, "--run", str(run), "--base", str(base), *map(str, arguments)]
+    launched = {name: os.environ[name] for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))}
+    environments = [
+        {**launched, **{k: v for k, v in variables.items() if k not in os.environ}}
+        for variables in (processes._environments(count) if count > 1 else [{}])
+    ]
+    results = forks().run_several(name, argv, environments)
+    assert [status for status, _ in results] == [0] * count, results
+    return [output for _, output in results]
 
 
 def log_of(run):
@@ -154,7 +161,7 @@ FUNCTION = "tests.rewards:only_the_main_process"
     "arguments",
     [
         ("--reward_model", "JUDGE", "--micro_batch_size", "3", "--batch_size", "12", "--total_episodes", "36"),
-        ("--reward_functions", "JUDGE", FUNCTION, "--gold", "JUDGE"),
+        pytest.param(("--reward_functions", "JUDGE", FUNCTION, "--gold", "JUDGE"), marks=pytest.mark.slow),
         ("--reward_model", "JUDGE", "--reward_functions", FUNCTION, "--reward_model_weight", "2"),
     ],
 )
@@ -165,7 +172,7 @@ def test_ppo_has_the_scores_of_one_process_from_a_reward_model_that_reads_text(b
     assert_same_log(log_of(tmp_path / "one"), log_of(tmp_path / "two"))
 
 
-@pytest.mark.parametrize("scorer", ["JUDGE", FUNCTION])
+@pytest.mark.parametrize("scorer", [pytest.param("JUDGE", marks=pytest.mark.slow), FUNCTION])
 def test_labeller_and_gold_are_called_by_the_main_process_alone(base, judge, tmp_path, scorer):
     name = str(judge) if scorer == "JUDGE" else scorer
     for stage_name, option in (("comparisons", "--labeller"), ("evaluate", "--gold"), ("samples", "--gold")):
@@ -217,7 +224,9 @@ def uninterrupted(base, tmp_path_factory):
     return runs
 
 
-@pytest.mark.parametrize("before, after", [(2, 1), (1, 2), pytest.param(2, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "before, after", [(2, 1), *(pytest.param(*n, marks=pytest.mark.slow) for n in ((1, 2), (2, 4)))]
+)
 def test_a_run_goes_on_with_another_number_of_processes(uninterrupted, base, tmp_path, before, after):
     kill_at_step(3, before, tmp_path / "run", base)
     outputs = run_stage(after, "ppo", *PPO, run=tmp_path / "run", base=base)

@@ -121,6 +121,7 @@ def test_a_sharded_sft_goes_on_from_its_checkpoint_sharded_or_not(interrupted, b
         assert row == pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_three_processes_with_uneven_parts_and_a_shared_trunk_have_the_metrics_of_one(base, tmp_path, sharded):
     options = ("--total_episodes", "32", "--micro_batch_size", "3", "--share_trunk", "true")
     run_stage(3, "ppo", *options, run=tmp_path / "three", base=base)
