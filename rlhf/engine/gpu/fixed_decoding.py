@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -23,6 +22,7 @@ from rlhf.engine.passes import accepts_argument
 from rlhf.engine.sharding import is_sharded
 from rlhf.engine.support import supports_packing
 
+aten = torch.ops.aten
 FIXED_SHAPES = False  # off, because capturing has never run on a GPU
 Step = Callable[[], tuple[Tensor, Tensor]]
 
@@ -136,7 +136,7 @@ def captured(step: Step, device: torch.device) -> Step:
 class Waits(TorchDispatchMode):
     """Collects the operations for which Python waits for a GPU: their result decides a shape, a branch or a number.
 
-    A graph can hold none of them, nor a copy between devices.
+    A graph can hold none of them, nor a copy between devices, which also counts.
     """
 
     def __init__(self) -> None:
@@ -145,12 +145,15 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, output)) if isinstance(leaf, Tensor)]
-        if func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_):
-            # only a mask has a shape that depends on its values
-            waits = any(index.dtype in (torch.bool, torch.uint8) for index in args[1] if index is not None)
+        if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
+            # only a mask has a shape that depends on its values; the index's own tag does not tell them apart
+            indices = [index for index in args[1] if index is not None]
+            waits = any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+            waits |= any(index.device != args[0].device for index in indices)
+        elif func.overloadpacket in (aten._to_copy, aten.copy_):
+            waits = len({tensor.device for tensor in (*args, output) if isinstance(tensor, Tensor)}) > 1
         else:
             waits = bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))
-        if waits or len({tensor.device for tensor in tensors}) > 1:
+        if waits:
             self.names.append(str(func))
         return output
