@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import rlhf.engine.gpu.varlen
 import rlhf.engine.packing
@@ -13,7 +14,7 @@ from rlhf.engine.gpu import fixed_decoding
 from rlhf.engine.gpu.fixed_decoding import FixedDecoder, Waits, decoder_of
 from rlhf.engine.gpu.transfer import to_device
 from rlhf.tokens import pad
-from tests.conftest import tiny_gpt2
+from tests.conftest import tiny_gpt2, tiny_llama
 from tests.engine.test_attention import (
     DISTINCT,
     SHARED,
@@ -139,6 +140,18 @@ def test_a_step_of_fixed_shapes_has_no_operation_that_a_graph_cannot_hold(policy
             decoder.forward()
             decoder.append(torch.tensor([8, 9, 10]))
     assert waits.names == []
+
+
+def test_a_step_that_reads_a_number_from_the_gpu_is_recognised():
+    """Dynamic RoPE scaling compares the greatest position with a limit in Python."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    policy = AutoModelForCausalLM.from_config(LlamaConfig(**tiny_llama().config.to_dict() | {"rope_parameters": rope}))
+    with FixedDecoder(policy.eval(), *pad(PROMPTS, PAD, "left"), 12) as decoder:
+        decoder.forward()
+        decoder.append(torch.tensor([5, 6, 7]))
+        with Waits() as waits:
+            decoder.forward()
+    assert waits.names
 
 
 @pytest.mark.parametrize(
