@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlhf.engine import text_logprobs, total
+from rlhf.engine import text_logprobs, to_device, total
 from rlhf.tokens import own_batches, pad
 
 
@@ -83,7 +83,7 @@ def sequence_logprobs(
     sums = torch.zeros(len(sequences), dtype=torch.float64)
     device = next(model.parameters()).device
     for rows in own_batches(sequences, batch_size):
-        input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
+        input_ids, attention_mask = (to_device(t, device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
         logprobs, mask = text_logprobs(model, input_ids, attention_mask, temperature)
         first = torch.tensor([starts[i] for i in rows], device=device)
         mask &= torch.arange(1, input_ids.shape[1], device=device) >= first[:, None]

@@ -26,6 +26,7 @@ from rlhf.engine import (
     own_share,
     process_count,
     supports_packing,
+    to_device,
     total,
 )
 from rlhf.tokens import own_batches, pad
@@ -171,7 +172,9 @@ def score_sequences(scorer: Scorer, sequences: Sequence[list[int]], pad_id: int,
     device = next(scorer.parameters()).device
     with gathered_weights(scorer), torch.no_grad():
         for rows in own_batches(sequences, batch_size):
-            input_ids, attention_mask = (t.to(device) for t in pad([sequences[i] for i in rows], pad_id, "right"))
+            input_ids, attention_mask = (
+                to_device(t, device) for t in pad([sequences[i] for i in rows], pad_id, "right")
+            )
             last = attention_mask.sum(dim=1).cumsum(dim=0) - 1
             scores[rows] = scorer(input_ids, attention_mask, last).cpu()
     return total(scores)

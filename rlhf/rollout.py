@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.engine import (
-    Decoder,
+    check_interval,
+    decoder_of,
     entropy,
     gathered,
     is_sharded,
@@ -28,6 +29,7 @@ from rlhf.engine import (
     process_count,
     scatter_packed,
     selected_states,
+    to_device,
     total,
     unwrap,
 )
@@ -75,6 +77,7 @@ class Responses:
 
     def select(self, rows: Tensor | slice) -> Self:
         """The selected rows, as an object of the same class."""
+        rows = to_device(rows, self.mask.device) if isinstance(rows, Tensor) else rows  # once, not for each field
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def trimmed(self) -> Self:
@@ -157,14 +160,14 @@ def generate(
     batch, device = len(input_ids), input_ids.device
     if uniforms is None:
         uniforms = random_numbers(response_length, batch, generator)
-    uniforms = uniforms.to(device)
+    uniforms, interval = to_device(uniforms, device), check_interval(device)
     stop = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((batch, response_length), pad_id, device=device)
     mask = torch.zeros(batch, response_length, dtype=torch.bool, device=device)
     logprobs, entropies, values = torch.zeros(3, batch, response_length, device=device)
     finished = torch.zeros(batch, dtype=torch.bool, device=device)
 
-    with Decoder(model, input_ids, attention_mask) as decoder:
+    with decoder_of(model, input_ids, attention_mask, response_length) as decoder:
         for t in range(response_length):
             hidden, logits = decoder.forward()
             rows = decoder.rows  # the unfinished rows, and a few finished ones, which get padding
@@ -181,11 +184,13 @@ def generate(
             unfinished = ~finished[rows]
             tokens[rows, t] = torch.where(unfinished, sampled, pad_id)
             mask[rows, t] = unfinished
-            finished[rows] |= unfinished & torch.isin(sampled, stop)
-            if finished.all():
+            finished[rows] |= unfinished & (sampled[:, None] == stop).any(dim=1)  # isin would wait for a GPU
+            looks = (t + 1) % interval == 0
+            if looks and finished.all():
                 break
             decoder.append(sampled)
-            decoder.drop(finished[rows])
+            if looks:
+                decoder.drop(finished[rows])
 
     length = int(mask.sum(dim=1).max())
     tokens, mask = tokens[:, :length], mask[:, :length]
@@ -273,8 +278,8 @@ def _sample_batch(
     input_ids, attention_mask = pad(prompts, tokenizer.pad_token_id, "left")
     responses = generate(
         model,
-        input_ids.to(model.device),
-        attention_mask.to(model.device),
+        to_device(input_ids, model.device),
+        to_device(attention_mask, model.device),
         response_length=len(uniforms),
         temperature=temperature,
         stop_ids=stop_token_ids(model, tokenizer),

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
-from rlhf.engine import balanced_share, clip_gradients, most, own_share, release, text_logprobs
+from rlhf.engine import balanced_share, clip_gradients, most, own_share, release, text_logprobs, to_device
 from rlhf.models import mixed_precision, stop_token_ids
 from rlhf.rollout import (
     Responses,
@@ -155,8 +155,8 @@ class PPOTrainer(TrainingState):
         with self.accelerator.autocast():
             responses = generate(
                 self.accelerator.unwrap_model(self.policy),
-                input_ids[share].to(device),
-                attention_mask[share].to(device),
+                to_device(input_ids[share], device),
+                to_device(attention_mask[share], device),
                 response_length=config.response_length,
                 temperature=config.temperature,
                 stop_ids=self.stop_ids,
@@ -164,7 +164,7 @@ class PPOTrainer(TrainingState):
                 uniforms=uniforms[:, share],
                 value_head=self.accelerator.unwrap_model(self.value_model) if self.shares_trunk else None,
             )
-            responses.prompt_index = prompt_index[share].to(device)
+            responses.prompt_index = to_device(prompt_index[share], device)
             rollout = score_responses(
                 responses,
                 reference=self.reference,
@@ -251,7 +251,9 @@ class PPOTrainer(TrainingState):
 
     def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy, in nats, of all tokens but the first of each document, and their count; scalars."""
-        input_ids, attention_mask = (t.to(self.accelerator.device) for t in pad(documents, self.pad_id, "right"))
+        input_ids, attention_mask = (
+            to_device(t, self.accelerator.device) for t in pad(documents, self.pad_id, "right")
+        )
         with self.accelerator.autocast():
             logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
         return -ppo.masked_mean(logprobs, mask), mask.sum()

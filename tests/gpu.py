@@ -1,6 +1,6 @@
 """What the GPU path does on this machine's accelerator: tests, PPO in bf16, and speed beside TRL. Run by `make gpu`.
 
-    make gpu                     on a GPU, at most eight minutes; writes docs/gpu.md
+    make gpu                     on a GPU, at most eight minutes; writes the last section of docs/gpu.md
     make gpu                     on a CPU, the same at tiny size; writes runs/gpu/gpu.md
 
 A part that fails, or whose time is over, is reported as such, and the others run.
@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 480  # for everything
 LIBRARIES = ("torch", "transformers", "accelerate", "trl", "peft")
 STEPS = {"cuda": 20, "cpu": 2}  # of the default recipe's PPO
-ROWS = {"cuda": ("gpu-*",), "cpu": ("function-rloo-tiny-fp32",)}
+GAINS = {"cuda": ("gpu-with*",), "cpu": ("with-fixed-decoding",)}  # of the optimisations for a GPU
+ROWS = {"cuda": ("gpu-ppo-*", "gpu-rloo-*"), "cpu": ("function-rloo-tiny-fp32",)}
+MEASURED = "## Measured"  # the heading of docs/gpu.md below which the report is written
 
 
 def run(title: str, command: list[str], deadline: float, **variables: str) -> tuple[str, str]:
@@ -65,40 +67,39 @@ def speed(log: Path) -> str:
     return f"{len(lines)} steps, {rates[len(rates) // 2]:.0f} responses per second" if rates else "no step"
 
 
+def bench(title: str, rows: tuple[str, ...], output: Path, deadline: float) -> list[str]:
+    """Lines of the report: how these rows of the benchmark ended, and the table of those that were measured."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench", "--only", *rows, "--output", str(output)]
+    text, state = run(title, command, deadline)
+    return [f"- {title}: {state}", "", *(line for line in text.splitlines() if line.startswith("|")), ""]
+
+
 def main() -> None:
     kind = "cuda" if device().type != "cpu" else "cpu"
     deadline, folder = time.time() + SECONDS, ROOT / "runs" / "gpu"
     folder.mkdir(parents=True, exist_ok=True)
     report = [f"Measured by `make gpu`: {machine(kind)}", ""]
 
-    tests, state = run("tests", [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py"], deadline - 240)
+    tests, state = run("tests", [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py"], deadline - 300)
     report.append(f"- Tests: {tests.strip().splitlines()[-1].strip('= ') if tests.strip() else state} ({state})")
 
     total = str(128 * STEPS[kind])
     options = {"RECIPE": "tiny", "RUN": str(folder / "tiny"), "PROCESSES": "1"}
     if kind == "cpu":
         options["RECIPE"] = "tests/toy.yaml"
-    _, state = run("the stages before PPO", [sys.executable, "-m", "stages", "reward"], deadline - 120, **options)
+    _, state = run("the stages before PPO", [sys.executable, "-m", "stages", "reward"], deadline - 210, **options)
     report.append(f"- Pretraining, SFT, comparisons and reward model of the recipe {options['RECIPE']}: {state}")
     arguments = f"--bf16 --show_samples 0 --total_episodes {total}"
-    _, state = run("PPO", [sys.executable, "-m", "stages", "ppo"], deadline - 90, **options, ARGS=arguments)
+    _, state = run("PPO", [sys.executable, "-m", "stages", "ppo"], deadline - 180, **options, ARGS=arguments)
     report.append(f"- PPO in bf16: {state}; {speed(folder / 'tiny' / 'ppo' / 'log.jsonl')}")
 
-    bench = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.bench",
-        "--only",
-        *ROWS[kind],
-        "--output",
-        str(folder / "bench.json"),
-    ]
-    output, state = run("speed", bench, deadline)
-    report += [f"- Speed beside TRL: {state}", "", *(line for line in output.splitlines() if line.startswith("|"))]
+    report += bench("Gains of the optimisations for a GPU", GAINS[kind], folder / "gains.json", deadline - 70)
+    report += bench("Speed beside TRL", ROWS[kind], folder / "bench.json", deadline)
 
-    page = ROOT / "docs" / "gpu.md" if kind == "cuda" else folder / "gpu.md"
-    text = "\n".join(report)
-    page.write_text(f"# What was measured on a GPU?\n\n{text}\n", encoding="utf-8")
+    page, text = ROOT / "docs" / "gpu.md", "\n".join(report)
+    above, _, _ = page.read_text(encoding="utf-8").partition(f"\n{MEASURED}\n")
+    page = page if kind == "cuda" else folder / "gpu.md"
+    page.write_text(f"{above.strip()}\n\n{MEASURED}\n\n{text.strip()}\n", encoding="utf-8")
     print(f"\n{text}\n\n{page}")
 
 

@@ -4,6 +4,7 @@
     forward, passes      hidden states and logits at selected tokens only
     last_layer           the last layer's feed-forward block at selected tokens only
     decoding             a cache in preallocated buffers; finished rows are dropped
+    gpu/                 what pays on a GPU only
     kernels              faster matrix products, memory allocation and GELU on a CPU
     support              probes which of these a model supports; a model that supports none runs as it is
     vocabulary           rows of an embedding that are no tokens have probability 0
@@ -17,8 +18,10 @@ The rest of the project imports from here, never from these modules.
 """
 
 from rlhf.engine.agreement import check_sampling, check_training
-from rlhf.engine.decoding import Decoder
+from rlhf.engine.decoding import Decoder, check_interval
 from rlhf.engine.forward import hidden_states, selected_states
+from rlhf.engine.gpu.fixed_decoding import decoder_of
+from rlhf.engine.gpu.transfer import to_device
 from rlhf.engine.kernels import bf16_slowdown, optimize
 from rlhf.engine.logprobs import (
     entropy,
@@ -68,9 +71,11 @@ __all__ = [
     "balanced_share",
     "bf16_slowdown",
     "call_inside",
+    "check_interval",
     "check_sampling",
     "check_training",
     "clip_gradients",
+    "decoder_of",
     "decoding_memory",
     "entropy",
     "gathered",
@@ -103,6 +108,7 @@ __all__ = [
     "supports_packing",
     "text_logprobs",
     "token_logprobs",
+    "to_device",
     "total",
     "unwrap",
     "whole_optimizer_state",

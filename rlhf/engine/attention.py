@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rlhf.engine.gpu.varlen import uses_varlen, varlen_attention
 from rlhf.engine.packing import MASKED, AttentionGroup, PackedLayout
 
 ATTENTION = "rlhf"  # the name under which `attention` is registered with transformers
@@ -101,6 +102,8 @@ def _bias_of(mask: Tensor) -> Tensor:
 
 def _packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float, dropout: float) -> Tensor:
     """Causal attention (H, L, D) within the sequences of a packed row of L tokens; 0 for the filler at its end."""
+    if uses_varlen(q, layout, dropout):
+        return _concatenate([varlen_attention(q, k, v, layout, scaling)], q)
     if dropout or not all(_use_products(q, group.shape[2]) for group in layout.groups):
         return _concatenate([_group_by_fused_kernel(q, k, v, group, scaling, dropout) for group in layout.groups], q)
     if torch.is_autocast_enabled("cpu"):

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rlhf import InputError
 from rlhf.engine.forward import last_states
+from rlhf.engine.gpu.transfer import to_device
 from rlhf.engine.kernels import prepacked_weights
 from rlhf.engine.passes import accepts_argument, mask_arguments
 from rlhf.engine.sharding import gathered_weights, is_sharded
@@ -27,6 +28,7 @@ from rlhf.engine.support import supports_packing
 BLOCK = 32  # tokens by which a buffer grows
 ROW_MULTIPLE = 8  # the number of rows is rounded up to this multiple so that oneDNN reuses compiled kernels
 MAX_KEPT_SHARE = 0.85  # rows are dropped if at most this share is kept: dropping copies the cache
+CHECK_EVERY = 16  # tokens after which a GPU is asked which rows have finished: the program waits for the answer
 
 
 class Decoder:
@@ -90,13 +92,20 @@ class Decoder:
 
     def drop(self, finished: Tensor) -> None:
         """Drops rows that are `finished` (A,) once there are enough. A few stay, to round up to ROW_MULTIPLE."""
+        finished = finished.cpu()  # a GPU is waited for once, not for each result below
         unfinished = (~finished).nonzero().squeeze(1)
         count = -(-len(unfinished) // ROW_MULTIPLE) * ROW_MULTIPLE
         if self.can_drop and count <= MAX_KEPT_SHARE * len(self.rows):
             kept = torch.cat([unfinished, finished.nonzero().squeeze(1)[: count - len(unfinished)]])
+            kept = to_device(kept, self.rows.device)
             self.cache.batch_select_indices(kept)
             self.rows, self.next_ids = self.rows[kept], self.next_ids[kept]
             self.attention_mask = self.attention_mask[kept]
+
+
+def check_interval(device: torch.device) -> int:
+    """The number of tokens after which finished rows are looked for: 1 on a CPU, where looking costs nothing."""
+    return 1 if device.type == "cpu" else CHECK_EVERY
 
 
 def distinct_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -105,8 +114,8 @@ def distinct_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor,
     distinct, prompt_of = torch.unique(both.cpu(), dim=0, return_inverse=True)
     if len(distinct) == len(both):
         return input_ids, attention_mask, None
-    ids, mask = distinct.to(both.device).unbind(dim=1)
-    return ids, mask, prompt_of.to(both.device)
+    ids, mask = to_device(distinct, both.device).unbind(dim=1)
+    return ids, mask, to_device(prompt_of, both.device)
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

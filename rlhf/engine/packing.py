@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from rlhf.engine.gpu.transfer import to_device
 
 MASKED = torch.finfo(torch.float32).min  # not -inf: a query whose keys are all masked would become NaN
 LENGTH_MULTIPLE = 8  # lengths are rounded up to this multiple so that oneDNN reuses compiled kernels
@@ -40,6 +43,8 @@ class PackedLayout:
     row_position: Tensor  # (N,) position in the row of each token; tokens are ordered by sequence
     position_ids: Tensor  # (N,) position of the token in its sequence, from 0
     length: int  # L, the tokens of the row without filler
+    longest: int  # the tokens of the longest sequence
+    bounds: Tensor  # (B + 1,) int32, the first position of each sequence's own tokens, in the order of the row, then L
     groups: list[AttentionGroup]
 
     def as_attention_mask(self) -> Tensor:
@@ -67,8 +72,8 @@ def pack(lengths: Tensor, prefix_row: Tensor | None = None, prefix_lengths: Tens
         rows for kind in (prefix == 0, prefix > 0) for rows in _by_length(_indices(kind), stored, lengths, max_groups)
     ]
     order = torch.cat(groups)
-    start = torch.empty_like(stored)
-    start[order] = stored[order].cumsum(dim=0) - stored[order]
+    start, ends = torch.empty_like(stored), stored[order].cumsum(dim=0)
+    start[order] = ends - stored[order]
     column = torch.arange(_padded_length(lengths))
     position = start[:, None] + column - prefix[:, None]
     if prefix_row is not None and prefix_lengths is not None:
@@ -76,9 +81,11 @@ def pack(lengths: Tensor, prefix_row: Tensor | None = None, prefix_lengths: Tens
     real = column < lengths[:, None]
     position = position.where(real, 0)
     return PackedLayout(
-        row_position=position[real].to(device),
-        position_ids=column.expand_as(real)[real].to(device),
+        row_position=to_device(position[real], device),
+        position_ids=to_device(column.expand_as(real)[real], device),
         length=int(stored.sum()),
+        longest=int(lengths.max()),
+        bounds=to_device(pad(ends, (1, 0)).int(), device),
         groups=[_group(rows, start, prefix, lengths, position, device) for rows in groups],
     )
 
@@ -100,12 +107,12 @@ def _group(
     visible = key <= (before if len(shared_keys) else before[:1])[:, :, None] + query[:, None]
     return AttentionGroup(
         shape=(len(rows), len(query), len(key)),
-        queries=(start[rows, None] + query).where(is_query, 0).flatten().to(device),
-        keys=position[rows, : len(key)].flatten().to(device),
-        real_queries=_indices(is_query).to(device),
-        own_keys=_indices((key >= before) & (key < end)).to(device),
-        shared_keys=shared_keys.to(device),
-        bias=torch.zeros(visible.shape).masked_fill(~visible, MASKED).to(device),
+        queries=to_device((start[rows, None] + query).where(is_query, 0).flatten(), device),
+        keys=to_device(position[rows, : len(key)].flatten(), device),
+        real_queries=to_device(_indices(is_query), device),
+        own_keys=to_device(_indices((key >= before) & (key < end)), device),
+        shared_keys=to_device(shared_keys, device),
+        bias=to_device(torch.zeros(visible.shape).masked_fill(~visible, MASKED), device),
     )
 
 

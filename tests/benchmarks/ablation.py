@@ -1,4 +1,4 @@
-"""Switches off one optimisation of our side, by name, to measure what it gains.
+"""Switches one optimisation of our side off, or on if it is off by default, by name, to measure what it gains.
 
 Each function replaces a name in the module that reads it, for the rest of the process. Functions that a module imports
 are replaced in that module, not in the one that defines them.
@@ -9,13 +9,19 @@ from transformers import PreTrainedModel
 
 from rlhf import rollout, trainer
 from rlhf.engine import attention, decoding, forward, kernels, last_layer, packing, passes
+from rlhf.engine.gpu import fixed_decoding, transfer, varlen
 from rlhf.run import placement, state
 
 
-def apply(without: str) -> None:
-    """Switches an optimisation off for the rest of this process; an empty name none. Raises KeyError if it is unknown."""
+def apply(without: str, extra: str = "") -> None:
+    """Switches `without` off and `extra` on for the rest of this process; an empty name is none.
+
+    Raises KeyError for an unknown name.
+    """
     if without:
         ABLATIONS[without]()
+    if extra:
+        EXTRAS[extra]()
 
 
 # --- arithmetic and memory --------------------------------------------------------------------------------------------
@@ -118,6 +124,26 @@ def _distinct_prompts() -> None:
     decoding.distinct_prompts = lambda input_ids, attention_mask: (input_ids, attention_mask, None)
 
 
+# --- on a GPU only ----------------------------------------------------------------------------------------------------
+
+
+def _check_interval() -> None:
+    """Finished rows are looked for after every token, as on a CPU."""
+    decoding.CHECK_EVERY = 1
+
+
+def _pinned_transfers() -> None:
+    transfer.PINNED = False
+
+
+def _fixed_decoding() -> None:
+    fixed_decoding.FIXED_SHAPES = True
+
+
+def _varlen_attention() -> None:
+    varlen.VARLEN = True
+
+
 ABLATIONS = {
     "onednn-products": _onednn_products,
     "prepacked-weights": _prepacked_weights,
@@ -136,4 +162,7 @@ ABLATIONS = {
     "dropped-rows": _dropped_rows,
     "block-cache": _block_cache,
     "distinct-prompts": _distinct_prompts,
+    "check-interval": _check_interval,
+    "pinned-transfers": _pinned_transfers,
 }
+EXTRAS = {"fixed-decoding": _fixed_decoding, "varlen-attention": _varlen_attention}

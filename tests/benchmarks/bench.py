@@ -1,6 +1,6 @@
 """Our speed beside TRL's: both sides in turn, on the same models, prompts, lengths, epochs, minibatches and losses.
 
-    make bench                                  all rows, which takes an hour or more
+    make bench                                  all rows, which takes an hour or more; on a CPU without gpu-*
     make bench ARGS="--list"                    their names
     make bench ARGS="--only ppo-tiny-1-fp32"    one or several of them; 'ppo-tiny*' is a pattern
 
@@ -40,7 +40,7 @@ class Process:
         job = json.dumps({"side": asdict(side), "workload": asdict(workload), "folder": str(folder)})
         module = f"tests.benchmarks.{'ours' if side.implementation == 'ours' else 'theirs'}"
         environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
-        self.side, self.log = side, folder / f"{module}-{side.numerics}-{side.values}-{side.without}.log"
+        self.side, self.log = side, folder / f"{module}-{side.numerics}-{side.values}-{side.without}{side.extra}.log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [python, "-m", module, job], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
@@ -293,6 +293,8 @@ def main() -> None:
     import torch
 
     gpu, threads = torch.cuda.is_available(), arguments.threads
+    if not gpu and not arguments.only:
+        comparisons = [c for c in comparisons if not c.name.startswith("gpu-")]  # they would take hours on a CPU
     peak, rows = measured_peak(threads), []
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     print(HEADING, flush=True)

@@ -179,7 +179,8 @@ def reward(worker: Worker, workload: Workload, folder: Path, numerics: str, valu
 
 if __name__ == "__main__":
     set_seed(0)
-    ablation.apply(json.loads(sys.argv[1])["side"]["without"])
+    side = json.loads(sys.argv[1])["side"]
+    ablation.apply(side["without"], side["extra"])
     run(
         {
             "ppo": ppo,

@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicLayer
 
-from rlhf.engine import Decoder, hidden_states, kernels
+from rlhf.engine import Decoder, check_interval, decoder_of, hidden_states, kernels
 from rlhf.engine.decoding import BlockLayer
+from rlhf.engine.gpu import transfer, varlen
+from rlhf.engine.gpu.fixed_decoding import FixedDecoder
 from rlhf.engine.packing import pack
 from rlhf.reward import pad_ranks, score_completions
 from rlhf.rollout import generate
@@ -25,16 +27,17 @@ from tests.benchmarks.workloads import COMPARISONS
 from tests.conftest import scorer_of, tiny_gpt2
 from tests.trainers import make_trainer
 
-NAMES = [comparison.theirs.without for comparison in COMPARISONS.values() if comparison.theirs.without]
+NAMES = sorted({comparison.theirs.without for comparison in COMPARISONS.values()} - {""})
+EXTRAS = sorted({comparison.ours.extra for comparison in COMPARISONS.values()} - {""})
 
 
 @contextmanager
-def switched_off(name: str) -> Iterator[None]:
-    """Within this context, our side runs without an optimisation."""
+def switched_off(name: str, extra: str = "") -> Iterator[None]:
+    """Within this context, our side runs without an optimisation, or with one that is off by default."""
     modules = [module for path, module in sys.modules.items() if path.split(".")[0] == "rlhf"]
     before = [dict(vars(module)) for module in modules]
     try:
-        ablation.apply(name)
+        ablation.apply(name, extra)
         changed = [
             key in old
             for module, old in zip(modules, before, strict=True)
@@ -68,7 +71,7 @@ def ranking_step() -> dict[str, float]:
 
 
 def test_every_ablation_is_a_row_of_the_benchmark():
-    assert sorted(NAMES) == sorted(ablation.ABLATIONS)
+    assert sorted(ablation.ABLATIONS) == NAMES and sorted(ablation.EXTRAS) == EXTRAS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,6 +81,13 @@ def test_a_step_has_the_same_result_without_each_optimisation(name, tokenizer):
     with_it = step()
     with switched_off(name):
         assert step() == pytest.approx(with_it, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_step_has_the_same_result_with_each_optimisation_that_is_off_by_default(extra, tokenizer):
+    without_it = ppo_step(tokenizer)
+    with switched_off("", extra):
+        assert ppo_step(tokenizer) == pytest.approx(without_it, rel=1e-3, abs=1e-5)
 
 
 # --- optimisations that save operations -------------------------------------------------------------------------------
@@ -262,6 +272,15 @@ def test_decoding_uses_the_cache_of_transformers_without_the_block_cache():
         decoder = Decoder(model, *prompts)
     assert {type(layer) for layer in decoder.cache.layers} == {DynamicLayer}
     assert not decoder.masks_buffer
+
+
+def test_switches_of_a_gpu_are_those_that_the_code_reads():
+    model, prompts, cuda = tiny_gpt2().eval(), (torch.full((2, 3), 5), torch.ones(2, 3)), torch.device("cuda")
+    assert check_interval(cuda) > 1 and type(decoder_of(model, *prompts, 4)) is Decoder
+    with switched_off("check-interval", "fixed-decoding"):
+        assert check_interval(cuda) == 1 and type(decoder_of(model, *prompts, 4)) is FixedDecoder
+    with switched_off("pinned-transfers", "varlen-attention"):
+        assert not transfer.PINNED and varlen.VARLEN
 
 
 def test_frozen_models_stay_in_fp32_without_rounded_frozen_weights():

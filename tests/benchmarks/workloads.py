@@ -49,6 +49,7 @@ SIZES |= {f"width-{width}": replace(SIZES["tiny"], width=width, heads=width // 3
 SIZES["long"] = replace(SIZES["tiny"], context=1024)
 SIZES |= {f"{name}-128": replace(SIZES[name], batch=128) for name in ("tiny", "small")}
 SIZES["gpu"] = replace(SIZES["gpt2"], batch=512, rounds=3)
+SIZES["gpu-pair"] = replace(SIZES["gpu"], rounds=2, keep_alive=True)  # both sides are ours, and fit into one GPU
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Side:
     numerics: str = "fp32"
     values: str = "model"  # of PPO: a value "model", a head on the "trunk", or "none" (RLOO)
     without: str = ""  # an optimisation that is switched off, see tests.benchmarks.ablation
+    extra: str = ""  # one that is off by default and switched on
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Comparison:
 BF16_NOTE = "ours in bf16; TRL 1.12's bf16=True silently has no effect"
 RLOO_NOTE = f"less work: no value model, {K} responses to a prompt are compared with each other; TRL's PPO has one"
 WITHOUT_NOTE = "ours without this optimisation, against ours"
+WITH_NOTE = "ours, against ours with this optimisation, which is off by default"
 TRUNK_NOTE = "less work: a value head on the policy's trunk; TRL has a second model"
 TRL_PPO = Side("TRL 1.12")
 
@@ -241,6 +244,29 @@ def _ablation_rows() -> Iterator[Comparison]:
     yield Comparison(
         "without-rounded-frozen-weights", Workload("ppo", "gpt2"), ours, theirs, 1.03, "memory", note=WITHOUT_NOTE
     )
+    ours = Side("ours", extra="fixed-decoding")
+    yield Comparison("with-fixed-decoding", Workload("decode", "tiny"), ours, Side("ours"), None, note=WITH_NOTE)
+
+
+def _gpu_ablation_rows() -> Iterator[Comparison]:
+    """The same on a GPU at gpt2 size, 512 responses in bf16: what `make gpu` measures first."""
+    decode, ppo = (Workload(kind, "gpu-pair", response=53) for kind in ("decode", "ppo"))
+    plain = Side("ours", "bf16")
+    for name, extra, workload in [
+        ("fixed-decoding", "fixed-decoding", decode),
+        ("fixed-decoding-eos", "fixed-decoding", replace(decode, eos=True)),  # it drops no finished rows
+        ("varlen-attention", "varlen-attention", ppo),
+    ]:
+        ours = replace(plain, extra=extra)
+        yield Comparison(f"gpu-with-{name}", workload, ours, plain, 1.03, note=WITH_NOTE)
+    for without, workload, quantity in [
+        ("check-interval", replace(decode, eos=True), "time"),
+        ("pinned-transfers", ppo, "time"),
+        ("fused-adamw", ppo, "time"),
+        ("rounded-frozen-weights", ppo, "memory"),
+    ]:
+        theirs = replace(plain, without=without)
+        yield Comparison(f"gpu-without-{without}", workload, plain, theirs, 1.03, quantity, note=WITHOUT_NOTE)
 
 
 COMPARISONS = {
@@ -252,5 +278,6 @@ COMPARISONS = {
         *_gpu_rows(),
         *_decoding_and_training_rows(),
         *_ablation_rows(),
+        *_gpu_ablation_rows(),
     )
 }

@@ -27,7 +27,7 @@ def random_states(batch, length, heads=4, width=8, seed=0):
 def with_gradients(function, *inputs):
     """The output, and the gradients of a weighted sum of it."""
     output = function(*inputs)
-    weight = torch.linspace(-1, 1, output.numel()).view(output.shape)
+    weight = torch.linspace(-1, 1, output.numel(), device=output.device).view(output.shape)
     return output, *torch.autograd.grad((output * weight).sum(), inputs)
 
 
