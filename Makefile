@@ -62,11 +62,11 @@ setup:
 
 # the last TRL with PPO, for comparisons; all other packages have the same versions
 setup-trl112:
-	@if ! [ .venv-trl112/ready -nt .constraints.txt ]; then set -ex; \
+	@if ! [ .venv-trl112/ready -nt .constraints.txt ] || ! [ .venv-trl112/ready -nt Makefile ]; then set -ex; \
 	    [ -x .venv-trl112/bin/python ] || "$$PYTHON" -m venv .venv-trl112; \
 	    sed 's/^trl==.*/trl==1.12.0/' .constraints.txt > .venv-trl112/constraints.txt; \
 	    .venv-trl112/bin/python -m pip install --constraint .venv-trl112/constraints.txt torch; \
-	    .venv-trl112/bin/python -m pip install --constraint .venv-trl112/constraints.txt trl requests; \
+	    .venv-trl112/bin/python -m pip install --constraint .venv-trl112/constraints.txt trl peft requests; \
 	    touch .venv-trl112/ready; fi
 
 # --- the stages -------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from rlhf.run.files import write_json
 NAME = "default"  # PEFT's name of a model's only adapter
 PREFIX = "base_model.model."  # of the names of weights in PEFT's files
 HEAD = "score.weight"
+HEADS = {"score", "classifier"}  # PEFT's modules_to_save of a classifier names both, of which a decoder has the first
 NORMALISATION = ("score_mean", "score_std")  # entries of a reward model's configuration
 FINGERPRINT = "base_fingerprint"  # entry of the configuration of a model with an adapter
 SAMPLE = 64  # values of each weight that the fingerprint reads
@@ -105,7 +106,7 @@ def _stored_adapter(source: str | Path, options: LoraOptions | None) -> Any:
     """The configuration of the adapter at `source`. Raises InputError if training can't continue it as it is."""
     config = _config(source)
     plain = config.peft_type == "LORA" and not config.lora_dropout and config.bias == "none" and not config.use_dora
-    if not plain or set(config.modules_to_save or ()) - {"score"}:
+    if not plain or set(config.modules_to_save or ()) - HEADS:
         raise InputError(
             f"{source} is not a plain LoRA adapter, and can't be trained as one: merge it into its model with peft's "
             "merge_and_unload, and name the folder of the result"
@@ -169,7 +170,7 @@ def merged(model: PreTrainedModel, source: str | Path) -> PreTrainedModel:
     config, name = _config(source), str(source)
     config.task_type = None  # otherwise PEFT expects the methods of a certain kind of model
     if not isinstance(getattr(model, "score", None), nn.Linear):
-        config.modules_to_save = [m for m in config.modules_to_save or [] if m != "score"] or None
+        config.modules_to_save = [m for m in config.modules_to_save or [] if m not in HEADS] or None
     elif HEAD not in adapter_weights(source):
         config.modules_to_save = None
     try:

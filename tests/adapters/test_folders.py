@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf import InputError
 from rlhf.adapters.folders import base_of
@@ -117,6 +117,19 @@ def test_an_adapter_that_peft_wrote_is_accepted(base, tokenizer):
     assert_same(logits(load_policy(folder, load_tokenizer(folder))), expected)
     assert_same(logits(load_trained(folder, tokenizer, LoraOptions(lora_r=2), warn=pytest.fail)), expected)
     assert stop_token_ids(folder, tokenizer) == stop_token_ids(base, tokenizer)
+
+
+def test_a_reward_model_that_peft_wrote_is_merged_or_trained_further(base, tokenizer):
+    """PEFT's modules_to_save also names a `classifier`, which these models do not have."""
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model = get_peft_model(model, LoraConfig(r=2, task_type="SEQ_CLS"))
+    folder = base.parent / "theirs"
+    moved(model).save_pretrained(folder)
+    expected = logits(model)
+    assert_same(logits(load_scorer(folder).model), expected)
+    trained = new_scorer(base, tokenizer).model
+    add_adapter(trained, folder, None)
+    assert_same(logits(trained.eval()), expected)
 
 
 def test_a_run_that_was_moved_still_has_its_base(adapter, tokenizer, tmp_path):

@@ -26,7 +26,10 @@ HAZARD = 0.031  # probability of eos at every token, for responses of 25 of 48 t
 
 
 def make_models(folder: Path, workload: Workload) -> None:
-    """Writes a policy, a scorer (reward model, and initial value model) and a tokenizer of numbered words."""
+    """Writes a policy, a scorer (reward model, and initial value model) and a tokenizer of numbered words.
+
+    With `lora_r` the scorer is an adapter on the policy's trunk.
+    """
     size = SIZES[workload.size]
     vocabulary = {"<eos>": EOS, "<pad>": PAD, **{f"w{i}": i for i in range(2, size.vocabulary)}}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="w2"))
@@ -42,9 +45,29 @@ def make_models(folder: Path, workload: Workload) -> None:
     torch.manual_seed(0)
     policy = AutoModelForCausalLM.from_config(config)
     set_logits(policy, {EOS: log(HAZARD / (1 - HAZARD) * size.vocabulary) if workload.eos else -20.0, PAD: -20.0})
-    for part, model in (("policy", policy), ("scorer", AutoModelForSequenceClassification.from_config(config))):
-        model.save_pretrained(folder / part)
+    policy.save_pretrained(folder / "policy")
+    if workload.lora_r:
+        scorer = adapted_scorer(folder / "policy", workload.lora_r)
+    else:
+        scorer = AutoModelForSequenceClassification.from_config(config)
+    scorer.save_pretrained(folder / "scorer")
+    for part in ("policy", "scorer"):
         tokenizer.save_pretrained(folder / part)
+
+
+def adapted_scorer(trunk: Path, lora_r: int):
+    """A random head, and a random adapter whose output is not 0, on the trunk of the language model in a folder."""
+    from peft import get_peft_model
+
+    model = AutoModelForSequenceClassification.from_pretrained(trunk, num_labels=1)
+    return get_peft_model(model, lora_config(lora_r, "SEQ_CLS", modules_to_save=["score"], init_lora_weights=False))
+
+
+def lora_config(lora_r: int, task: str, **further):
+    """PEFT's options for adapters in all linear layers; `task` is its name of the kind of model."""
+    from peft import LoraConfig  # only rows with adapters need the package
+
+    return LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear", task_type=task, **further)
 
 
 def set_logits(policy, logits: dict[int, float]) -> None:

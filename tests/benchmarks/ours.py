@@ -8,20 +8,19 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from torch import nn
 from transformers import TrainerCallback, set_seed, trainer_callback
 from trl import RewardConfig, SFTConfig
 
 from rlhf import trainer as trainer_module
-from rlhf.config import PPOConfig
 from rlhf.engine import next_token_logprobs, packed_index, selected_states
-from rlhf.models import ValueHead, load_policy, load_scorer, stop_token_ids
+from rlhf.models import load_policy, load_scorer, stop_token_ids
 from rlhf.rollout import generate
 from rlhf.run.placement import freeze
 from rlhf.scoring import RewardFunctions, reward_model_scores
 from rlhf.tokens import load_tokenizer, pad
 from rlhf.trainer import PPOTrainer
-from stages.common.options import TrainingOptions
+from stages.common.options import PPOOptions, TrainingOptions
+from stages.common.ppo_models import Models, load_models
 from stages.common.training import SavingRewardTrainer, SavingSFTTrainer, in_batches, trainer_arguments
 from tests.benchmarks import ablation, inputs
 from tests.benchmarks.worker import Worker, run
@@ -40,21 +39,21 @@ def accelerator_of(numerics: str) -> Accelerator:
 def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values: str) -> None:
     prompts = inputs.prompts(workload)[:: workload.completions]
     tokenizer = load_tokenizer(folder / "policy")
-    policy, reference = (load_policy(folder / "policy", tokenizer) for _ in range(2))
-    accelerator, reward, functions = accelerator_of(numerics), None, None
-    value_model = make_value_model(values, workload, folder)
+    config, accelerator = ppo_config(workload, numerics, values), accelerator_of(numerics)
+    models = make_models(config, accelerator, workload, folder, tokenizer)
+    policy, reward_model, reward, functions = models.policy, models.scorer, None, None
     if workload.kind.startswith("function"):
         functions = RewardFunctions({"distinct": inputs.distinct_words}, tokenizer, [{"prompt": ""}] * len(prompts))
         facts = {"models": inputs.checksum(policy)}
     else:
-        reward_model = load_scorer(folder / "scorer")
         facts = {
-            "models": inputs.checksum(policy, reward_model.model),
+            # adapters are compared by their scores only, because TRL's side merges one into its trunk
+            "models": inputs.checksum(*([models.reference] if workload.lora_r else [policy, reward_model.model])),
             **numbers_to_compare(policy, reward_model, inputs.prompts(workload)),
         }
         reward = partial(reward_model_scores, freeze(reward_model, accelerator))
     trainer = PPOTrainer(
-        ppo_config(workload, numerics, values), policy=policy, reference=reference, value_model=value_model,
+        config, policy=policy, reference=models.reference, value_model=models.value_model,
         tokenizer=tokenizer, prompts=prompts, reward=reward, functions=functions, accelerator=accelerator,
     )  # fmt: skip
     trainer.sanity_report = "not measured"  # the sanity check runs once a run, not at every step
@@ -75,22 +74,25 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
         worker.end("update", samples=len(rollout.mask), **tokens, **({} if functions else seen))
 
 
-def ppo_config(workload: Workload, numerics: str, values: str) -> PPOConfig:
+def ppo_config(workload: Workload, numerics: str, values: str) -> PPOOptions:
     batch = SIZES[workload.size].batch
-    return PPOConfig(
+    return PPOOptions(
         total_episodes=1000 * batch, batch_size=batch, num_ppo_epochs=workload.epochs, num_mini_batches=4,
         learning_rate=LEARNING_RATE, value_learning_rate=None, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
         response_length=workload.response, temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, gamma=1.0, lam=0.95,
         cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, ptx_coef=0.0, value_warmup_steps=0, share_trunk=values == "trunk",
         bf16=numerics == "bf16", num_generations=workload.completions,
-        advantage_estimator="rloo" if values == "none" else "gae",
+        advantage_estimator="rloo" if values == "none" else "gae", lora_r=workload.lora_r or None,
     )  # fmt: skip
 
 
-def make_value_model(values: str, workload: Workload, folder: Path) -> nn.Module | None:
-    if values == "model":
-        return load_scorer(folder / "scorer")
-    return ValueHead(SIZES[workload.size].width) if values == "trunk" else None
+def make_models(config: PPOOptions, accelerator: Accelerator, workload: Workload, folder: Path, tokenizer) -> Models:
+    """The models as the PPO stage loads them, and the reward model, unless a reward function takes its place."""
+    scorer = str(folder / "scorer")
+    models = load_models(config, accelerator, tokenizer, str(folder / "policy"), scorer)
+    if models.scorer is None and not workload.kind.startswith("function"):
+        models.scorer = load_scorer(scorer)
+    return models
 
 
 def numbers_to_compare(policy, reward_model, prompts: list[list[int]]) -> dict[str, list[float]]:

@@ -70,6 +70,9 @@ def test_the_fraction_of_the_peak_follows_from_the_formula():
     one, four = (Workload("ppo", "tiny", epochs).flops(1) for epochs in (1, 4))
     assert four - one == 3 * (one - Workload("ppo", "tiny", 0).flops(1))
     assert Workload("ppo", "tiny", 0).flops(1) == 2 * (2 * 917_504 + 2 * 786_432)
+    # with adapters an update does not need the gradients of the weights, a third of it
+    frozen = Workload("ppo", "tiny", lora_r=16).flops(1)
+    assert frozen - Workload("ppo", "tiny", 0).flops(1) == pytest.approx(2 / 3 * (four - one) / 3)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -39,10 +39,10 @@ def first_step(function, workload: Workload, folder, values: str = "model") -> O
     return worker
 
 
-@pytest.mark.parametrize("values", ["model", "trunk", "none"])
-def test_a_ppo_step_answers_every_prompt_with_the_full_length(values, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("values", "lora_r"), [("model", 0), ("trunk", 0), ("none", 0), ("model", 4)])
+def test_a_ppo_step_answers_every_prompt_with_the_full_length(values, lora_r, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "generate", trainer.generate)  # undoes that the worker replaces it
-    workload = Workload("ppo", "width-64", response=8, completions=K if values == "none" else 1)
+    workload = Workload("ppo", "width-64", response=8, completions=K if values == "none" else 1, lora_r=lora_r)
     worker = first_step(ours.ppo, workload, tmp_path, values)
     response_tokens = 8 * SIZES["width-64"].batch
     assert list(worker.phases) == ["generate", "score", "update"]

@@ -48,19 +48,22 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
 
     prompts = inputs.prompts(workload)
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
-    policy, reference = (load(AutoModelForCausalLM, folder / "policy") for _ in range(2))
-    value_model, reward_model = (
-        load(AutoModelForSequenceClassification, folder / "scorer", num_labels=1) for _ in range(2)
-    )
+    policy = load(AutoModelForCausalLM, folder / "policy")
+    reference, adapter = None, None
+    if workload.lora_r:  # the reference is the policy without its adapter
+        adapter = inputs.lora_config(workload.lora_r, "CAUSAL_LM")
+    else:
+        reference = load(AutoModelForCausalLM, folder / "policy")
+    value_model, reward_model = make_scorers(workload, folder)
     config = ppo_config(workload, folder)
     facts = {
-        "models": inputs.checksum(policy, reward_model),
+        "models": inputs.checksum(policy, *([] if workload.lora_r else [reward_model])),
         **numbers_to_compare(ppo_trainer, policy, reward_model, prompts),
     }
     counts = {"samples": SIZES[workload.size].batch}
     trainer = PPOTrainer(
         args=config, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=reward_model,
-        value_model=value_model, train_dataset=Dataset.from_dict({"input_ids": prompts}),
+        value_model=value_model, peft_config=adapter, train_dataset=Dataset.from_dict({"input_ids": prompts}),
         # the trainer makes a loader of this even if it evaluates nothing
         eval_dataset=Dataset.from_dict({"input_ids": prompts[:1]}), callbacks=[StepEnd(worker, 1, counts)],
     )  # fmt: skip
@@ -68,6 +71,18 @@ def ppo(worker: Worker, workload: Workload, folder: Path, numerics: str, values:
     watch_ppo(worker, ppo_trainer, trainer, workload, prompts, counts)
     worker.ready(**facts)
     trainer.train()
+
+
+def make_scorers(workload: Workload, folder: Path) -> tuple:
+    """The value model and the reward model, with the same weights; the adapter of a reward model is merged."""
+    if not workload.lora_r:
+        return tuple(load(AutoModelForSequenceClassification, folder / "scorer", num_labels=1) for _ in range(2))
+    from peft import AutoPeftModelForSequenceClassification as AutoPeftModel
+
+    value_model, reward_model = (
+        load(AutoPeftModel, folder / "scorer", num_labels=1, is_trainable=True) for _ in range(2)
+    )
+    return value_model, reward_model.merge_and_unload()
 
 
 def ppo_config(workload: Workload, folder: Path):

@@ -62,19 +62,22 @@ class Workload:
     eos: bool = False  # responses end with eos, after 25 of 48 tokens on average; otherwise none does
     response: int = 48  # maximum length of a response in tokens
     completions: int = 1  # responses to each prompt, or K of the reward model's rankings
+    lora_r: int = 0  # of PPO: rank of the LoRA adapters of policy and value model; 0: all weights are trained
 
     def flops(self, tokens: int, values: str = "model") -> float:
         """Floating-point operations of a step on `tokens` tokens: 2 per parameter and token forward, 4 backward.
 
         In PPO each token passes once through the policy (which generates it), the reference, the value model and the
         reward model, and in every epoch forward and backward through policy and value model. Padding, and work that a
-        side does twice, is not counted. `values` is that of a `Side`.
+        side does twice, is not counted. Nor are adapters; frozen weights need only 2 backward. `values` is that of a
+        `Side`.
         """
         size = SIZES[self.size]
         policy, scorer = 2 * size.policy_parameters * tokens, 2 * size.block_parameters * tokens
         value = scorer if values == "model" else 0
+        trained = 2 if self.lora_r else 3
         return {
-            "ppo": policy + policy + value + scorer + 3 * self.epochs * (policy + value),
+            "ppo": policy + policy + value + scorer + trained * self.epochs * (policy + value),
             "rloo": policy + policy + scorer + 3 * self.epochs * policy,
             "function-rloo": policy + policy + 3 * self.epochs * policy,
             "function-grpo": policy + policy + 3 * self.epochs * policy,
@@ -119,6 +122,7 @@ BF16_NOTE = "ours in bf16; TRL 1.12's bf16=True silently has no effect"
 RLOO_NOTE = f"less work: no value model, {K} responses to a prompt are compared with each other; TRL's PPO has one"
 WITHOUT_NOTE = "ours without this optimisation, against ours"
 WITH_NOTE = "ours, against ours with this optimisation, which is off by default"
+LORA_NOTE = "peft_config; TRL's value model is an adapter too, on a trunk of its own, and its reward model is merged"
 TRUNK_NOTE = "less work: a value head on the policy's trunk; TRL has a second model"
 TRL_PPO = Side("TRL 1.12")
 
@@ -170,6 +174,13 @@ def _rloo_rows() -> Iterator[Comparison]:
     for numerics, note in notes.items():
         ours = Side("ours", numerics, "none")
         yield Comparison(f"memory-gpt2-rloo-{numerics}", workload, ours, TRL_PPO, 2.0, "memory", False, note)
+
+
+def _lora_rows() -> Iterator[Comparison]:
+    """PPO with adapters in all linear layers: time, and peak memory."""
+    workload = Workload("ppo", "gpt2", lora_r=16)
+    yield Comparison("lora-gpt2-fp32", workload, Side("ours"), TRL_PPO, 1.3, note=LORA_NOTE)
+    yield Comparison("memory-lora-gpt2-fp32", workload, Side("ours"), TRL_PPO, 2.0, "memory", note=LORA_NOTE)
 
 
 def _function_rows() -> Iterator[Comparison]:
@@ -274,6 +285,7 @@ COMPARISONS = {
     for comparison in (
         *_ppo_rows(),
         *_rloo_rows(),
+        *_lora_rows(),
         *_function_rows(),
         *_gpu_rows(),
         *_decoding_and_training_rows(),
