@@ -1,4 +1,4 @@
-"""The options of every stage, as dataclass fields. A recipe sets them, then the command line (see `parsing`).
+"""The options of the stages up to PPO, as dataclass fields. A recipe sets them, then the command line (see `parsing`).
 
 They are not in the stages' own modules, so that `make` can read them without importing torch.
 """
@@ -293,58 +293,3 @@ class PPOOptions(PPOConfig, SavingOptions, LoraOptions):
     def uses_reward_model(self) -> bool:
         """Whether a reward model gives the scores or a part of them."""
         return not self.named_functions or self.reward_model_weight is not None
-
-
-@dataclass
-class SamplesOptions(StageOptions):
-    prompt: list[str] = option([], "prompts to answer")
-    prompts: str | None = option(
-        None, "JSON Lines file of {prompt} to answer; by default, without --prompt, the held-out prompts of `make data`"
-    )
-    template: str | None = option(
-        None, 'text around each --prompt, which replaces {}; "chat" makes it a chat message of the user'
-    )
-    models: list[str] = option(["pretrain", "sft", "ppo"], "models to compare: stages of the run, folders or hub ids")
-    count: int = option(
-        6,
-        "number of prompts to take from a file, alternating between tasks if it has a column `task`",
-        at_least=1,
-        at_most=10**9,
-    )
-    temperature: float = option(1.0, "sampling temperature; 0: greedy", at_least=0.01, at_most=100, or_zero=True)
-    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
-    gold: str | None = option(None, "a Python function, or a classifier, of true quality, printed beside each answer")
-
-
-@dataclass
-class EvaluateOptions(StageOptions):
-    models: list[str] = option(
-        ["pretrain", "sft", "ppo"],
-        "models to evaluate: stages of the run, folders or hub ids; those listed after sft are compared with it",
-    )
-    count: int = option(400, "maximum number of held-out prompts", at_least=1, at_most=10**9)
-    temperature: float = option(
-        1.0, "sampling temperature; greedy decoding is evaluated as well", at_least=0.01, at_most=100
-    )
-    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
-    best_of: int = option(
-        0,
-        "n of best-of-n, the highest-scoring of n completions of the SFT model; 0: not evaluated",
-        at_least=0,
-        at_most=10**4,
-    )
-    gold: str | None = option(None, "a Python function, or a sequence classifier, that returns true quality")
-    perfect: float = option(10.0, "gold score from which an answer counts as perfect")
-
-
-OPTIONS: dict[str, type[StageOptions]] = {
-    "data": DataOptions,
-    "pretrain": PretrainOptions,
-    "sft": SFTOptions,
-    "comparisons": ComparisonsOptions,
-    "reward": RewardOptions,
-    "ppo": PPOOptions,
-    "samples": SamplesOptions,
-    "evaluate": EvaluateOptions,
-}
-STAGES = tuple(OPTIONS)

@@ -13,7 +13,7 @@ import yaml
 
 from rlhf import InputError
 from rlhf.option import did_you_mean
-from stages.common.options import STAGES
+from stages.common.programs import OPTIONS
 from stages.common.run import SETTINGS, settings_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -49,8 +49,8 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
         raise InputError(f"{path}: this recipe is based on itself")
     top = _read_yaml(path)
     for name, (_, where) in top.items():
-        if name not in (*STAGES, "base", "seed"):
-            raise InputError(f"{where}: {no_such_option(name, (*STAGES, 'base', 'seed'))} in a recipe")
+        if name not in (*OPTIONS, "base", "seed"):
+            raise InputError(f"{where}: {no_such_option(name, (*OPTIONS, 'base', 'seed'))} in a recipe")
     if "base" not in top:
         return [top]
     base, where = top["base"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlhf import InputError
 from rlhf.run.files import read_json, sha256, write_json
-from stages.common.options import STAGES
+from stages.common.programs import STAGES
 
 RECORD, BEGUN, CHECKPOINTS, HASHES = "stage.json", "begun.json", "checkpoints", ".hashes.json"
 SETTINGS = "run.json"  # in the folder of a run: the recipe, the seed and the base that it was made with

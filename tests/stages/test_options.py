@@ -9,8 +9,8 @@ import torch
 from rlhf import InputError
 from rlhf.option import Range
 from stages.common.ending import is_out_of_memory
-from stages.common.options import OPTIONS, STAGES
 from stages.common.parsing import parse_given
+from stages.common.programs import OPTIONS, STAGES
 from tests.pipeline import make_here, stage
 from tests.recipes import write_recipe
 

@@ -6,8 +6,8 @@ from dataclasses import fields
 import pytest
 
 from rlhf import InputError
-from stages.common.options import OPTIONS, STAGES
 from stages.common.parsing import functions_of, parse, parse_given
+from stages.common.programs import OPTIONS, STAGES
 from stages.common.recipe import RECIPES
 from stages.common.stage import without_places
 from tests.recipes import write_recipe
