@@ -17,6 +17,9 @@ CHAIN = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
 # options that name the recipe and folders: they are set on the command line, not in a section of a recipe
 PLACES = ("recipe", "run", "base", "results", "run_seed", "output")
 
+# the labeller of a recipe whose comparisons are the rankings that people made with `make rank`
+PEOPLE = "people"
+
 # a path, or a mapping as JSON, see data/columns.py
 SourceText = NewType("SourceText", str)
 
@@ -186,7 +189,25 @@ class SFTOptions(TrainingOptions, LoraOptions):
 @dataclass
 class ComparisonsOptions(SavingOptions):
     model: str | None = option(None, "model to sample from; by default the result of `make sft`")
-    labeller: str | None = option(None, "a Python function, module:function, or a classifier, that scores completions")
+    labeller: str | None = option(
+        None,
+        "a Python function, module:function, or a classifier, that scores completions; people: nothing is sampled, the "
+        "rankings of `make rank` are used",
+    )
+    rankings: list[str] = option([], "of labeller people: files or folders of further rankings, besides <run>/rankings")
+    held_out: float = option(
+        0.25,
+        "of labeller people: share of their prompts that is held out to test the reward model; 0: no test",
+        at_least=0,
+        below=1,
+    )
+    old: str | None = option(
+        None,
+        "of labeller people: JSON Lines file of older comparisons to mix in, such as <base>/comparisons/train.jsonl",
+    )
+    old_weight: float = option(
+        1.0, "number of older comparisons for each ranking to train on, drawn with the seed", above=0, at_most=10**6
+    )
     noise: float = option(
         1.5,
         "the labeller prefers the better of two completions with probability sigmoid(difference / noise); 0: no noise",
@@ -215,6 +236,8 @@ class ComparisonsOptions(SavingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.labeller != PEOPLE and (self.rankings or self.old):
+            raise InputError("rankings and old belong to labeller: people; other comparisons are named under data")
         if self.completions + self.swapped < 2:
             raise InputError("a comparison needs at least two completions: raise completions or swapped")
 
@@ -233,6 +256,9 @@ class RewardOptions(TrainingOptions, LoraOptions):
         "rows over which scores are shifted to mean 0, at most 4,096 (InstructGPT: demonstrations)",
     )
     unit_deviation: bool = option(True, "scale scores to a standard deviation of 1 over the comparisons")
+    learning_curve: bool = option(
+        False, "also train on parts of the comparisons, and tell whether more would help; people's: done if needed"
+    )
 
 
 @dataclass

@@ -18,7 +18,7 @@ from stages.common.parsing import check_values
 from stages.common.processes import start
 from stages.common.programs import OPTIONS, TOOLS
 from stages.common.request import Request
-from stages.common.requirements import check_sources
+from stages.common.requirements import check_run, check_sources
 from stages.common.run import RECORD
 
 SHOWN_REASONS = 4
@@ -38,6 +38,7 @@ def make(request: Request) -> None:
         run_stage(request, request.goal)
         return
     running = [decision.stage for decision in decisions if decision.runs]
+    check_run(request.run, running, {name: parsed.options for name, parsed in options.items()})
     for stage in running:
         check_values(options[stage].options)  # before the first stage runs for minutes
     print_plan(request, decisions)
