@@ -50,9 +50,12 @@ def more_needed(points: Sequence[Point]) -> int | None:
     """How many more rankings would bring the lower end of the accuracy's interval above chance.
 
     Extrapolates the line of least squares of accuracy on log2 of the number of rankings, for an interval as wide as the
-    last one. None if the accuracy does not rise, or so slowly that it would take over FARTHEST times the rankings.
+    last one. None if the accuracy does not rise, is known for one number only, or rises so slowly that it would take over
+    FARTHEST times the rankings.
     """
     last = points[-1]
+    if len(points) < 2:
+        return None
     slope, start = np.polyfit([math.log2(point.rankings) for point in points], [p.accuracy.value for p in points], 1)
     if slope <= 0:
         return None
@@ -60,7 +63,7 @@ def more_needed(points: Sequence[Point]) -> int | None:
     doublings = (target - start) / slope - math.log2(last.rankings)
     if not 0 < doublings <= math.log2(FARTHEST):
         return None
-    return math.ceil(last.rankings * (2**doublings - 1))
+    return max(1, round(last.rankings * (2**doublings - 1)))
 
 
 def in_words(points: Sequence[Point]) -> list[str]:
