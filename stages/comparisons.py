@@ -72,7 +72,7 @@ def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
 
 
 def from_people(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
-    """Writes the rankings of `make rank`, the training part mixed with older comparisons; returns counts for the record."""
+    """Writes the rankings of `make rank`, mixed with older comparisons to train on; returns counts for the record."""
     people = read_people(options, stage.input)
     say(str(people))
     metrics: dict[str, float] = {}

@@ -75,14 +75,8 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     scorer.save_pretrained(stage.partial, options.merge)
     tokenizer.save_pretrained(stage.partial)
 
-    summary = {"rows": tally.as_dict(), "test_rows": test_tally.as_dict(), "metrics": {}, "history": history}
-    if test:
-        counts = partial(pair_counts, tokenizer=tokenizer, test=test, rows=[test_rows[i] for i in test["row"]])
-        summary["metrics"] = metrics = report_accuracy(scorer, source, tokenizer, counts)
-        of_people = any("rater" in test_rows[i] for i in test["row"])
-        if "accuracy" in metrics and (options.learning_curve or of_people and metrics["accuracy_low"] <= CHANCE):
-            summary |= report_curve(source, tokenizer, dataset, counts, metrics, options, stage)
-    return summary
+    report = report_test(scorer, source, tokenizer, dataset, test, test_rows, options, stage)
+    return {"rows": tally.as_dict(), "test_rows": test_tally.as_dict(), **report, "history": history}
 
 
 def normalise(
@@ -127,6 +121,28 @@ def some_sequences(comparisons: Dataset, rng: random.Random) -> list[list[int]]:
 def _subset(items: Sequence[Item], rng: random.Random) -> Sequence[Item]:
     """All items, or NORMALISED_ON random ones, whose mean has a standard error of 1/64 of the standard deviation."""
     return items if len(items) <= NORMALISED_ON else rng.sample(items, NORMALISED_ON)
+
+
+def report_test(
+    scorer: Scorer,
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    test: Dataset | None,
+    test_rows: Sequence[Row],
+    options: RewardOptions,
+    stage: Stage,
+) -> dict[str, Any]:
+    """What the record says of the held-out rankings: metrics and, if asked for or in doubt, the learning curve."""
+    if test is None:
+        return {"metrics": {}}
+    rows = [test_rows[i] for i in test["row"]]
+    counts = partial(pair_counts, tokenizer=tokenizer, test=test, rows=rows)
+    metrics = report_accuracy(scorer, source, tokenizer, counts)
+    doubtful = any("rater" in row for row in rows) and metrics.get("accuracy_low", 1.0) <= CHANCE
+    if "accuracy" not in metrics or not (options.learning_curve or doubtful):
+        return {"metrics": metrics}
+    return {"metrics": metrics, **report_curve(source, tokenizer, dataset, counts, metrics, options, stage)}
 
 
 def report_accuracy(
@@ -201,8 +217,9 @@ def pair_counts(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, test: Datase
     """For each accuracy on held-out rankings that has a pair: correctly ordered pairs and pairs of each ranking, (B,).
 
     The accuracy is the share of pairs that the scores order correctly. If true quality is known, `accuracy` is measured
-    against it and `label_accuracy` against the ranks; otherwise `accuracy` is measured against the ranks. `accuracy_own`
-    leaves out completions of other prompts. `length_accuracy` is the accuracy of preferring the longer completion.
+    against it and `label_accuracy` against the ranks; otherwise `accuracy` is measured against the ranks.
+    `accuracy_own` leaves out completions of other prompts. `length_accuracy` is the accuracy of preferring the longer
+    completion.
     """
     sequences = [ids for row in test["sequences"] for ids in row]
     ranks = pad_ranks(test["ranks"])

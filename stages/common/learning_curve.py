@@ -1,4 +1,4 @@
-"""Whether a reward model would gain from more rankings: its accuracy when it learns from a quarter, a half, all of them."""
+"""Whether more rankings would help a reward model: its accuracy after learning from a quarter, a half, all of them."""
 
 import math
 import random
@@ -50,8 +50,8 @@ def more_needed(points: Sequence[Point]) -> int | None:
     """How many more rankings would bring the lower end of the accuracy's interval above chance.
 
     Extrapolates the line of least squares of accuracy on log2 of the number of rankings, for an interval as wide as the
-    last one. None if the accuracy does not rise, is known for one number only, or rises so slowly that it would take over
-    FARTHEST times the rankings.
+    last one. None if the accuracy does not rise, or so slowly that it would take over FARTHEST times the rankings, or
+    if there is only one point.
     """
     last = points[-1]
     if len(points) < 2:
@@ -73,7 +73,7 @@ def in_words(points: Sequence[Point]) -> list[str]:
     if points[-1].accuracy.low > CHANCE:
         return lines
     if needed := more_needed(points):
-        advice = f"about {needed:,} more rankings may bring its interval above it, by the trend of these {len(points)} accuracies"
+        advice = f"about {needed:,} more rankings may bring its interval above it, if it goes on rising like this"
     elif len(points) > 1:
         advice = "can't tell how many more rankings would help, because it does not rise clearly with their number"
     else:

@@ -69,8 +69,8 @@ def read_people(options: ComparisonsOptions, find: Callable[[str], Path]) -> Peo
     if not people.train or options.held_out and not people.test:
         prompts = len({json.dumps(row["prompt"]) for row in [*people.train, *people.test]})
         raise InputError(
-            f"{', '.join(map(str, paths))}: usable rankings of {prompts} prompt{'s' * (prompts != 1)} are too few to train "
-            f"and to hold out {options.held_out:g} of them: rank more with `{command}`"
+            f"{', '.join(map(str, paths))}: usable rankings of {prompts} prompt{'s' * (prompts != 1)} are too few to "
+            f"train and to hold out {options.held_out:g} of them: rank more with `{command}`"
         )
     return people
 

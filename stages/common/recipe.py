@@ -62,7 +62,8 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
     settings = settings_of(Path(base))
     if not settings:
         raise InputError(
-            f"{where}: no recipe {base}, nor a run in a folder of that name{_makes(base)}; recipes: {', '.join(_known())}"
+            f"{where}: no recipe {base}, nor a run in a folder of that name{_makes(base)}; "
+            f"recipes: {', '.join(_known())}"
         )
     seed = [_Section(seed=(settings["seed"], f"{base}/{SETTINGS}"))] if settings.get("seed") is not None else []
     return [*_layers(settings["recipe"], (*above, path)), *seed, top]

@@ -43,7 +43,7 @@ def check_sources(stages: Sequence[str], options: Mapping[str, Any]) -> None:
 
 
 def check_run(run: Run, stages: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Raises InputError if one of the stages, all of which will run, lacks rankings by people or a model of the base."""
+    """Raises InputError if one of the stages, which will all run, lacks rankings by people or a model of the base."""
     for stage in stages:
         model = getattr(options[stage], "model", None) or ""
         if model.startswith(BASE) and not (path := run.path(model)).is_dir():
