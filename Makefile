@@ -3,6 +3,10 @@
 # The values reach the programs as typed, as environment variables that neither make nor a shell expands.
 VARIABLES := RECIPE RUN BASE SEED ARGS PROMPT REMAKE PROCESSES ACCELERATE PYTHON VENV
 $(foreach name,$(VARIABLES),$(eval override export $(name) := $$(value $(name))))
+# options of rank and chat; a shell may have variables of these names, so they count only on make's command line
+OF_COMMAND_LINE := MODEL COUNT K HOST PORT WEB
+$(foreach name,$(OF_COMMAND_LINE),$(if $(filter command,$(origin $(name))),\
+    $(eval override export $(name) := $$(value $(name))),$(eval unexport $(name))))
 ifndef PYTHON
 override export PYTHON := python3
 endif
@@ -14,9 +18,11 @@ export GOALS := $(MAKECMDGOALS)
 PY := "$$VENV/bin/python"
 # runs a module with the arguments in ARGS
 WITH_ARGS := $(PY) -m tests.with_args
+# what the run is used for
+TOOLS := rank chat
 STAGES := data pretrain sft comparisons reward ppo samples evaluate
 
-.PHONY: help setup setup-trl112 $(STAGES) optimum test test-all bench gpu quality growth mutate kill lint clean clean-previous
+.PHONY: help setup setup-trl112 $(STAGES) $(TOOLS) optimum test test-all bench gpu quality growth mutate kill lint clean clean-previous
 .NOTPARALLEL:
 
 help:
@@ -30,7 +36,10 @@ help:
 	@echo 'make samples      answers of all models, side by side: PROMPT="What is 2 + 3?"'
 	@echo 'make evaluate     metrics of all models, with 95 % intervals'
 	@echo
-	@echo 'Each first runs the stages it needs that are missing or out of date, and prints why.'
+	@echo 'make rank         rank answers in a browser: MODEL=sft COUNT=60 K=4 HOST=127.0.0.1 PORT=8000'
+	@echo 'make chat         talk to the models in the terminal, or with WEB=1 in a browser'
+	@echo
+	@echo 'Each stage first runs the stages it needs that are missing or out of date, and prints why.'
 	@echo 'RECIPE=tiny       a name in stages/recipes, or the path of a YAML file'
 	@echo 'RUN=runs/tiny     the folder of the results; by default runs/<recipe>'
 	@echo 'ARGS="--kl_coef 0.1"  options of the named stage; .venv/bin/python -m stages.ppo --help lists them'
@@ -71,7 +80,7 @@ setup-trl112:
 
 # --- the stages -------------------------------------------------------------------------------------------------------
 
-$(STAGES): setup
+$(STAGES) $(TOOLS): setup
 	@exec $(PY) -m stages $@
 
 clean:

@@ -1,10 +1,12 @@
 """Comparisons: K completions of each prompt, sampled from the SFT model and ranked by a labeller.
 
-If the recipe names files of comparisons, these are used instead, and nothing is sampled.
+If the labeller is `people`, the rankings are those of `make rank`, and nothing is sampled. If the recipe names files of
+comparisons, these are used instead.
 
     make comparisons
 """
 
+import json
 import math
 import random
 import shutil
@@ -15,7 +17,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.labeller import rank
+from data.rankings import agreement
 from rlhf import InputError
+from rlhf.evaluate import ratio_estimate
 from rlhf.models import load_policy, max_prompt_length, on_device
 from rlhf.rollout import Completion, sample_completions
 from rlhf.rows import Row, Tally, plain_text, read_jsonl, read_lines, read_rows, write_rows
@@ -24,7 +28,8 @@ from rlhf.scoring import RewardFunction, call_reward_function
 from rlhf.tokens import load_tokenizer, prompt_dataset
 from stages.common.console import ProgressBar, say, show_output
 from stages.common.needs import sampling_needs, say_needs, scorers
-from stages.common.options import ComparisonsOptions
+from stages.common.options import PEOPLE, ComparisonsOptions
+from stages.common.people import mix, read_people
 from stages.common.resume import Saver
 from stages.common.rewards import load_reward
 from stages.common.run import INPUT
@@ -35,6 +40,8 @@ SAMPLED = "sampled.jsonl"
 
 def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
     """Writes train.jsonl and test.jsonl; returns their numbers of rows for the record."""
+    if options.labeller == PEOPLE:
+        return from_people(options, stage)
     ready_made = [stage.input(f"{INPUT}data/{file}.jsonl") for file in ("comparisons", "comparisons_test")]
     if ready_made[0].is_file():
         for path, file in zip(ready_made, ("train.jsonl", "test.jsonl"), strict=True):
@@ -62,6 +69,29 @@ def work(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
         rng = random.Random(f"labeller {part} {options.seed}")
         write_rows(stage.partial / f"{part}.jsonl", compare(rows, sampled[part], label, options, rng))
     return {"rows": {part: len(rows) for part, (rows, _) in prompts.items()}}
+
+
+def from_people(options: ComparisonsOptions, stage: Stage) -> dict[str, Any]:
+    """Writes the rankings of `make rank`, mixed with older comparisons to train on; returns counts for the record."""
+    people = read_people(options, stage.input)
+    say(str(people))
+    metrics: dict[str, float] = {}
+    # the same prompt and completions are the same item, in whichever file they are
+    items = [{**row, "id": json.dumps([row["prompt"], row["completions"]])} for row in people.decisions]
+    alike, compared = agreement(items)
+    if compared:
+        agreed = ratio_estimate(alike, compared)
+        say(f"agreement {agreed} of people who ranked the same answers, over {sum(compared):,} pairs")
+        metrics = agreed.named("agreement")
+    train = people.train
+    if options.old:
+        train = mix(train, people.test, stage.rows(options.old, ""), options.old_weight, options.seed)
+    older = f" and {len(train) - len(people.train):,} older comparisons" if options.old else ""
+    say(f"{len(people.train):,} rankings{older} to train on, {len(people.test):,} rankings of other prompts to test on")
+    write_rows(stage.partial / "train.jsonl", train)
+    write_rows(stage.partial / "test.jsonl", people.test)
+    rows = {"train": len(train), "test": len(people.test), "used": people.tally.used, "unused": people.counts()}
+    return {"rows": rows, "metrics": metrics}
 
 
 def _prompts(

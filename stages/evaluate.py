@@ -25,10 +25,11 @@ from rlhf.rows import Row, read_rows
 from rlhf.run.files import write_json
 from rlhf.scoring import RewardFunction, RewardModel
 from rlhf.tokens import completion_ids, is_rendered, load_tokenizer, prompt_ids, same_vocabulary, text_dataset
+from stages.common.answer_options import EvaluateOptions
 from stages.common.answers import Answerer, answerable, gold_of, load_answerers, say_answering_needs
 from stages.common.console import print_lines
 from stages.common.needs import scorers
-from stages.common.options import CHAIN, EvaluateOptions
+from stages.common.options import CHAIN
 from stages.common.rewards import load_reward
 from stages.common.run import INPUT
 from stages.common.stage import Stage, main

@@ -4,7 +4,8 @@ make reward
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,15 +14,20 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.trainer_callback import PrinterCallback
 from trl import RewardConfig
 
+from rlhf import InputError
 from rlhf.classifiers import Scorer
+from rlhf.engine import sharding_plugin
 from rlhf.evaluate import Estimate, ratio_estimate
-from rlhf.models import context_length, new_scorer, stop_token_ids
+from rlhf.models import context_length, device, load_scorer, new_scorer, stop_token_ids
 from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
 from rlhf.rows import Row, Tally, read_lines, read_rows
+from rlhf.scoring import check_classifier
 from rlhf.tokens import comparison_dataset, demonstration_dataset, is_rendered, load_tokenizer, prompt_ids
 from stages.common.console import say
+from stages.common.learning_curve import CHANCE, Counts, Point, in_words, measure_curve
 from stages.common.options import RewardOptions
 from stages.common.preview import say_if_too_long, say_ranking
 from stages.common.stage import Stage, main
@@ -30,6 +36,7 @@ from stages.common.training import SavingRewardTrainer, length_remedy, new_train
 
 NORMALISED_ON = 4096  # maximum number of sequences over which scores are normalised
 Item = TypeVar("Item")
+PairCounts = dict[str, Counts]
 
 
 def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
@@ -68,8 +75,8 @@ def work(options: RewardOptions, stage: Stage) -> dict[str, Any]:
     scorer.save_pretrained(stage.partial, options.merge)
     tokenizer.save_pretrained(stage.partial)
 
-    metrics = report_accuracy(scorer, tokenizer, test, [test_rows[i] for i in test["row"]]) if test else {}
-    return {"rows": tally.as_dict(), "test_rows": test_tally.as_dict(), "metrics": metrics, "history": history}
+    report = report_test(scorer, source, tokenizer, dataset, test, test_rows, options, stage)
+    return {"rows": tally.as_dict(), "test_rows": test_tally.as_dict(), **report, "history": history}
 
 
 def normalise(
@@ -116,25 +123,103 @@ def _subset(items: Sequence[Item], rng: random.Random) -> Sequence[Item]:
     return items if len(items) <= NORMALISED_ON else rng.sample(items, NORMALISED_ON)
 
 
+def report_test(
+    scorer: Scorer,
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    test: Dataset | None,
+    test_rows: Sequence[Row],
+    options: RewardOptions,
+    stage: Stage,
+) -> dict[str, Any]:
+    """What the record says of the held-out rankings: metrics and, if asked for or in doubt, the learning curve."""
+    if test is None:
+        return {"metrics": {}}
+    rows = [test_rows[i] for i in test["row"]]
+    counts = partial(pair_counts, tokenizer=tokenizer, test=test, rows=rows)
+    metrics = report_accuracy(scorer, source, tokenizer, counts)
+    doubtful = any("rater" in row for row in rows) and metrics.get("accuracy_low", 1.0) <= CHANCE
+    if "accuracy" not in metrics or not (options.learning_curve or doubtful):
+        return {"metrics": metrics}
+    return {"metrics": metrics, **report_curve(source, tokenizer, dataset, counts, metrics, options, stage)}
+
+
 def report_accuracy(
-    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, test: Dataset, rows: list[Row]
+    scorer: Scorer, source: str, tokenizer: PreTrainedTokenizerBase, counts: Callable[[Scorer], PairCounts]
 ) -> dict[str, float]:
-    """Prints the accuracies on held-out rankings, and returns them as metrics with their intervals."""
+    """Prints the accuracies on held-out rankings, and returns them as metrics with their intervals.
+
+    If training started from a reward model at `source`, they include its `accuracy_before`.
+    """
+    accuracies = estimates(counts(scorer))
+    if is_reward_model(source) and "accuracy" in accuracies:
+        before = load_scorer(source, tokenizer)
+        accuracies["accuracy_before"] = estimates(counts(before.to(device())))["accuracy"]
     metrics: dict[str, float] = {}
-    for name, accuracy in test_accuracies(scorer, tokenizer, test, rows).items():
+    for name, accuracy in accuracies.items():
         say(f"{name.replace('_', ' ')} {accuracy}")
         metrics |= accuracy.named(name)
     return metrics
 
 
-def test_accuracies(
-    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, test: Dataset, rows: list[Row]
-) -> dict[str, Estimate]:
-    """Accuracies on held-out rankings: the share of pairs that the scores order correctly.
+def is_reward_model(source: str) -> bool:
+    """Whether a folder or hub id holds a reward model."""
+    try:
+        check_classifier(source)
+    except InputError:
+        return False
+    return True
 
-    If true quality is known, `accuracy` is measured against it and `label_accuracy` against the ranks; otherwise
-    `accuracy` is measured against the ranks. `accuracy_own` leaves out completions of other prompts. `length_accuracy`
-    is the accuracy of preferring the longer completion.
+
+def report_curve(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    counts: Callable[[Scorer], PairCounts],
+    metrics: dict[str, float],
+    options: RewardOptions,
+    stage: Stage,
+) -> dict[str, Any]:
+    """Trains new models on parts of the rankings; prints and returns the learning curve for the record."""
+    if sharding_plugin() is not None:
+        say("no learning curve: the models are sharded")
+        return {}
+
+    def train_on(indices: Sequence[int]) -> Counts:
+        arguments = trainer_arguments(RewardConfig, options, stage.partial)
+        arguments.report_to = []
+        set_seed(options.seed)
+        scorer = new_scorer(source, tokenizer, options)
+        part = dataset.select(indices).flatten_indices(keep_in_memory=True)
+        trainer = new_trainer(
+            SavingRewardTrainer, options, model=scorer.model, arguments=arguments, dataset=part, tokenizer=tokenizer
+        )
+        trainer.stage = stage
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        scorer.eval()
+        return counts(scorer)["accuracy"]
+
+    accuracy = Estimate(metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"])
+    points = [*measure_curve(len(dataset), train_on, options.seed), Point(len(dataset), accuracy)]
+    for line in in_words(points):
+        say(line)
+    return {"learning_curve": [point.as_dict() for point in points]}
+
+
+def estimates(counts: PairCounts) -> dict[str, Estimate]:
+    """The accuracies of `pair_counts` with their intervals."""
+    return {name: ratio_estimate(correct.tolist(), pairs.tolist()) for name, (correct, pairs) in counts.items()}
+
+
+def pair_counts(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, test: Dataset, rows: list[Row]) -> PairCounts:
+    """For each accuracy on held-out rankings that has a pair: correctly ordered pairs and pairs of each ranking, (B,).
+
+    The accuracy is the share of pairs that the scores order correctly. If true quality is known, `accuracy` is measured
+    against it and `label_accuracy` against the ranks; otherwise `accuracy` is measured against the ranks.
+    `accuracy_own` leaves out completions of other prompts. `length_accuracy` is the accuracy of preferring the longer
+    completion.
     """
     sequences = [ids for row in test["sequences"] for ids in row]
     ranks = pad_ranks(test["ranks"])
@@ -152,11 +237,7 @@ def test_accuracies(
     counts = {name: pair_accuracy(scores, order) for name, order in orders.items()}
     counts["length_accuracy"] = pair_accuracy(lengths, orders["accuracy"])
     # without two completions of different quality there is no accuracy
-    return {
-        name: ratio_estimate(correct.tolist(), pairs.tolist())
-        for name, (correct, pairs) in counts.items()
-        if pairs.sum() > 0
-    }
+    return {name: (correct, pairs) for name, (correct, pairs) in counts.items() if pairs.sum() > 0}
 
 
 if __name__ == "__main__":

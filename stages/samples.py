@@ -14,10 +14,10 @@ from typing import Any
 from rlhf.escape import markdown, printable
 from rlhf.rollout import Completion
 from rlhf.rows import Row, Tally, Text, plain_text, read_lines, read_rows, valid_rows
+from stages.common.answer_options import SamplesOptions
 from stages.common.answers import answerable, gold_of, load_answerers, say_answering_needs
 from stages.common.console import print_lines, say
 from stages.common.needs import scorers
-from stages.common.options import SamplesOptions
 from stages.common.rewards import load_reward
 from stages.common.stage import Stage, main
 

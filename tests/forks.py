@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from stages.common.options import STAGES
+from stages.common.programs import STAGES
 
 ROOT = Path(__file__).parent.parent
 ONE_THREAD = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

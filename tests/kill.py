@@ -18,7 +18,8 @@ from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
-from stages.common.options import CHAIN, OPTIONS, SavingOptions
+from stages.common.options import CHAIN, SavingOptions
+from stages.common.programs import OPTIONS
 from tests.forks import ONE_THREAD, fork
 
 os.environ.update(ONE_THREAD)

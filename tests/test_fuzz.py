@@ -13,8 +13,8 @@ from data.sources import read_source
 from rlhf import InputError
 from rlhf.rows import Tally, read_lines, read_rows, valid_rows
 from rlhf.tokens import comparison_dataset, demonstration_dataset, prompt_dataset, text_dataset
-from stages.common.options import OPTIONS, STAGES
 from stages.common.parsing import parse
+from stages.common.programs import OPTIONS, STAGES
 from tests.data.public_rows import ROWS as PUBLIC_ROWS
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")

@@ -23,6 +23,8 @@ ending        the exit status and the message after an error
 needs         what a stage says of the memory that it needs
 preview       a row as the model sees it
 console       lines, durations and progress bars on the screen
+people        comparisons that people ranked
+learning_curve  whether a reward model would gain from more comparisons
 rewards       functions and classifiers that score completions
 answers       models that answer prompts, for samples and evaluate
 """

@@ -12,8 +12,9 @@ from typing import Any
 
 from rlhf import InputError
 from stages.common.code import code_hash
-from stages.common.options import CHAIN, STAGES
+from stages.common.options import CHAIN
 from stages.common.parsing import Parsed, functions_of, parse_given
+from stages.common.programs import STAGES, TOOLS
 from stages.common.request import Request
 from stages.common.requirements import stages_before_ppo
 from stages.common.run import INPUT, MISSING, record_of, stage_of
@@ -42,9 +43,9 @@ class Decision:
 
 
 def options_of(request: Request) -> Options:
-    """The options of every stage. Raises InputError, which names the record if make repeats options from there."""
+    """The options of every stage, and of the goal. Raises InputError, which names the record if make repeats options from there."""
     options = {}
-    for stage in STAGES:
+    for stage in dict.fromkeys((*STAGES, request.goal)):
         try:
             options[stage] = parse_given(stage, request.argv(stage))
         except InputError as error:
@@ -59,10 +60,11 @@ def options_of(request: Request) -> Options:
 
 
 def stages_up_to(goal: str, options: Options) -> list[str]:
-    """The goal and the stages before it that it needs, in order."""
+    """The goal, if it is a stage, and the stages before it that it needs, in order."""
     if goal in CHAIN[: CHAIN.index("ppo")]:
         return [*CHAIN[: CHAIN.index(goal)], goal]
-    return [*stages_before_ppo(options["ppo"].options), *dict.fromkeys(("ppo", goal))]
+    goals = ("ppo",) if goal in TOOLS else dict.fromkeys(("ppo", goal))
+    return [*stages_before_ppo(options["ppo"].options), *goals]
 
 
 def plan(request: Request, options: Options) -> list[Decision]:

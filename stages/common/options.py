@@ -1,4 +1,4 @@
-"""The options of every stage, as dataclass fields. A recipe sets them, then the command line (see `parsing`).
+"""The options of the stages up to PPO, as dataclass fields. A recipe sets them, then the command line (see `parsing`).
 
 They are not in the stages' own modules, so that `make` can read them without importing torch.
 """
@@ -16,6 +16,9 @@ from rlhf.option import check_options, option
 CHAIN = ("data", "pretrain", "sft", "comparisons", "reward", "ppo")
 # options that name the recipe and folders: they are set on the command line, not in a section of a recipe
 PLACES = ("recipe", "run", "base", "results", "run_seed", "output")
+
+# the labeller of a recipe whose comparisons are the rankings that people made with `make rank`
+PEOPLE = "people"
 
 # a path, or a mapping as JSON, see data/columns.py
 SourceText = NewType("SourceText", str)
@@ -186,7 +189,25 @@ class SFTOptions(TrainingOptions, LoraOptions):
 @dataclass
 class ComparisonsOptions(SavingOptions):
     model: str | None = option(None, "model to sample from; by default the result of `make sft`")
-    labeller: str | None = option(None, "a Python function, module:function, or a classifier, that scores completions")
+    labeller: str | None = option(
+        None,
+        "a Python function, module:function, or a classifier, that scores completions; people: nothing is sampled, the "
+        "rankings of `make rank` are used",
+    )
+    rankings: list[str] = option([], "of labeller people: files or folders of further rankings, besides <run>/rankings")
+    held_out: float = option(
+        0.25,
+        "of labeller people: share of their prompts that is held out to test the reward model; 0: no test",
+        at_least=0,
+        below=1,
+    )
+    old: str | None = option(
+        None,
+        "of labeller people: JSON Lines file of older comparisons to mix in, such as <base>/comparisons/train.jsonl",
+    )
+    old_weight: float = option(
+        1.0, "number of older comparisons for each ranking to train on, drawn with the seed", above=0, at_most=10**6
+    )
     noise: float = option(
         1.5,
         "the labeller prefers the better of two completions with probability sigmoid(difference / noise); 0: no noise",
@@ -215,6 +236,8 @@ class ComparisonsOptions(SavingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.labeller != PEOPLE and (self.rankings or self.old):
+            raise InputError("rankings and old belong to labeller: people; other comparisons are named under data")
         if self.completions + self.swapped < 2:
             raise InputError("a comparison needs at least two completions: raise completions or swapped")
 
@@ -233,6 +256,9 @@ class RewardOptions(TrainingOptions, LoraOptions):
         "rows over which scores are shifted to mean 0, at most 4,096 (InstructGPT: demonstrations)",
     )
     unit_deviation: bool = option(True, "scale scores to a standard deviation of 1 over the comparisons")
+    learning_curve: bool = option(
+        False, "also train on parts of the comparisons, and tell whether more would help; people's: done if needed"
+    )
 
 
 @dataclass
@@ -293,58 +319,3 @@ class PPOOptions(PPOConfig, SavingOptions, LoraOptions):
     def uses_reward_model(self) -> bool:
         """Whether a reward model gives the scores or a part of them."""
         return not self.named_functions or self.reward_model_weight is not None
-
-
-@dataclass
-class SamplesOptions(StageOptions):
-    prompt: list[str] = option([], "prompts to answer")
-    prompts: str | None = option(
-        None, "JSON Lines file of {prompt} to answer; by default, without --prompt, the held-out prompts of `make data`"
-    )
-    template: str | None = option(
-        None, 'text around each --prompt, which replaces {}; "chat" makes it a chat message of the user'
-    )
-    models: list[str] = option(["pretrain", "sft", "ppo"], "models to compare: stages of the run, folders or hub ids")
-    count: int = option(
-        6,
-        "number of prompts to take from a file, alternating between tasks if it has a column `task`",
-        at_least=1,
-        at_most=10**9,
-    )
-    temperature: float = option(1.0, "sampling temperature; 0: greedy", at_least=0.01, at_most=100, or_zero=True)
-    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
-    gold: str | None = option(None, "a Python function, or a classifier, of true quality, printed beside each answer")
-
-
-@dataclass
-class EvaluateOptions(StageOptions):
-    models: list[str] = option(
-        ["pretrain", "sft", "ppo"],
-        "models to evaluate: stages of the run, folders or hub ids; those listed after sft are compared with it",
-    )
-    count: int = option(400, "maximum number of held-out prompts", at_least=1, at_most=10**9)
-    temperature: float = option(
-        1.0, "sampling temperature; greedy decoding is evaluated as well", at_least=0.01, at_most=100
-    )
-    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
-    best_of: int = option(
-        0,
-        "n of best-of-n, the highest-scoring of n completions of the SFT model; 0: not evaluated",
-        at_least=0,
-        at_most=10**4,
-    )
-    gold: str | None = option(None, "a Python function, or a sequence classifier, that returns true quality")
-    perfect: float = option(10.0, "gold score from which an answer counts as perfect")
-
-
-OPTIONS: dict[str, type[StageOptions]] = {
-    "data": DataOptions,
-    "pretrain": PretrainOptions,
-    "sft": SFTOptions,
-    "comparisons": ComparisonsOptions,
-    "reward": RewardOptions,
-    "ppo": PPOOptions,
-    "samples": SamplesOptions,
-    "evaluate": EvaluateOptions,
-}
-STAGES = tuple(OPTIONS)

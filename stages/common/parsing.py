@@ -26,7 +26,8 @@ from rlhf.escape import printable
 from rlhf.option import check_option, kind_of
 from rlhf.run.files import as_json
 from stages.common.libraries import check_library_values
-from stages.common.options import OPTIONS, PLACES, SourceText, StageOptions
+from stages.common.options import PEOPLE, PLACES, SourceText, StageOptions
+from stages.common.programs import OPTIONS
 from stages.common.recipe import no_such_option, recipe_options
 
 SCORING = ("gold", "labeller", "reward_function")  # options that name a Python function or a sequence classifier
@@ -110,6 +111,8 @@ def functions_of(options: StageOptions) -> list[str]:
 def _scoring(options: StageOptions) -> list[str]:
     """The functions and classifiers that score completions."""
     named = [value for name in SCORING if (value := getattr(options, name, None))]
+    if getattr(options, "labeller", None) == PEOPLE:
+        named.remove(PEOPLE)
     return [*named, *getattr(options, "reward_functions", [])]
 
 

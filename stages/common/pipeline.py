@@ -13,29 +13,32 @@ from rlhf.run.files import set_aside
 from stages.common.console import duration, escape_unencodable, print_error, print_lines, say, stdout_closed
 from stages.common.decisions import NEVER_MADE, Decision, Options, decide, options_of, plan, stages_up_to
 from stages.common.interruption import lock
-from stages.common.options import CHAIN, STAGES
+from stages.common.options import CHAIN
 from stages.common.parsing import check_values
 from stages.common.processes import start
+from stages.common.programs import OPTIONS, TOOLS
 from stages.common.request import Request
-from stages.common.requirements import check_sources
+from stages.common.requirements import check_run, check_sources
 from stages.common.run import RECORD
 
 SHOWN_REASONS = 4
-SINGLE = ("data", "samples")  # stages that compute too little for several processes
+SINGLE = ("data", "samples", *TOOLS)  # they compute too little for several processes
 SHOWN = {"data": "preview.txt", "evaluate": "report.md"}  # files that make prints if the stage is up to date
 
 
 def make(request: Request) -> None:
     """Runs the goal and the stages that it needs. Exits with the status of a stage that fails."""
     options = options_of(request)
-    check_sources(stages_up_to(request.goal, options), {name: parsed.options for name, parsed in options.items()})
+    if request.goal not in TOOLS:
+        check_sources(stages_up_to(request.goal, options), {name: parsed.options for name, parsed in options.items()})
     decisions = plan(request, options)
-    if request.goal == "samples":
-        # samples uses the stages that have finished
+    if request.goal == "samples" or request.goal in TOOLS:
+        # they use the stages that have finished
         request.run.chosen = {d.stage: d.folder for d in decisions if not d.runs}
-        run_stage(request, "samples")
+        run_stage(request, request.goal)
         return
     running = [decision.stage for decision in decisions if decision.runs]
+    check_run(request.run, running, {name: parsed.options for name, parsed in options.items()})
     for stage in running:
         check_values(options[stage].options)  # before the first stage runs for minutes
     print_plan(request, decisions)
@@ -156,9 +159,9 @@ def main() -> None:
     """`python -m stages GOAL`, with make's variables in the environment."""
     escape_unencodable()
     goals = sys.argv[1:]
-    if len(goals) != 1 or goals[0] not in STAGES:
+    if len(goals) != 1 or goals[0] not in OPTIONS:
         sys.exit(
-            f"usage: python -m stages STAGE, one of {', '.join(STAGES)}; RECIPE, RUN, ... are environment variables"
+            f"usage: python -m stages STAGE, one of {', '.join(OPTIONS)}; RECIPE, RUN, ... are environment variables"
         )
     try:
         make(Request.read(goals[0], os.environ))

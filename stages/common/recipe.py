@@ -13,7 +13,8 @@ import yaml
 
 from rlhf import InputError
 from rlhf.option import did_you_mean
-from stages.common.options import STAGES
+from stages.common.options import StageOptions
+from stages.common.programs import OPTIONS
 from stages.common.run import SETTINGS, settings_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -49,8 +50,8 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
         raise InputError(f"{path}: this recipe is based on itself")
     top = _read_yaml(path)
     for name, (_, where) in top.items():
-        if name not in (*STAGES, "base", "seed"):
-            raise InputError(f"{where}: {no_such_option(name, (*STAGES, 'base', 'seed'))} in a recipe")
+        if name not in (*OPTIONS, "base", "seed"):
+            raise InputError(f"{where}: {no_such_option(name, (*OPTIONS, 'base', 'seed'))} in a recipe")
     if "base" not in top:
         return [top]
     base, where = top["base"]
@@ -61,7 +62,8 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
     settings = settings_of(Path(base))
     if not settings:
         raise InputError(
-            f"{where}: no recipe {base}, nor a run in a folder of that name; recipes: {', '.join(_known())}"
+            f"{where}: no recipe {base}, nor a run in a folder of that name{_makes(base)}; "
+            f"recipes: {', '.join(_known())}"
         )
     seed = [_Section(seed=(settings["seed"], f"{base}/{SETTINGS}"))] if settings.get("seed") is not None else []
     return [*_layers(settings["recipe"], (*above, path)), *seed, top]
@@ -78,6 +80,14 @@ def recipe_path(recipe: str) -> Path:
     if not path.is_file():
         raise InputError(f"no recipe {recipe}: give the path of a YAML file, or one of {', '.join(_known())}")
     return path
+
+
+def _makes(folder: str) -> str:
+    """What to run first if the folder is that of a known recipe's run, as a part of a sentence; "" otherwise."""
+    parent, _, name = folder.rpartition("/")
+    if parent != "runs" or name not in _known():
+        return ""
+    return f": run `make ppo{'' if name == StageOptions.recipe else f' RECIPE={name}'}` first"
 
 
 def _known() -> list[str]:

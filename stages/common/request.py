@@ -11,7 +11,13 @@ from stages.common.options import CHAIN, PLACES
 from stages.common.recipe import recipe_base, recipe_path
 from stages.common.run import SETTINGS, Run, record_of, saved_settings, settings_of
 
-NAMES = ("RECIPE", "RUN", "BASE", "SEED", "ARGS", "PROMPT", "REMAKE", "GOALS", "PROCESSES", "ACCELERATE")
+NAMES = ("RECIPE", "RUN", "BASE", "SEED", "ARGS", "REMAKE", "GOALS", "PROCESSES", "ACCELERATE")
+# variables of make that are options of one program
+OPTION_VARIABLES = {
+    "samples": {"PROMPT": "prompt"},
+    "rank": {"MODEL": "models", "COUNT": "count", "K": "completions", "HOST": "host", "PORT": "port"},
+    "chat": {"MODEL": "models", "WEB": "web", "HOST": "host", "PORT": "port"},
+}
 MOST_PROCESSES = 4096
 SWITCH = {"": False, "0": False, "no": False, "false": False, "1": True, "yes": True, "true": True}
 
@@ -24,7 +30,7 @@ class Request:
     recipe: str
     run: Run
     seed: str | None
-    arguments: list[str]  # command-line options of the goal, from ARGS and PROMPT
+    arguments: list[str]  # command-line options of the goal, from ARGS and the variables of the goal
     remake: bool  # also run earlier stages whose code alone has changed
     processes: int | None = None  # in which each stage computes
     accelerate: str | None = None  # the file of Accelerate's configuration with which stages are launched
@@ -32,7 +38,8 @@ class Request:
     @classmethod
     def read(cls, goal: str, variables: Mapping[str, str]) -> "Request":
         """A request from make's variables. Raises InputError for an invalid one."""
-        given = {name: variables[name] for name in NAMES if variables.get(name)}
+        names = (*NAMES, *OPTION_VARIABLES.get(goal, ()))
+        given = {name: variables[name] for name in names if variables.get(name)}
         for name, value in given.items():
             if any("\ud800" <= character <= "\udfff" for character in value):
                 raise InputError(f"{name} is not UTF-8")
@@ -92,7 +99,7 @@ def _settings(given: Mapping[str, str]) -> tuple[str, str | None, str | None]:
 
 
 def _arguments(goal: str, given: Mapping[str, str]) -> list[str]:
-    """ARGS split like a shell command and, for samples, PROMPT unchanged, as --prompt."""
+    """ARGS split like a shell command, and the variables that are options of the goal; PROMPT is one value, unchanged."""
     arguments = split_words(given.get("ARGS", ""))
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0]
@@ -103,8 +110,10 @@ def _arguments(goal: str, given: Mapping[str, str]) -> list[str]:
     goals = given.get("GOALS", "").split()
     if arguments and len(goals) > 1:
         raise InputError(f"ARGS is for one stage, and make was given {' and '.join(goals)}: make them one at a time")
-    prompt = given.get("PROMPT", "") if goal == "samples" else ""
-    return [*arguments, *([f"--prompt={prompt}"] if prompt else [])]
+    for variable, option in OPTION_VARIABLES.get(goal, {}).items():
+        if value := given.get(variable):
+            arguments += [f"--{option}={word}" for word in ([value] if variable == "PROMPT" else value.split())]
+    return arguments
 
 
 def split_words(text: str) -> list[str]:

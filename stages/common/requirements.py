@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf import InputError
-from stages.common.options import CHAIN
+from stages.common.options import CHAIN, PEOPLE
+from stages.common.people import read_people
+from stages.common.run import BASE, Run
 
 
 def stages_before_ppo(ppo: Any) -> tuple[str, ...]:
@@ -38,3 +40,13 @@ def check_sources(stages: Sequence[str], options: Mapping[str, Any]) -> None:
     if ppo.ptx_coef:
         problem = f"ptx_coef is {ppo.ptx_coef:g}, and there is no pretraining text"
         require("ppo", problem, ("text",), ", or set ptx_coef: 0")
+
+
+def check_run(run: Run, stages: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Raises InputError if one of the stages, which will all run, lacks rankings by people or a model of the base."""
+    for stage in stages:
+        model = getattr(options[stage], "model", None) or ""
+        if model.startswith(BASE) and not (path := run.path(model)).is_dir():
+            raise InputError(f"{stage}: no model at {path}: run `make ppo RUN={path.parent}` first")
+    if "comparisons" in stages and options["comparisons"].labeller == PEOPLE:
+        read_people(options["comparisons"], run.path)

@@ -14,11 +14,12 @@ from typing import Any
 
 from rlhf import InputError
 from rlhf.run.files import read_json, sha256, write_json
-from stages.common.options import STAGES
+from stages.common.programs import STAGES
 
 RECORD, BEGUN, CHECKPOINTS, HASHES = "stage.json", "begun.json", "checkpoints", ".hashes.json"
 SETTINGS = "run.json"  # in the folder of a run: the recipe, the seed and the base that it was made with
 INPUT = "<run>/"  # prefix of an input that is a stage's result or a file in it
+BASE = "<base>/"  # the same of the run's base, for a recipe that works on any base
 MISSING = "missing"  # the hash of an input that does not exist
 # entries of a record with their types; records of an earlier version have only the first two
 _ENTRIES = {"options": dict, "seconds": int | float, "inputs": dict, "given": list, "arguments": list, "code": str}
@@ -48,7 +49,16 @@ class Run:
         return next((f / stage for f in self.folders if (f / stage / RECORD).is_file()), self.folder / stage)
 
     def path(self, name: str) -> Path:
-        """The path of an input: a stage's result or a file in it if the name starts with `INPUT`, else the name."""
+        """The path of an input: a stage's result or a file in it if the name starts with `INPUT`, else the name.
+
+        If the name starts with `BASE`, the result is one of the bases. Raises InputError if the run has no base.
+        """
+        if name.startswith(BASE):
+            stage, _, file = name.removeprefix(BASE).partition("/")
+            if not self.folders[1:]:
+                raise InputError(f"{name}: {self.folder} has no base: name the folder of a run with BASE=")
+            finished = (base / stage for base in self.folders[1:] if (base / stage / RECORD).is_file())
+            return next(finished, self.folders[1] / stage) / file
         if not name.startswith(INPUT):
             return Path(name)
         stage, _, file = name.removeprefix(INPUT).partition("/")

@@ -26,9 +26,10 @@ from stages.common.code import code_hash
 from stages.common.console import duration, escape_unencodable, print_lines, say, stdout_closed
 from stages.common.ending import end
 from stages.common.interruption import interruption, lock
-from stages.common.options import PLACES, STAGES, StageOptions
+from stages.common.options import PLACES, StageOptions
 from stages.common.parsing import Parsed, check_values, functions_of, parse_given
 from stages.common.processes import STATUS, connect, disconnect, process_rank, processes_launched
+from stages.common.programs import STAGES, TOOLS
 from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
 # options that change what is printed, logged or saved during the run, but not the result
@@ -254,7 +255,7 @@ def without_places(argv: list[str]) -> list[str]:
 
 
 def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None:
-    """Runs a stage.
+    """Runs a stage, or a tool, which uses finished results and makes none.
 
     Exit status 2 for an error that the user can correct, 130 after Ctrl-C, 143 after SIGTERM, 141 if nothing reads its
     output any more.
@@ -275,7 +276,9 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
         distributed = "NO" if name == "data" else connect(getattr(parsed.options, "mixed_precision", None))
         stage = Stage(name, parsed, sys.argv[1:])
         stage.distributed = distributed
-        if stage.begin():
+        if name in TOOLS:
+            work(stage.options, stage)
+        elif stage.begin():
             warn_about_bf16(parsed.options)
             stage.finish(work(stage.options, stage) or {})
         disconnect()

@@ -9,7 +9,7 @@ import pytest
 from rlhf import InputError
 from stages.common import code, token_files
 from stages.common.code import code_hash, imported, modules_hash, own_places
-from stages.common.options import STAGES
+from stages.common.programs import STAGES
 from tests.forks import ROOT
 from tests.pipeline import environment
 

@@ -9,8 +9,8 @@ import torch
 from rlhf import InputError
 from rlhf.option import Range
 from stages.common.ending import is_out_of_memory
-from stages.common.options import OPTIONS, STAGES
 from stages.common.parsing import parse_given
+from stages.common.programs import OPTIONS, STAGES
 from tests.pipeline import make_here, stage
 from tests.recipes import write_recipe
 
@@ -20,8 +20,8 @@ ACCEPTED = {
     "0 0.5 1e18": "kl_coef learning_rate min_entropy missing_eos_penalty noise ptx_coef reward_model_weight tie_margin value_learning_rate "
     "vf_coef weight_decay",
     "0.5 1e18": "adam_epsilon kl_horizon kl_target lora_alpha max_grad_norm max_kl save_minutes",
-    "0 0.5": "adam_beta1 adam_beta2 ema_decay gamma lam test_share samples.temperature",
-    "0.5": "cliprange cliprange_value epochs initializer_range temperature",
+    "0 0.5": "adam_beta1 adam_beta2 ema_decay gamma held_out lam test_share samples.temperature",
+    "0.5": "cliprange cliprange_value epochs initializer_range old_weight temperature",
     "0": "best_of lora_dropout lr_warmup_steps preview run_seed seed show_samples swapped test_count test_rows value_warmup_steps "
     "warmup_steps",
     "-1 0 0.5 1e18": "perfect",

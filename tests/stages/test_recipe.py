@@ -23,11 +23,14 @@ def test_options_know_their_lines(tmp_path):
         ("ppo:\n  lam: 1\n  lam: 2\n", r"mine\.yaml:3: lam is given twice"),
         ("ppo:\n  lam: [1\n", r"mine\.yaml:\d+: not YAML"),
         ("- a\n- b\n", r"mine\.yaml:1: a recipe holds sections"),
+        ("base: runs/tiny\n", r"mine\.yaml:1: no recipe runs/tiny, nor a run .*: run `make ppo` first"),
+        ("base: runs/sums\n", r"mine\.yaml:1: no recipe runs/sums, .*: run `make ppo RECIPE=sums` first"),
         ("base: nowhere\n", r"mine\.yaml:1: no recipe nowhere, nor a run in a folder of that name"),
         ("base: [tiny]\n", r"mine\.yaml:1: base is the name or path of another recipe, or the folder of a run"),
     ],
 )
-def test_an_error_in_a_recipe_is_reported_with_its_line(tmp_path, text, message):
+def test_an_error_in_a_recipe_is_reported_with_its_line(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)  # where no run is
     with pytest.raises(InputError, match=message):
         recipe_options(write_recipe(tmp_path, text), "ppo")
 

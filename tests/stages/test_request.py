@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from rlhf import InputError
 from stages.common.decisions import stages_up_to
-from stages.common.options import CHAIN, STAGES
+from stages.common.options import CHAIN
 from stages.common.parsing import Parsed, parse_given
+from stages.common.programs import STAGES
 from stages.common.request import Request, split_words
 from stages.common.requirements import check_sources
 from tests.pipeline import TOY, make_here, stage

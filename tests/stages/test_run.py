@@ -2,7 +2,11 @@
 
 import os
 
-from stages.common.run import INPUT, MISSING, Run, stage_of
+import pytest
+
+from rlhf import InputError
+from rlhf.run.files import write_json
+from stages.common.run import BASE, INPUT, MISSING, RECORD, SETTINGS, Run, stage_of
 
 
 def test_the_hash_of_a_file_changes_with_its_content_only(tmp_path):
@@ -61,3 +65,18 @@ def test_hashes_are_kept_and_computed_again_only_for_files_that_changed(tmp_path
 def test_results_are_told_from_files_of_the_user():
     assert stage_of(f"{INPUT}data/text.jsonl") == "data" and stage_of(f"{INPUT}sft") == "sft"
     assert stage_of("data/text.jsonl") is None and stage_of(f"{INPUT}elsewhere") is None
+
+
+def test_a_result_of_the_base_is_that_of_the_nearest_base_that_has_it(tmp_path):
+    first, second, run = (tmp_path / name for name in ("first", "second", "run"))
+    for folder, stages in ((first, ("sft", "reward")), (second, ("sft",)), (run, ("reward",))):
+        for stage in stages:
+            (folder / stage).mkdir(parents=True)
+            write_json(folder / stage / RECORD, {"options": {}, "seconds": 1})
+    write_json(second / SETTINGS, {"recipe": "tiny", "seed": None, "base": str(first)})
+    based = Run(run, second)
+    assert based.path(f"{BASE}sft/model") == second / "sft" / "model"
+    assert based.path(f"{BASE}reward") == first / "reward"
+    assert based.path(f"{BASE}ppo") == second / "ppo" and based.hash(f"{BASE}ppo") == MISSING
+    with pytest.raises(InputError, match="<base>/reward: .*run has no base: name the folder of a run with BASE="):
+        Run(run).path(f"{BASE}reward")

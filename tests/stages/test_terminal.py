@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from rlhf.rollout import Completion
+from stages.common.answer_options import SamplesOptions
 from stages.common.console import ProgressBar, print_error, print_lines, say
-from stages.common.options import SamplesOptions
 from stages.samples import as_lines, as_markdown
 from tests.forks import ROOT
 from tests.pipeline import TOY, environment, make_here, shell, stage

@@ -1,0 +1,104 @@
+"""Rankings by people, as `make rank` writes them: one JSON line for each decision of a person about an item.
+
+An item is a prompt with its completions. A line has these columns:
+
+    id, prompt, completions, ended   the item; `ended` is false for a truncated completion
+    models                           the model that wrote each completion
+    shown                            indices of the completions in the order in which the person saw them
+    ranks                            one for each completion, 0 is the best, equal ranks tie; null: the item was skipped
+    all_bad, flag, note              no completion is acceptable; the item is unfit for training; a remark
+    rater, time, seconds             the person, when (ISO 8601), and how long it took
+
+A person who changes a decision adds a line. The last line of a person for an item counts, the earlier ones are history.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from rlhf import InputError
+from rlhf.rows import Row
+
+FOLDER, FILE = "rankings", "rankings.jsonl"  # in the folder of a run
+COLUMNS = {"id": str, "completions": list, "ended": list, "models": list, "shown": list, "rater": str}
+
+
+def read_decisions(path: Path) -> list[Row]:
+    """The last decision of each person about each item, in the order of the file.
+
+    A last line without a newline was cut off while it was written, and is ignored. Raises InputError, with file and
+    line, for a line that `make rank` does not write.
+    """
+    try:
+        whole = path.read_bytes().rpartition(b"\n")[0]
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    decisions: dict[tuple[str, str], Row] = {}
+    for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+        row = _parse(line, f"{path}:{number}")
+        key = (row["id"], row["rater"])
+        decisions.pop(key, None)
+        decisions[key] = row
+    return list(decisions.values())
+
+
+def _parse(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); remove the line, or restore the file") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: a ranking is an object with columns, not {type(row).__name__}")
+    for column, kind in COLUMNS.items():
+        if not isinstance(row.get(column), kind):
+            raise InputError(
+                f'{where}: "{column}" is missing or is not a {kind.__name__}; `make rank` writes such lines'
+            )
+    ranks = row.get("ranks")
+    if ranks is not None and not (
+        isinstance(ranks, list) and len(ranks) == len(row["completions"]) and all(type(rank) is int for rank in ranks)
+    ):
+        raise InputError(f'{where}: "ranks" is not a whole number for each completion, nor null')
+    return row
+
+
+def usable(decisions: Iterable[Row]) -> Iterator[Row]:
+    """The decisions that a reward model can learn from: not skipped, not flagged, and not all completions tied."""
+    for row in decisions:
+        if row["ranks"] is not None and not row.get("flag") and len(set(row["ranks"])) > 1:
+            yield row
+
+
+def pairs(rankings: Iterable[Row]) -> Iterator[Row]:
+    """TRL's rows {prompt, chosen, rejected}: one for each two completions of a ranking that do not tie."""
+    for row in rankings:
+        ranked = sorted(zip(row["ranks"], row["completions"], strict=True), key=lambda entry: entry[0])
+        for (better, chosen), (worse, rejected) in combinations(ranked, 2):
+            if better < worse:
+                yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+
+
+def agreement(decisions: Iterable[Row]) -> tuple[list[int], list[int]]:
+    """How often people who ranked the same item order two of its completions alike.
+
+    For each item that several people ranked: the number of pairs that they order alike, and of pairs that both order.
+    A pair that one of them ties does not count.
+    """
+    by_item: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in decisions:
+        if row["ranks"] is not None:
+            by_item[row["id"]].append(row)
+    alike, compared = [], []
+    for rows in by_item.values():
+        products = [
+            (one["ranks"][i] - one["ranks"][j]) * (other["ranks"][i] - other["ranks"][j])
+            for one, other in combinations(rows, 2)
+            for i, j in combinations(range(len(one["ranks"])), 2)
+        ]
+        if ordered := sum(product != 0 for product in products):
+            alike.append(sum(product > 0 for product in products))
+            compared.append(ordered)
+    return alike, compared

@@ -1,0 +1,91 @@
+"""The options of the programs that answer prompts with finished models: samples, evaluate, rank and chat."""
+
+from dataclasses import dataclass
+
+from rlhf.option import option
+from stages.common.options import StageOptions
+
+
+@dataclass
+class SamplesOptions(StageOptions):
+    prompt: list[str] = option([], "prompts to answer")
+    prompts: str | None = option(
+        None, "JSON Lines file of {prompt} to answer; by default, without --prompt, the held-out prompts of `make data`"
+    )
+    template: str | None = option(
+        None, 'text around each --prompt, which replaces {}; "chat" makes it a chat message of the user'
+    )
+    models: list[str] = option(["pretrain", "sft", "ppo"], "models to compare: stages of the run, folders or hub ids")
+    count: int = option(
+        6,
+        "number of prompts to take from a file, alternating between tasks if it has a column `task`",
+        at_least=1,
+        at_most=10**9,
+    )
+    temperature: float = option(1.0, "sampling temperature; 0: greedy", at_least=0.01, at_most=100, or_zero=True)
+    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
+    gold: str | None = option(None, "a Python function, or a classifier, of true quality, printed beside each answer")
+
+
+@dataclass
+class EvaluateOptions(StageOptions):
+    models: list[str] = option(
+        ["pretrain", "sft", "ppo"],
+        "models to evaluate: stages of the run, folders or hub ids; those listed after sft are compared with it",
+    )
+    count: int = option(400, "maximum number of held-out prompts", at_least=1, at_most=10**9)
+    temperature: float = option(
+        1.0, "sampling temperature; greedy decoding is evaluated as well", at_least=0.01, at_most=100
+    )
+    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
+    best_of: int = option(
+        0,
+        "n of best-of-n, the highest-scoring of n completions of the SFT model; 0: not evaluated",
+        at_least=0,
+        at_most=10**4,
+    )
+    gold: str | None = option(None, "a Python function, or a sequence classifier, that returns true quality")
+    perfect: float = option(10.0, "gold score from which an answer counts as perfect")
+
+
+@dataclass
+class RankOptions(StageOptions):
+    models: list[str] = option(
+        ["sft"], "models whose answers are ranked: stages of the run, folders or hub ids; several: one answer of each"
+    )
+    prompts: str | None = option(
+        None, "JSON Lines file of {prompt}; by default prompts of `make data`, held-out ones for several models"
+    )
+    comparisons: str | None = option(
+        None, "JSON Lines file of rankings or pairs to rank again; nothing is sampled then"
+    )
+    count: int = option(60, "number of prompts", at_least=1, at_most=10**6)
+    completions: int = option(
+        4, "K, the answers of a model to each prompt (InstructGPT: 4 to 9)", at_least=2, at_most=9
+    )
+    temperature: float = option(1.0, "sampling temperature", at_least=0.01, at_most=100)
+    response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
+    shared: float = option(
+        0.2, "share of the prompts that every person ranks, to measure agreement", at_least=0, at_most=1
+    )
+    host: str = option("127.0.0.1", "address on which the page is served; 0.0.0.0: every address of this computer")
+    port: int = option(0, "port of the page; 0: any free one", at_least=0, at_most=65535)
+    browser: bool = option(True, "open the page in a browser, if there is a display")
+
+
+@dataclass
+class ChatOptions(StageOptions):
+    models: list[str] = option(
+        ["pretrain", "sft", "ppo"],
+        "models to talk to: stages of the run, folders or hub ids; the last one answers first",
+    )
+    template: str | None = option(
+        None,
+        'text around each message, which replaces {}, for models without a chat template; "chat": the tokenizer\'s',
+    )
+    temperature: float = option(1.0, "sampling temperature; 0: greedy", at_least=0.01, at_most=100, or_zero=True)
+    response_length: int = option(256, "tokens after which an answer is truncated", at_least=1, at_most=10**6)
+    web: bool = option(False, "chat in a browser instead of the terminal")
+    host: str = option("127.0.0.1", "address on which the page is served; 0.0.0.0: every address of this computer")
+    port: int = option(0, "port of the page; 0: any free one", at_least=0, at_most=65535)
+    browser: bool = option(True, "open the page in a browser, if there is a display")
