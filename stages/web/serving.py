@@ -35,7 +35,7 @@ class Server:
         self.socket = _bind(host, port, saved.get("port", 0))
         self.port: int = self.socket.getsockname()[1]
         self.signal: int | None = None  # that ended it
-        self._running: tuple[asyncio.AbstractEventLoop, uvicorn.Server] | None = None
+        self._running: uvicorn.Server | None = None
         self._stopped = False
         _save(folder / SAVED, {"port": self.port, "token": self.token})
 
@@ -45,7 +45,12 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{self.token}/"
 
     def announce(self, browser: bool) -> None:
-        """Prints the address, a warning if other computers can reach it, and opens it if there is a display."""
+        """Prints the address, a warning if other computers can reach it, and opens it if there is a display.
+
+        From now on a signal ends the server and not the program.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: self.stop(number))
         say(self.address())
         if self.host not in ("127.0.0.1", "::1", "localhost"):
             if self.host in EVERYWHERE:
@@ -77,22 +82,16 @@ class Server:
             interruption.listen()
 
     async def _serve(self, server: uvicorn.Server) -> None:
-        self._running = asyncio.get_running_loop(), server
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._running[0].add_signal_handler(number, self._stop, number)
+        self._running = server
         if not self._stopped:
             await server.serve(sockets=[self.socket])
 
-    def stop(self) -> None:
-        """Ends the server, from any thread, also before it serves."""
+    def stop(self, number: int | None = None) -> None:
+        """Ends the server within a tenth of a second, from any thread or from a signal, also before it serves."""
+        self.signal = number or self.signal
         self._stopped = True
         if self._running:
-            self._running[0].call_soon_threadsafe(self._stop)
-
-    def _stop(self, number: int | None = None) -> None:
-        self.signal = number or self.signal
-        if self._running:
-            self._running[1].should_exit = True
+            self._running.should_exit = True
 
 
 class _Uvicorn(uvicorn.Server):
@@ -104,7 +103,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _bind(host: str, port: int, last: int) -> socket.socket:
-    """A socket that is bound, but does not listen yet. Raises InputError if the host or the port can't be used."""
+    """A socket that listens. Raises InputError if the host or the port can't be used."""
     error: OSError | None = None
     for candidate in [port] if port else [last, 0] if last else [0]:
         try:
@@ -112,6 +111,7 @@ def _bind(host: str, port: int, last: int) -> socket.socket:
             bound = socket.socket(family, kind, protocol)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(place)
+            bound.listen(2048)  # who opens the page before the server runs waits for it
             return bound
         except OSError as problem:
             error = problem

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf import InputError
 from stages.common.parsing import functions_of, parse, parse_given
-from stages.common.programs import OPTIONS, STAGES
+from stages.common.programs import OPTIONS
 from stages.common.recipe import RECIPES
 from stages.common.stage import without_places
 from tests.recipes import write_recipe
@@ -96,11 +96,11 @@ def test_flags_lists_choices_and_json_are_read():
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_is_valid(path):
-    for stage in STAGES:
+    for stage in OPTIONS:
         parse(stage, ["--recipe", path.stem])
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", OPTIONS)
 def test_every_option_of_every_stage_has_a_help_text(stage, capsys):
     with pytest.raises(SystemExit):
         parse(stage, ["--help"])
