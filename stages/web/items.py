@@ -174,10 +174,13 @@ def from_models(options: Any, stage: Any, path: Path) -> Source:
 
     def source() -> tuple[int, Callable[[int], Row]]:
         from rlhf.rows import read_rows
-        from stages.common.answers import answerable, load_answerers
+        from stages.common.answers import answerable, load_answerers, say_answering_needs
 
         answerers = load_answerers(options.models, stage)
         rows = answerable(read_rows(path, "prompts")[: options.count], answerers, options.response_length)
+        if not rows:
+            raise InputError(f"{path}: no prompt is left to answer; shorten them, or lower response_length")
+        say_answering_needs(answerers, [], rows, options.response_length, options.completions)
 
         def answer(model: Any, number: int, count: int, draw: int) -> list[Any]:
             seed = (options.seed * 10**6 + number) * ROUNDS + draw

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 64 * 1024  # bytes
@@ -64,14 +64,14 @@ class Guard:
         if scope["type"] != "http":
             return
         headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-        answer = self.app
+        answer: ASGIApp = self.app
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
             await send(message)
 
-        first, _, rest = scope["path"].removeprefix("/").partition("/")
+        first, slash, rest = scope["path"].removeprefix("/").partition("/")
         known = secrets.compare_digest(first.encode(), self.token.encode())
         refusal = self.refusal(scope["method"], dict(headers), known, opens_page=not rest)
         names = [name for name, _ in headers]
@@ -87,6 +87,8 @@ class Guard:
         if refusal:
             retry = {"retry-after": "1"} if refusal[0] == 429 else {}
             answer = PlainTextResponse(refusal[1] + "\n", refusal[0], {"connection": "close", **retry})
+        elif not slash:
+            answer = RedirectResponse(f"/{self.token}/")
         path = f"/{rest}"
         await answer({**scope, "path": path, "raw_path": path.encode()}, receive, send_with_headers)
 

@@ -65,7 +65,8 @@ function show(turn) {
   $("message").hidden = isItem;
   if (isItem) showItem(turn);
   else showMessage(turn);
-  if (turn.progress.people > 1 || turn.state === "done") showNumbers();
+  if (turn.state === "done") $("session").open = true;
+  if (turn.progress.people > 1 || $("session").open) showNumbers();
 }
 
 function showItem({ item, earlier }) {
@@ -254,6 +255,8 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   action();
 });
+
+$("session").addEventListener("toggle", () => $("session").open && state.name && showNumbers());
 
 // time in which the page is not seen does not count
 document.addEventListener("visibilitychange", () => {

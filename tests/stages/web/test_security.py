@@ -1,12 +1,16 @@
 """Requests of strangers: other pages in the browser, other programs, people who guess. Nothing is lost, it still serves."""
 
+import http.client
 import json
 import secrets
+import signal
 import threading
 import time
 
 import pytest
 
+from stages.web.security import Guard
+from tests.pipeline import stage
 from tests.stages.web.pages import Page, write_comparisons
 
 
@@ -87,8 +91,6 @@ def test_a_large_body_is_refused_before_it_is_read(page):
 
 def test_a_large_body_in_chunks_is_refused_while_it_is_read(page):
     chunks = b"".join(b"4000\r\n" + b"x" * 0x4000 + b"\r\n" for _ in range(6)) + b"0\r\n\r\n"
-    import http.client
-
     connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
     connection.putrequest("POST", f"/{page.token}/decide")
     connection.putheader("Content-Type", "application/json")
@@ -125,8 +127,6 @@ def test_a_submission_that_the_page_does_not_send_is_refused(page, wrong):
 
 
 def test_every_answer_has_the_headers_that_bound_what_a_page_may_do(page):
-    import http.client
-
     for path, status in ((f"/{page.token}/", 200), ("/", 403), (f"/{page.token}/nothing", 404)):
         connection = http.client.HTTPConnection("127.0.0.1", page.port)
         connection.request("GET", path)
@@ -167,8 +167,6 @@ def test_a_flood_is_answered_with_429_and_loses_nothing(page):
 
 
 def test_strangers_do_not_use_up_the_requests_of_the_people():
-    from stages.web.security import Guard
-
     guard = Guard(None, "token", "127.0.0.1", 80)
     own = {"host": "127.0.0.1"}
     refused = [guard.refusal("GET", own, known=False, opens_page=True)[0] for _ in range(500)]
@@ -177,8 +175,6 @@ def test_strangers_do_not_use_up_the_requests_of_the_people():
 
 
 def test_on_all_addresses_a_host_is_an_address_or_the_name_of_this_computer():
-    from stages.web.security import Guard
-
     guard = Guard(None, "token", "0.0.0.0", 8000)
     assert guard.is_own("192.168.1.7:8000") and guard.is_own("[fe80::1]:8000") and guard.is_own("localhost:8000")
     assert (
@@ -192,6 +188,23 @@ def test_serving_other_computers_prints_a_warning(tmp_path):
     page = Page(tmp_path, "--host", "0.0.0.0", comparisons=write_comparisons(tmp_path))
     assert page.end() == 0
     assert "warning: other computers can reach this page" in page.output
+
+
+def test_the_address_without_its_last_slash_leads_to_the_page(page):
+    assert page.request("GET", "")[0] == 307
+
+
+def test_sigterm_ends_the_server_with_the_files_for_training_and_its_status(tmp_path):
+    page = Page(tmp_path)
+    page.decide()
+    assert page.end(signal.SIGTERM) == 143
+    assert len((page.folder / "comparisons.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(page, tmp_path):
+    argv = ("--comparisons", page.source, "--port", page.port)
+    assert "choose others with HOST= and PORT=" in stage("rank", *argv, run=tmp_path, status=2)
+    assert "another process is working in" in stage("rank", *argv, run=page.folder.parent, status=2)
 
 
 def test_only_the_user_can_read_the_token(page):

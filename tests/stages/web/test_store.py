@@ -1,5 +1,6 @@
 """What is on disk after kills, restarts and full disks; who gets which item; what the files for training hold."""
 
+import asyncio
 import errno
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 from data.rankings import read_decisions
 from rlhf import InputError
 from rlhf.rows import read_rows
-from stages.web.app import decision_of, payload
+from stages.web.app import Numbers, decision_of, payload
 from stages.web.items import Item, Pool
 from stages.web.store import LEASE, Desk, Store, name_of, shown_order
 from stages.web.summary import export, in_words, win_rate_of
@@ -245,3 +246,14 @@ def test_the_win_rate_counts_prompts_and_a_tie_as_half():
     rows = [row("a", 1, 0), row("b", 0, 0), row("c", 0, 1), row("c", 1, 0), row("d", 1, 0, flag=True)]
     assert win_rate_of(rows).value == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert win_rate_of([]) is None
+
+
+def test_the_page_shows_agreement_of_several_people_and_the_win_rate_of_several_models(desk):
+    decide(desk, "Ada", ranks=[0, 1, 2])
+    alone = asyncio.run(Numbers(desk, False).answer({}))
+    assert alone == {"agreement": None, "win_rate": None}
+    item = desk.pool.items[0]
+    for person in ("Ada", "Bob"):  # both rank the completion of the last model first
+        decide(desk, person, item, ranks=[{0: 2, 1: 1, 2: 0}[i] for i in shown_order(item, person)])
+    numbers = asyncio.run(Numbers(desk, True).answer({}))
+    assert numbers == {"agreement": "1.000 [1.000, 1.000]", "win_rate": "1.000 [1.000, 1.000]"}
