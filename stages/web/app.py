@@ -190,7 +190,7 @@ def turn(desk: Desk, person: str) -> Row:
 def payload(desk: Desk, person: str, item: Item) -> Row:
     """An item as a person sees it. Nothing in it tells which model wrote what."""
     shown, decision = shown_order(item, person), desk.decision(person, item)
-    cards = [{"parts": parts(item.completions[i]), "ended": item.ended[i]} for i in shown]
+    cards = [{"parts": answer_parts(item.completions[i]), "ended": item.ended[i]} for i in shown]
     earlier = None
     if decision:
         ranks = decision["ranks"]
@@ -212,3 +212,9 @@ def parts(text: Text) -> list[Row]:
         {"role": message["role"], "text": message["content"] or json.dumps(message.get("tool_calls", ""))}
         for message in text
     ]
+
+
+def answer_parts(text: Text) -> list[Row]:
+    """The same for a completion, whose only message needs no role."""
+    messages = parts(text)
+    return [{**messages[0], "role": ""}] if len(messages) == 1 else messages

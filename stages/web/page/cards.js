@@ -1,6 +1,7 @@
 // The cards: their order, ties, focus, and how they are dragged. Text of cards is only ever set as textContent.
 
 const DRAG_STARTS = 6; // pixels that the pointer moves before a press becomes a drag
+const GAP = 8; // pixels between two cards
 const EDGE = 60; // pixels from the edge of the window where dragging scrolls
 
 export function showParts(element, parts) {
@@ -215,6 +216,11 @@ export class Cards {
 
   render() {
     const before = new Map(this.elements.map((item) => [item, item.isConnected ? item.getBoundingClientRect().top : null]));
+    this.list.classList.remove("sorting");
+    for (const item of [...this.elements, this.next]) {
+      item.style.transform = "";
+      item.classList.remove("dragging", "drop-here");
+    }
     const ranks = this.ranks();
     const items = this.order.map((card) => this.elements[card]);
     if (this.missing) items.splice(this.placed, 0, this.next);
@@ -284,7 +290,7 @@ export class Cards {
     let scrolling = 0;
     const follow = () => {
       item.style.transform = `translateY(${y + scrollY - start}px)`;
-      this.mark(y, item);
+      this.makeRoom(y + scrollY, item);
     };
     const scroll = () => {
       const speed = y < EDGE ? y - EDGE : y > innerHeight - EDGE - 60 ? y - innerHeight + EDGE + 60 : 0;
@@ -298,6 +304,11 @@ export class Cards {
       this.dragged = true;
       item.setPointerCapture(event.pointerId);
       item.classList.add("dragging");
+      this.layout = [...this.list.children].map((child) => {
+        const { top, bottom } = child.getBoundingClientRect();
+        return { item: child, top: top + scrollY, bottom: bottom + scrollY };
+      });
+      this.list.classList.add("sorting");
       scroll();
     };
     const end = (ended) => {
@@ -306,42 +317,34 @@ export class Cards {
       removeEventListener("pointercancel", end);
       if (!this.dragged) return;
       cancelAnimationFrame(scrolling);
-      const place = this.placeAt(ended.clientY, item);
-      this.mark(null, item);
-      item.classList.remove("dragging");
-      item.style.transform = "";
+      const place = this.placeAt(ended.clientY + scrollY, item);
       if (ended.type === "pointerup") this.put(this.elements.indexOf(item), place.position, place.ranked);
+      else this.render();
     };
     addEventListener("pointermove", move);
     addEventListener("pointerup", end);
     addEventListener("pointercancel", end);
   }
 
-  // where a card would go that is dropped at a height of the window
+  // where a card would go that is dropped at a height of the page, by the layout before the drag
   placeAt(y, dragged) {
-    let position = 0;
-    let ranked = true;
-    let below = null;
-    for (const item of this.list.children) {
-      if (item === dragged) continue;
-      const { top, bottom } = item.getBoundingClientRect();
-      if (y < (item === this.next ? bottom : (top + bottom) / 2)) {
-        below = item;
-        break;
-      }
-      if (item === this.next) ranked = false;
-      else position += 1;
-    }
-    if (!this.list.contains(this.next)) ranked = true;
-    return { position, ranked, below };
+    const others = this.layout.filter(({ item }) => item !== dragged);
+    let index = others.findIndex(({ item, top, bottom }) => y < (item === this.next ? bottom : (top + bottom) / 2));
+    if (index < 0) index = others.length;
+    const box = others.findIndex(({ item }) => item === this.next);
+    const ranked = box < 0 || index <= box;
+    return { index, ranked, position: ranked ? index : index - 1 };
   }
 
-  mark(y, dragged) {
-    for (const item of this.list.children) item.classList.remove("drop-before", "drop-after");
-    if (y === null) return;
-    const { below } = this.placeAt(y, dragged);
-    const last = [...this.list.children].filter((item) => item !== dragged).at(-1);
-    if (below) below.classList.add("drop-before");
-    else last?.classList.add("drop-after");
+  // moves the other cards aside, so that there is a gap where the card would go
+  makeRoom(y, dragged) {
+    const { index, ranked } = this.placeAt(y, dragged);
+    const from = this.layout.findIndex(({ item }) => item === dragged);
+    const height = this.layout[from].bottom - this.layout[from].top + GAP;
+    this.layout.filter(({ item }) => item !== dragged).forEach(({ item }, i) => {
+      const shift = (i >= index) - (i >= from);
+      item.style.transform = shift ? `translateY(${shift * height}px)` : "";
+    });
+    this.next.classList.toggle("drop-here", ranked);
   }
 }
