@@ -18,7 +18,7 @@ export function showParts(element, parts) {
       const body = document.createElement("div");
       body.className = "text";
       body.dir = "auto";
-      body.textContent = text;
+      body.textContent = text.trim();
       if (!text.trim()) body.classList.add("empty");
       part.append(body);
       return part;
@@ -41,6 +41,8 @@ export class Cards {
     this.next.setAttribute("role", "presentation");
     list.addEventListener("pointerdown", (event) => this.press(event));
     list.addEventListener("click", (event) => this.click(event));
+    // otherwise the browser takes a fast drag for a fling, and ignores the next tap
+    list.addEventListener("touchmove", (event) => event.target.closest(".handle") && event.preventDefault(), { passive: false });
     list.addEventListener("focusin", (event) => {
       const index = this.elements.indexOf(event.target);
       if (index >= 0) this.focusOn(index, false);

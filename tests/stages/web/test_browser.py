@@ -147,6 +147,22 @@ def test_a_finger_taps_the_cards_in_order_at_400_pixels(visit, server):
     assert ranks_by_text(server.rows()[0]) == dict(zip(ANSWERS, [2, 0, 0, 1], strict=True))
 
 
+def test_a_finger_drags_a_card_by_its_handle_and_the_next_tap_counts(visit, server):
+    tab = visit(viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True)
+    for text in ("No.", "Paris"):
+        tab.locator(".card", has_text=text).tap()
+    start = tab.locator(".card", has_text="Perhaps.").locator(".handle").bounding_box()
+    end = tab.locator(".card", has_text="No.").bounding_box()
+    x, y = start["x"] + 5, start["y"] + start["height"] / 2
+    touch = tab.context.new_cdp_session(tab)
+    for kind, height in (("touchStart", y), *(("touchMove", y + (end["y"] - y) * i / 4) for i in range(1, 5))):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": height}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    tab.tap("#confirm")
+    decided(tab, 1)
+    assert ranks_by_text(server.rows()[0]) == dict(zip(ANSWERS, [3, 1, 2, 0], strict=True))
+
+
 def test_an_order_that_is_not_complete_is_not_saved(visit, server):
     tab = visit()
     press(tab, "1", "Enter")
