@@ -8,6 +8,7 @@ An item is a prompt with its completions. A line has these columns:
     ranks                            one for each completion, 0 is the best, equal ranks tie; null: the item was skipped
     all_bad, flag, note              no completion is acceptable; the item is unfit for training; a remark
     rater, time, seconds             the person, when (ISO 8601), and how long it took
+    submission                       an id that the page makes, so that a decision that is sent twice is saved once
 
 A person who changes a decision adds a line. The last line of a person for an item counts, the earlier ones are history.
 """

@@ -10,7 +10,7 @@ from rlhf import InputError
 from rlhf.option import Range
 from stages.common.ending import is_out_of_memory
 from stages.common.parsing import parse_given
-from stages.common.programs import OPTIONS, STAGES
+from stages.common.programs import OPTIONS
 from tests.pipeline import make_here, stage
 from tests.recipes import write_recipe
 
@@ -20,9 +20,9 @@ ACCEPTED = {
     "0 0.5 1e18": "kl_coef learning_rate min_entropy missing_eos_penalty noise ptx_coef reward_model_weight tie_margin value_learning_rate "
     "vf_coef weight_decay",
     "0.5 1e18": "adam_epsilon kl_horizon kl_target lora_alpha max_grad_norm max_kl save_minutes",
-    "0 0.5": "adam_beta1 adam_beta2 ema_decay gamma held_out lam test_share samples.temperature",
+    "0 0.5": "adam_beta1 adam_beta2 ema_decay gamma held_out lam shared test_share chat.temperature samples.temperature",
     "0.5": "cliprange cliprange_value epochs initializer_range old_weight temperature",
-    "0": "best_of lora_dropout lr_warmup_steps preview run_seed seed show_samples swapped test_count test_rows value_warmup_steps "
+    "0": "best_of lora_dropout lr_warmup_steps port preview run_seed seed show_samples swapped test_count test_rows value_warmup_steps "
     "warmup_steps",
     "-1 0 0.5 1e18": "perfect",
     "": "batch_size completions context count heads layers limit lora_r max_length max_steps micro_batch_size num_generations "
@@ -47,6 +47,8 @@ ENDS = [
     ("ppo", "temperature", "0.01", "1e-30"),
     ("ppo", "batch_size", "4", "99999999999999999999"),
     ("comparisons", "completions", "1", "1001"),
+    ("rank", "completions", "9", "10"),  # a card for each of the keys 1 to 9
+    ("rank", "port", "65535", "65536"),
 ]
 
 
@@ -61,7 +63,7 @@ def numeric(name: str) -> list:
     ]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_a_number_is_accepted_within_its_range_and_refused_with_its_range(name, tmp_path):
     recipe = write_recipe(tmp_path, "")
     for field in numeric(name):
@@ -88,7 +90,7 @@ def test_the_ends_of_a_range_are_where_they_must_be(name, option, inside, outsid
         parse_given(name, [f"--{option}={outside}"])
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_the_help_of_a_number_shows_its_range(name, capsys):
     with pytest.raises(SystemExit):
         parse_given(name, ["--help"])

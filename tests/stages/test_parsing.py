@@ -7,7 +7,7 @@ import pytest
 
 from rlhf import InputError
 from stages.common.parsing import functions_of, parse, parse_given
-from stages.common.programs import OPTIONS, STAGES
+from stages.common.programs import OPTIONS
 from stages.common.recipe import RECIPES
 from stages.common.stage import without_places
 from tests.recipes import write_recipe
@@ -99,11 +99,11 @@ def test_every_recipe_of_the_project_is_valid(path, tmp_path, monkeypatch):
     (tmp_path / "runs" / "tiny").mkdir(parents=True)  # the base of one of them
     (tmp_path / "runs" / "tiny" / "run.json").write_text('{"recipe": "tiny"}')
     monkeypatch.chdir(tmp_path)
-    for stage in STAGES:
+    for stage in OPTIONS:
         parse(stage, ["--recipe", path.stem])
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", OPTIONS)
 def test_every_option_of_every_stage_has_a_help_text(stage, capsys):
     with pytest.raises(SystemExit):
         parse(stage, ["--help"])

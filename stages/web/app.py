@@ -1,0 +1,220 @@
+"""The routes of the page: what it shows, and the decisions that it sends.
+
+Everything but the page and its files is a POST with JSON, which a page of another site can't send unnoticed.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from rlhf.rows import Row, Text
+from stages.web.items import Item
+from stages.web.store import Desk, name_of, shown_order
+from stages.web.summary import agreement_of, win_rate_of
+
+PAGE = Path(__file__).parent / "page"
+# the only files that are served: name, media type
+FILES = {
+    "rank.js": "text/javascript",
+    "cards.js": "text/javascript",
+    "server.js": "text/javascript",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
+LONGEST_NOTE = 2000
+A_DAY = 86400.0  # seconds
+
+
+class Refused(Exception):
+    """A request that the page does not send."""
+
+
+def create_app(desk: Desk, title: str, several_models: bool) -> Starlette:
+    """The page for the items of a desk. With several models it tells the win rate of the last over the first."""
+    templates = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
+    files = {name: (PAGE / name).read_bytes() for name in FILES}
+    page = templates.get_template("rank.html").render(title=title, saved=str(desk.store.path))
+
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(page)
+
+    async def show_file(request: Request) -> Response:
+        name = request.url.path.removeprefix("/")
+        return Response(files[name], media_type=FILES[name])
+
+    async def next_item(body: Row) -> Row:
+        return turn(desk, person_of(body))
+
+    async def neighbour(body: Row) -> Row:
+        person, item, step = person_of(body), body.get("id"), body.get("step")
+        if step not in (-1, 1) or not isinstance(item, str | None):
+            raise Refused("step is -1 or 1")
+        found = desk.neighbour(person, item, step)
+        return turn(desk, person) if found is None else payload(desk, person, found)
+
+    async def decide(body: Row) -> Row:
+        person, row = person_of(body), decision_of(body, desk)
+        added = desk.decide(row)
+        return {**turn(desk, person), "saved": True, "repeated": not added}
+
+    numbers = Numbers(desk, several_models)
+    routes = [Route("/", show_page), *(Route(f"/{name}", show_file) for name in FILES)]
+    handlers: dict[str, Callable[[Row], Any]] = {
+        "next": next_item,
+        "neighbour": neighbour,
+        "decide": decide,
+        "numbers": numbers.answer,
+    }
+    routes += [Route(f"/{name}", as_json(handler), methods=["POST"]) for name, handler in handlers.items()]
+    return Starlette(routes=routes)
+
+
+def as_json(handler: Callable[[Row], Any]) -> Callable[[Request], Any]:
+    """An endpoint that reads and returns an object. A malformed one is answered with 400, a full disk with 507."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            body = json.loads(await request.body())
+            if not isinstance(body, dict):
+                raise Refused("the body is an object")
+            return JSONResponse(await handler(body))
+        except (ValueError, RecursionError):
+            return JSONResponse({"error": "the body is not JSON"}, 400)
+        except Refused as error:
+            return JSONResponse({"error": str(error)}, 400)
+        except OSError as error:
+            return JSONResponse({"error": f"not saved: {error.strerror}"}, 507)
+
+    return endpoint
+
+
+class Numbers:
+    """Agreement and win rate with intervals. They are estimated outside the event loop, once for the same rankings."""
+
+    def __init__(self, desk: Desk, several_models: bool):
+        self.desk, self.several_models = desk, several_models
+        self.known: tuple[int, Row] = -1, {}
+        self.lock = asyncio.Lock()
+
+    async def answer(self, body: Row) -> Row:
+        """The estimates as text, None if there is nothing to estimate them from."""
+        async with self.lock:
+            count = len(self.desk.store.submissions)
+            if self.known[0] != count:
+                rows = [row for row in self.desk.store.decisions.values() if row["id"] in self.desk.pool.by_id]
+                self.known = count, await run_in_threadpool(self.estimate, rows)
+            return self.known[1]
+
+    def estimate(self, rows: list[Row]) -> Row:
+        """The estimates from these decisions."""
+        agreement = agreement_of(rows) if len({row["rater"] for row in rows}) > 1 else None
+        win_rate = win_rate_of(rows) if self.several_models else None
+        return {
+            "agreement": None if agreement is None else str(agreement),
+            "win_rate": None if win_rate is None else str(win_rate),
+        }
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def person_of(body: Row) -> str:
+    """The name of the person who sends a request. Raises Refused if it is none."""
+    if (name := name_of(body.get("rater"))) is None:
+        raise Refused("a name has 1 to 40 letters")
+    return name
+
+
+def decision_of(body: Row, desk: Desk) -> Row:
+    """The line of rankings.jsonl for a submission of the page. Raises Refused if something is wrong with it."""
+    person, item = person_of(body), desk.pool.by_id.get(str(body.get("id")))
+    if item is None:
+        raise Refused("there is no such item")
+    submission, note, seconds = body.get("submission"), body.get("note", ""), body.get("seconds", 0)
+    if not isinstance(submission, str) or not (16 <= len(submission) <= 64 and submission.isascii()):
+        raise Refused("a submission has an id")
+    if not isinstance(note, str) or len(note) > LONGEST_NOTE:
+        raise Refused(f"a note has at most {LONGEST_NOTE:,} letters")
+    if type(seconds) not in (int, float) or not math.isfinite(seconds):
+        raise Refused("seconds is a number")
+    if not all(isinstance(body.get(name, False), bool) for name in ("all_bad", "flag")):
+        raise Refused("all_bad and flag are true or false")
+    shown = shown_order(item, person)
+    return {
+        **{"id": item.id, "prompt": item.prompt, "completions": item.completions, "ended": item.ended},
+        **{"models": item.models, "shown": shown, "ranks": ranks_of(body.get("ranks"), item, shown)},
+        **{"all_bad": body.get("all_bad", False), "flag": body.get("flag", False), "note": note.strip()},
+        **{"rater": person, "time": datetime.now().astimezone().isoformat(timespec="seconds")},
+        **{"seconds": round(min(max(0.0, seconds), A_DAY), 1), "submission": submission},
+    }
+
+
+def ranks_of(given: Any, item: Item, shown: list[int]) -> list[int] | None:
+    """The rank of each completion, 0, 1, 2, ..., from those of the shown ones; None if the item is skipped."""
+    if given is None:
+        return None
+    if not isinstance(given, list) or len(given) != len(shown):
+        raise Refused("ranks has an entry for each answer that is shown")
+    if not all(type(rank) is int and 0 <= rank < len(shown) for rank in given):
+        raise Refused("a rank is a whole number, 0 for the best")
+    dense = {rank: index for index, rank in enumerate(sorted(set(given)))}
+    of_distinct = {item.distinct.index(i): dense[rank] for i, rank in zip(shown, given, strict=True)}
+    return [of_distinct[i] for i in item.same_as]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def turn(desk: Desk, person: str) -> Row:
+    """What the page shows next: an item, or that it has to wait, that all is done, or that sampling failed."""
+    if item := desk.next(person):
+        return payload(desk, person, item)
+    progress = desk.progress(person)
+    if desk.pool.error is not None:
+        message = str(desk.pool.error) or type(desk.pool.error).__name__
+        return {"state": "error", "message": message, "progress": progress}
+    return {"state": "done" if desk.pool.finished else "waiting", "progress": progress}
+
+
+def payload(desk: Desk, person: str, item: Item) -> Row:
+    """An item as a person sees it. Nothing in it tells which model wrote what."""
+    shown, decision = shown_order(item, person), desk.decision(person, item)
+    cards = [{"parts": answer_parts(item.completions[i]), "ended": item.ended[i]} for i in shown]
+    earlier = None
+    if decision:
+        ranks = decision["ranks"]
+        earlier = {name: decision[name] for name in ("all_bad", "flag", "note")}
+        earlier["ranks"] = None if ranks is None else [ranks[i] for i in shown]
+    return {
+        "state": "item",
+        "item": {"id": item.id, "prompt": parts(item.prompt), "cards": cards, "decision": earlier},
+        "earlier": desk.neighbour(person, item.id, -1) is not None,
+        "progress": desk.progress(person),
+    }
+
+
+def parts(text: Text) -> list[Row]:
+    """A text as messages with a role, which is "" for plain text."""
+    if isinstance(text, str):
+        return [{"role": "", "text": text}]
+    return [
+        {"role": message["role"], "text": message["content"] or json.dumps(message.get("tool_calls", ""))}
+        for message in text
+    ]
+
+
+def answer_parts(text: Text) -> list[Row]:
+    """The same for a completion, whose only message needs no role."""
+    messages = parts(text)
+    return [{**messages[0], "role": ""}] if len(messages) == 1 else messages
