@@ -3,6 +3,8 @@
 import fcntl
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -49,6 +51,17 @@ class Interruption:
 
 
 interruption = Interruption()
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """A context in which Ctrl-C raises nothing; yields a function that tells whether it was pressed."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def lock(folder: Path) -> int:
