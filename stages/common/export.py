@@ -35,6 +35,8 @@ def export(model: Answerer, conversation: Conversation, folder: Path) -> None:
         pad_token_id=model.tokenizer.pad_token_id,
         bos_token_id=model.tokenizer.bos_token_id,
     )
+    if length := getattr(model.policy.config, "n_positions", None):
+        model.policy.config.n_ctx = length  # GPT-2's older name of it, which llama.cpp's converter reads
     model.policy.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     if (card := Path(model.source) / CARD).is_file():
