@@ -20,7 +20,7 @@ from stages.common.answers import Answerer, load_answerers
 from stages.common.console import INDENT, ask, is_terminal, print_lines, say, write
 from stages.common.conversation import CHAT, Conversation, Reply, Turn
 from stages.common.export import export
-from stages.common.interruption import interruption, stoppable
+from stages.common.interruption import foreground, interruption, stoppable
 from stages.common.parsing import parse_given
 from stages.common.stage import Stage, main
 
@@ -49,9 +49,10 @@ def work(options: ChatOptions, stage: Stage) -> None:
     conversation = Conversation(template, history, options.system)
     models = load_answerers(options.models, stage)
     if options.export:
-        export(models[-1], conversation, Path(options.export))
+        export(models[-1], conversation, Path(options.export), stage.run)
         return
-    Chat(options, stage, models, conversation).run()
+    with foreground():
+        Chat(options, stage, models, conversation).run()
 
 
 class Chat:

@@ -12,13 +12,14 @@ from transformers import GenerationConfig
 from rlhf import InputError
 from rlhf.models import stop_token_ids
 from stages.common.answers import Answerer
-from stages.common.card import CARD
+from stages.common.card import write_card
 from stages.common.console import say
 from stages.common.conversation import CHAT, Conversation
+from stages.common.run import Run, record_of
 
 
-def export(model: Answerer, conversation: Conversation, folder: Path) -> None:
-    """Writes the model, its tokenizer and, if its folder has one, its card. Raises InputError if the folder has files.
+def export(model: Answerer, conversation: Conversation, folder: Path, run: Run) -> None:
+    """Writes the model, its tokenizer and, if a stage made it, its card. Raises InputError if the folder has files.
 
     transformers samples from it as the stages do: from the whole distribution.
     """
@@ -39,8 +40,8 @@ def export(model: Answerer, conversation: Conversation, folder: Path) -> None:
         model.policy.config.n_ctx = length  # GPT-2's older name of it, which llama.cpp's converter reads
     model.policy.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
-    if (card := Path(model.source) / CARD).is_file():
-        (folder / CARD).write_bytes(card.read_bytes())
+    if record := record_of(Path(model.source)):
+        write_card(folder, record, run)
     say(f"{model.name} with its chat template, in {folder}")
 
 

@@ -27,7 +27,7 @@ from stages.common.parsing import parse_given
 from stages.common.stage import Stage
 from tests.conftest import tiny_gpt2
 from tests.forks import ROOT
-from tests.pipeline import TOY, checked, command, environment, stage
+from tests.pipeline import TOY, checked, command, environment, stage, venv
 from tests.test_escape import FORBIDDEN
 
 TEMPLATE = "User: {}\nBot:"  # of the toy recipe
@@ -206,9 +206,9 @@ def endless(tokenizer, tmp_path):
     return tmp_path / "endless"
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_chat(endless, tmp_path):
-    arguments = ("--models", str(endless), "--temperature", "0", "--response_length", "7000")
-    terminal = Terminal(*command("chat", *arguments, run=tmp_path / "none"))
+def test_ctrl_c_stops_the_answer_and_neither_the_chat_nor_make(endless, toy_run):
+    variables = (f"VENV={venv()}", f"RECIPE={TOY}", f"RUN={toy_run}", f"MODEL={endless}")
+    terminal = Terminal("make", "chat", *variables, "ARGS=--temperature 0 --response_length 7000")
     try:
         terminal.wait_for("> ")
         terminal.type("Hello\n")
