@@ -176,7 +176,7 @@ def generate(
             if temperature:
                 distribution = log_softmax(logits, temperature)
                 probabilities = distribution.exp()
-                sampled = _sample(probabilities, uniforms[t, rows])
+                sampled = sample_tokens(probabilities, uniforms[t, rows])
                 logprobs[rows, t] = distribution.gather(1, sampled[:, None]).squeeze(1)
                 entropies[rows, t] = entropy(distribution, probabilities)
             else:
@@ -214,7 +214,7 @@ def random_numbers(response_length: int, batch: int, generator: torch.Generator 
     return torch.rand(response_length, batch, generator=generator, dtype=torch.float64, device="cpu")
 
 
-def _sample(probabilities: Tensor, uniform: Tensor) -> Tensor:
+def sample_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """A token (B,) of each distribution (B, V), by inverting its cumulative distribution at `uniform` (B,)."""
     cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
     # scaled by the last sum, which rounding may leave slightly off 1; a token of probability 0 is never sampled

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlhf.rollout import _sample, generate
+from rlhf.rollout import generate, sample_tokens
 from rlhf.tokens import pad
 from tests.responses import (
     PAD,
@@ -69,7 +69,7 @@ def test_every_token_is_sampled_as_often_as_its_probability(policy):
 
 def test_six_equally_likely_tokens_share_the_unit_interval_equally():
     edges = (torch.arange(6, dtype=torch.float64)[:, None] + torch.tensor([0.01, 0.99])).flatten() / 6
-    tokens = _sample(torch.full((12, 6), 1 / 6), edges)
+    tokens = sample_tokens(torch.full((12, 6), 1 / 6), edges)
     assert tokens.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
@@ -78,20 +78,20 @@ def test_a_token_of_probability_zero_is_never_sampled(uniform):
     """At both ends of the range of torch.rand; rounding leaves the sum of the probabilities a little off 1."""
     logits = torch.randn(500, 60, generator=torch.Generator().manual_seed(0))
     logits[:, [0, 1, 30, 58, 59]] = -torch.inf
-    tokens = _sample(torch.softmax(logits, dim=-1), torch.full((500,), uniform, dtype=torch.float64))
+    tokens = sample_tokens(torch.softmax(logits, dim=-1), torch.full((500,), uniform, dtype=torch.float64))
     assert set(tokens.tolist()) == {2 if uniform == 0 else 57}
 
 
 def test_nan_probabilities_give_a_token_of_the_vocabulary():
     """On a GPU an index past the vocabulary would end the process before the error could be reported."""
-    tokens = _sample(torch.full((2, 6), torch.nan), torch.tensor([0.0, 0.9], dtype=torch.float64))
+    tokens = sample_tokens(torch.full((2, 6), torch.nan), torch.tensor([0.0, 0.9], dtype=torch.float64))
     assert (tokens < 6).all()
 
 
 def test_random_numbers_are_finer_than_single_precision(monkeypatch, policy):
     """Single-precision random numbers are multiples of 2 ** -24: a rarer token might never be sampled."""
     uniforms = []
-    monkeypatch.setattr("rlhf.rollout._sample", lambda *args: uniforms.append(args[1]) or _sample(*args))
+    monkeypatch.setattr("rlhf.rollout.sample_tokens", lambda *args: uniforms.append(args[1]) or sample_tokens(*args))
     sample(policy)
     assert (torch.cat(uniforms) * 2**24 % 1 != 0).any()
 
@@ -102,7 +102,7 @@ def test_small_probabilities_after_a_large_one_are_not_rounded_away():
         [torch.tensor([0.5]), torch.full((1000,), 2.0**-27), torch.tensor([0.5 - 1000 * 2.0**-27])]
     )
     uniforms = 0.5 + (torch.tensor([0, 500, 999]) + 0.5).double() * 2.0**-27
-    assert _sample(probabilities.expand(3, -1), uniforms).tolist() == [1, 501, 1000]
+    assert sample_tokens(probabilities.expand(3, -1), uniforms).tolist() == [1, 501, 1000]
 
 
 # --- rows of a batch --------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_a_row_is_sampled_the_same_whether_or_not_other_rows_are_dropped(policy)
 
 def test_finished_rows_are_dropped_once_there_are_many_and_each_step_computes_one_token(monkeypatch, policy):
     tokens = iter([[STOP] + [5] * 23, [5] + [STOP] * 14 + [5] * 9, [STOP] * 9 + [5] * 7])
-    monkeypatch.setattr("rlhf.rollout._sample", lambda *args: torch.tensor(next(tokens)))
+    monkeypatch.setattr("rlhf.rollout.sample_tokens", lambda *args: torch.tensor(next(tokens)))
     sample(policy, [PROMPTS[0]], temperature=0.0, length=1)  # probes the model
     logits_rows, shapes = [], record_shapes(policy)
     policy.get_output_embeddings().register_forward_hook(lambda module, args, output: logits_rows.append(len(output)))
@@ -179,7 +179,7 @@ def test_random_numbers_are_moved_to_the_device_of_the_prompts(monkeypatch, poli
 
     logits = torch.zeros(len(PROMPTS), 1, 400, device="meta")
     monkeypatch.setattr("rlhf.engine.decoding.last_states", lambda *args, **kwargs: (logits[:, 0, :1], logits[:, 0]))
-    monkeypatch.setattr("rlhf.rollout._sample", raise_devices)
+    monkeypatch.setattr("rlhf.rollout.sample_tokens", raise_devices)
     input_ids, attention_mask = (tensor.to("meta") for tensor in pad(PROMPTS, PAD, "left"))
     # meta tensors have no values to compare
     monkeypatch.setattr("rlhf.engine.decoding.distinct_prompts", lambda *prompts: (*prompts, None))

@@ -81,10 +81,18 @@ class ChatOptions(StageOptions):
     )
     template: str | None = option(
         None,
-        'text around each message, which replaces {}, for models without a chat template; "chat": the tokenizer\'s',
+        'text around each message, which replaces {}, or "chat", the tokenizer\'s chat template; by default the template '
+        "of samples in the recipe, else chat",
     )
+    history: bool | None = option(
+        None, "whether the model sees earlier turns; by default with a chat template, but not with another template"
+    )
+    system: str = option("", "system message, before the first turn")
     temperature: float = option(1.0, "sampling temperature; 0: greedy", at_least=0.01, at_most=100, or_zero=True)
     response_length: int = option(256, "tokens after which an answer is truncated", at_least=1, at_most=10**6)
+    export: str | None = option(
+        None, "new folder for the last of the models, with the template as its chat template, instead of a chat"
+    )
     web: bool = option(False, "chat in a browser instead of the terminal")
     host: str = option("127.0.0.1", "address on which the page is served; 0.0.0.0: every address of this computer")
     port: int = option(0, "port of the page; 0: any free one", at_least=0, at_most=65535)

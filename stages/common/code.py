@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 # modules that read options, print, save or decide what to run: an edit of these changes no result
 IRRELEVANT = {
     *(f"stages.common.{name}" for name in (
-        "code", "console", "decisions", "ending", "interruption", "libraries", "needs", "options", "parsing",
+        "card", "code", "console", "decisions", "ending", "interruption", "libraries", "needs", "options", "parsing",
         "pipeline", "processes", "recipe", "request", "requirements", "resume", "run", "stage",
     )),
     "rlhf.run.checkpoint", "rlhf.run.files",

@@ -9,10 +9,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from rlhf import InputError
 from rlhf.escape import printable
 
 INDENT = " " * 13
@@ -42,6 +44,41 @@ def print_lines(*lines: str) -> None:
 def say(text: str, label: str = "") -> None:
     """Prints a line, with the label in the first column."""
     print_lines(f"{label:<13}{text}".rstrip())
+
+
+def write(text: str, indent: str) -> None:
+    """Prints text without a newline at its end. Lines after a newline begin with `indent`, so they can't look like others."""
+    print(f"\n{indent}".join(map(printable, text.split("\n"))), end="", flush=True)
+
+
+def is_terminal() -> bool:
+    """Whether a person types the input and reads the output."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask(prompt: str) -> str | None:
+    """The next line of the input, without its newline; None at its end. It can be edited on a terminal.
+
+    Input that does not come from a terminal is printed after the prompt. Raises InputError for a line that is not UTF-8.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors != "surrogateescape":
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if is_terminal():
+        with suppress(ImportError):
+            import readline  # noqa: F401  input() then edits lines, and arrow keys bring earlier ones back
+        try:
+            line = input(prompt)
+        except EOFError:
+            print(flush=True)
+            return None
+    elif text := sys.stdin.readline():
+        line = text.rstrip("\r\n")
+        print_lines(f"{prompt}{line}")
+    else:
+        return None
+    if any("\ud800" <= character <= "\udfff" for character in line):
+        raise InputError("the line is not UTF-8")
+    return line
 
 
 def print_error(message: str, blank: bool = False) -> None:

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -49,6 +51,40 @@ class Interruption:
 
 
 interruption = Interruption()
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """A context in which Ctrl-C raises nothing; yields a function that tells whether it was pressed."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def foreground() -> Iterator[None]:
+    """A context in which the terminal's signals go to this process alone.
+
+    Otherwise a second Ctrl-C would end the make that waits for this process, and the shell would take the terminal back.
+    """
+    group, leads = os.getpgrp(), os.getpgrp() == os.getpid()
+    if leads or not os.isatty(0):
+        yield
+        return
+    # Ctrl-Z would stop this process alone, and nothing would continue it
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTTOU, signal.SIGTSTP)}
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    try:
+        yield
+    finally:
+        os.tcsetpgrp(0, group)
+        os.setpgid(0, group)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def lock(folder: Path) -> int:

@@ -17,6 +17,7 @@ from rlhf.run.files import read_json, sha256, write_json
 from stages.common.programs import STAGES
 
 RECORD, BEGUN, CHECKPOINTS, HASHES = "stage.json", "begun.json", "checkpoints", ".hashes.json"
+CARD = "README.md"  # the model card of a result
 SETTINGS = "run.json"  # in the folder of a run: the recipe, the seed and the base that it was made with
 INPUT = "<run>/"  # prefix of an input that is a stage's result or a file in it
 BASE = "<base>/"  # the same of the run's base, for a recipe that works on any base
@@ -152,12 +153,18 @@ def _read_hashes(path: Path) -> dict[str, list[Any]]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of a folder, without records, checkpoints and hidden files; or `path` itself if it is a file."""
+    """The files of a folder, without records, checkpoints and hidden files; or `path` itself if it is a file.
+
+    Without the model card that a stage writes too, because the time in it is that of the record.
+    """
     if path.is_file():
         return [path]
     files = ((file, file.relative_to(path).parts) for file in path.rglob("*") if file.is_file())
     return sorted(
         file
         for file, parts in files
-        if file.name != RECORD and CHECKPOINTS not in parts and not any(part.startswith(".") for part in parts)
+        if file.name != RECORD
+        and not (file.name == CARD and file.with_name(RECORD).is_file())
+        and CHECKPOINTS not in parts
+        and not any(part.startswith(".") for part in parts)
     )

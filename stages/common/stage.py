@@ -22,6 +22,7 @@ from rlhf import InputError, first_line
 from rlhf.adapters.folders import base_of, is_adapter
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace, write_json
+from stages.common.card import write_card
 from stages.common.code import code_hash
 from stages.common.console import duration, escape_unencodable, print_lines, say, stdout_closed
 from stages.common.ending import end
@@ -122,6 +123,7 @@ class Stage:
         }
         for name in (BEGUN, STATUS):
             (self.partial / name).unlink(missing_ok=True)
+        write_card(self.partial, record, self.run)
         write_json(self.partial / RECORD, record)
         make_readable(self.partial)
         replace(self.partial, self.result, self.previous)
