@@ -198,9 +198,9 @@ class Chat:
 
 def show(reply: Reply, width: int) -> bool:
     """Prints an answer while it is sampled; True if Ctrl-C stopped it. Its text can't look like another line."""
-    write(f"{printable(reply.model.name) + ': ':<{width}}", "")
     begun = False
     with stoppable() as stopped, closing(iter(reply)) as pieces:
+        write(f"{printable(reply.model.name) + ': ':<{width}}", "")
         for piece in pieces:
             shown = piece if begun else piece.lstrip()
             write(shown, " " * width)

@@ -12,9 +12,9 @@ from typing import Any
 from rlhf import InputError
 from rlhf.models import context_length, stop_token_ids
 from rlhf.rows import Row, Text
-from rlhf.streaming import stream_text, stream_tokens
 from rlhf.tokens import prompt_ids
 from stages.common.answers import Answerer
+from stages.common.streaming import stream_text, stream_tokens
 
 CHAT = "chat"  # the template that stands for the tokenizer's
 

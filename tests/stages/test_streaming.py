@@ -4,7 +4,7 @@ import pytest
 
 from rlhf.models import stop_token_ids
 from rlhf.rollout import sample_completions
-from rlhf.streaming import stream_text, stream_tokens
+from stages.common.streaming import stream_text, stream_tokens
 from tests.conftest import tiny_gpt2
 
 PROMPT = [5, 6, 7, 8, 9]
