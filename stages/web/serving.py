@@ -14,11 +14,12 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rlhf import InputError
 from stages.common.console import say
 from stages.common.interruption import interruption
-from stages.web.security import EVERYWHERE, Guard
+from stages.web.security import EVERYWHERE, SLOWEST_REQUEST, Guard
 
 SAVED = (
     ".address.json"  # the port and the token of the last server, so that a page that is open goes on after a restart
@@ -65,14 +66,14 @@ class Server:
         """Serves until a signal arrives, which is then in `signal`, or `stop` is called."""
         config = uvicorn.Config(
             Guard(app, self.token, self.host, self.port),
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_level="critical",
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=1000,
+            limit_concurrency=500,  # connections; a process may often have 1,024 files open
             timeout_graceful_shutdown=2,
             h11_max_incomplete_event_size=16 * 1024,
         )
@@ -92,6 +93,18 @@ class Server:
         self._stopped = True
         if self._running:
             self._running.should_exit = True
+
+
+class _Connection(H11Protocol):
+    """Ends a connection without a request. Otherwise some hundred idle ones would keep people out for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(SLOWEST_REQUEST, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class _Uvicorn(uvicorn.Server):

@@ -4,6 +4,7 @@ import http.client
 import json
 import secrets
 import signal
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -116,12 +117,12 @@ def test_only_json_is_read(page):
         {"id": "nowhere"}, {"id": ["x"]}, {"id": None}, {"ranks": [0]}, {"ranks": [0, 1, 2, 4]}, {"ranks": [0, 1, 2, -1]},
         {"ranks": [0, 1, 2, True]}, {"ranks": [0, 1, 2, 1.5]}, {"ranks": "0123"}, {"ranks": {}}, {"rater": ""}, {"rater": " "},
         {"rater": "x" * 41}, {"rater": "a\u202eb"}, {"rater": "\x1b[2J"}, {"rater": "\ud800"}, {"rater": 3}, {"note": "x" * 2001},
-        {"note": 3}, {"flag": "yes"}, {"all_bad": 1}, {"seconds": "3"}, {"seconds": True}, {"seconds": 10**4000}, {"submission": ""},
+        {"note": 3}, {"flag": "yes"}, {"all_bad": 1}, {"seconds": "3"}, {"seconds": True}, {"submission": ""},
         {"submission": "x" * 65}, {"submission": 7},
     ],
 )  # fmt: skip
 def test_a_submission_that_the_page_does_not_send_is_refused(page, wrong):
-    item = page.post("next", rater="Eve")["item"]
+    item = page.item("Eve")
     right = {"rater": "Eve", "submission": secrets.token_hex(16), "id": item["id"], "ranks": [0, 1, 2, 3], "seconds": 1}
     before = len(page.rows())
     status, body = page.request("POST", "/decide", json.dumps(right | wrong).encode())
@@ -167,6 +168,17 @@ def test_a_flood_is_answered_with_429_and_loses_nothing(page):
     time.sleep(1)
     page.decide("Flood")
     assert len(page.rows()) == lines + 1
+
+
+def test_idle_connections_are_ended_so_that_they_keep_nobody_out(page):
+    idle = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(500)]
+    assert page.request("GET", "/")[0] == 503
+    deadline = time.time() + 20
+    while page.request("GET", "/")[0] != 200 and time.time() < deadline:
+        time.sleep(0.5)
+    assert page.request("GET", "/")[0] == 200
+    for connection in idle:
+        connection.close()
 
 
 def test_strangers_do_not_use_up_the_requests_of_the_people():

@@ -115,6 +115,11 @@ def test_a_disk_that_fills_up_within_a_line_leaves_nothing_of_it(desk):
     assert json.loads(lines[0]) == first
 
 
+@pytest.mark.parametrize("given, saved", [(-3, 0), (1e300, 86400), (10**4000, 86400), (2.04, 2.0)])
+def test_seconds_are_between_none_and_a_day(desk, given, saved):
+    assert decide(desk, "Ada", seconds=given)["seconds"] == saved
+
+
 def test_a_decision_about_other_completions_of_the_same_item_is_not_shown(desk):
     item = desk.next("Ada")
     decide(desk, "Ada", item)
