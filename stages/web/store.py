@@ -88,7 +88,7 @@ class Desk:
             self.takers[item].discard(person)
         else:
             self.takers[item].add(person)
-        if self.leases.get(item, ("", 0))[0] == person:
+        if item in self.leases and self.leases[item][0] == person:
             del self.leases[item]
 
     def next(self, person: str) -> Item | None:

@@ -115,6 +115,11 @@ def test_a_disk_that_fills_up_within_a_line_leaves_nothing_of_it(desk):
     assert json.loads(lines[0]) == first
 
 
+def test_a_decision_by_nobody_in_the_file_does_not_end_the_server(desk):
+    desk.store.add(decide(desk, "Ada") | {"rater": "", "submission": "x" * 16})
+    assert Desk(desk.pool, Store(desk.store.path.parent), 0.2).progress("Ada")["people"] == 2
+
+
 @pytest.mark.parametrize("given, saved", [(-3, 0), (1e300, 86400), (10**4000, 86400), (2.04, 2.0)])
 def test_seconds_are_between_none_and_a_day(desk, given, saved):
     assert decide(desk, "Ada", seconds=given)["seconds"] == saved
