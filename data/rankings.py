@@ -70,7 +70,7 @@ def _parse(line: bytes, where: str) -> Row:
         raise InputError(f'{where}: "ranks" is not a whole number for each completion, nor null')
     for column in ("ended", "models"):
         if len(row[column]) != count:
-            raise InputError(f'{where}: "{column}" has {len(row[column])} entries for {count} completions')
+            raise InputError(f'{where}: "{column}" does not have one entry for each completion')
     return row
 
 

@@ -92,6 +92,8 @@ def summarise(folder: Path, store: Store, pool: Pool, several: bool) -> None:
         say(f"win rate of {last} over {first}: {win_rate}, a tie counts half (95 % interval over prompts)")
         if same := pool.nothing_to_rank():
             say(f"without {plural(same, 'prompt')} to which all models gave the same answer")
+    if tied := sum(row["ranks"] is not None and not row["flag"] and len(set(row["ranks"])) < 2 for row in decisions):
+        say(f"{plural(tied, 'ranking')} in which all answers tie: nothing can be learned from these")
     rankings, pairs = export(folder, decisions)
     written = f"{plural(rankings, 'ranking')} in comparisons.jsonl, {plural(pairs, 'pair')} in pairs.jsonl"
     say(f"{folder}: {written}, history in {store.path.name}")

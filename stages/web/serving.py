@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -133,10 +134,10 @@ def _bind(host: str, port: int, last: int) -> socket.socket:
 
 
 def _saved(path: Path) -> dict:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         saved = json.loads(path.read_text(encoding="utf-8"))
         token, port = saved["token"], saved["port"]
-        if isinstance(token, str) and len(token) >= 32 and token.replace("-", "").replace("_", "").isalnum():
+        if isinstance(token, str) and re.fullmatch(r"[\w-]{32,}", token, re.ASCII):
             return {"token": token, "port": port if isinstance(port, int) and 0 < port < 65536 else 0}
     return {}
 

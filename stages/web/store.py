@@ -29,7 +29,7 @@ class Store:
         self.submissions: set[str] = set()
         if self.path.exists():
             self.decisions = {(row["id"], row["rater"]): row for row in read_decisions(self.path)}
-            self.submissions = {row.get("submission", "") for _, row in read_jsonl(self.path)}
+            self.submissions = {str(row.get("submission", "")) for _, row in read_jsonl(self.path)}
         self.before = len(self.submissions)
         # without a buffer, in which a full disk would leave a part of a line
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115  open as long as the server

@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 
 from stages.web.security import Guard
+from stages.web.serving import Server
 from tests.pipeline import stage
 from tests.stages.web.pages import Page, write_comparisons
 
@@ -220,6 +221,16 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(page, tmp_path):
     argv = ("--comparisons", page.source, "--port", page.port)
     assert "choose others with HOST= and PORT=" in stage("rank", *argv, run=tmp_path, status=2)
     assert "another process is working in" in stage("rank", *argv, run=page.folder.parent, status=2)
+
+
+@pytest.mark.parametrize(
+    "saved", ["{", "[]", "{}", '{"token": "x", "port": 1}', json.dumps({"token": "\u00e9" * 40, "port": 1})]
+)
+def test_a_saved_address_that_is_none_is_replaced(tmp_path, saved):
+    (tmp_path / ".address.json").write_text(saved)
+    server = Server("127.0.0.1", 0, tmp_path)
+    server.socket.close()
+    assert len(server.token) == 32 and server.token.isascii() and server.port > 1
 
 
 def test_only_the_user_can_read_the_token(page):
