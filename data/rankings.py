@@ -3,6 +3,7 @@
 An item is a prompt with its completions. A line has these columns:
 
     id, prompt, completions, ended   the item; `ended` is false for a truncated completion
+    tools, rendered                  those of the prompt's row, if it has them
     models                           the model that wrote each completion
     shown                            indices of the completions in the order in which the person saw them
     ranks                            one for each completion, 0 is the best, equal ranks tie; null: the item was skipped
@@ -24,7 +25,13 @@ from rlhf import InputError
 from rlhf.rows import Row
 
 FOLDER, FILE = "rankings", "rankings.jsonl"  # in the folder of a run
-COLUMNS = {"id": str, "completions": list, "ended": list, "models": list, "shown": list, "rater": str}
+COLUMNS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("id", "rater", "time", "note"), (str, "a text")),
+    **dict.fromkeys(("completions", "ended", "models", "shown"), (list, "a list")),
+    **dict.fromkeys(("all_bad", "flag"), (bool, "true or false")),
+    "prompt": (str | list, "a text or a list of messages"),
+    "seconds": (int | float, "a number"),
+}
 
 
 def read_decisions(path: Path) -> list[Row]:
@@ -53,16 +60,17 @@ def _parse(line: bytes, where: str) -> Row:
         raise InputError(f"{where}: not JSON ({error}); remove the line, or restore the file") from error
     if not isinstance(row, dict):
         raise InputError(f"{where}: a ranking is an object with columns, not {type(row).__name__}")
-    for column, kind in COLUMNS.items():
+    for column, (kind, words) in COLUMNS.items():
         if not isinstance(row.get(column), kind):
-            raise InputError(
-                f'{where}: "{column}" is missing or is not a {kind.__name__}; `make rank` writes such lines'
-            )
-    ranks = row.get("ranks")
+            raise InputError(f'{where}: "{column}" is missing or is not {words}; `make rank` writes such lines')
+    ranks, count = row.get("ranks", ()), len(row["completions"])
     if ranks is not None and not (
-        isinstance(ranks, list) and len(ranks) == len(row["completions"]) and all(type(rank) is int for rank in ranks)
+        isinstance(ranks, list) and len(ranks) == count and all(type(rank) is int for rank in ranks)
     ):
         raise InputError(f'{where}: "ranks" is not a whole number for each completion, nor null')
+    for column in ("ended", "models"):
+        if len(row[column]) != count:
+            raise InputError(f'{where}: "{column}" does not have one entry for each completion')
     return row
 
 
@@ -74,12 +82,13 @@ def usable(decisions: Iterable[Row]) -> Iterator[Row]:
 
 
 def pairs(rankings: Iterable[Row]) -> Iterator[Row]:
-    """TRL's rows {prompt, chosen, rejected}: one for each two completions of a ranking that do not tie."""
+    """TRL's rows {prompt, chosen, rejected}, and `tools`: one for each two completions of a ranking that do not tie."""
     for row in rankings:
+        tools = {"tools": row["tools"]} if "tools" in row else {}
         ranked = sorted(zip(row["ranks"], row["completions"], strict=True), key=lambda entry: entry[0])
         for (better, chosen), (worse, rejected) in combinations(ranked, 2):
             if better < worse:
-                yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+                yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **tools}
 
 
 def agreement(decisions: Iterable[Row]) -> tuple[list[int], list[int]]:
@@ -97,6 +106,7 @@ def agreement(decisions: Iterable[Row]) -> tuple[list[int], list[int]]:
         products = [
             (one["ranks"][i] - one["ranks"][j]) * (other["ranks"][i] - other["ranks"][j])
             for one, other in combinations(rows, 2)
+            if one["rater"] != other["rater"]
             for i, j in combinations(range(len(one["ranks"])), 2)
         ]
         if ordered := sum(product != 0 for product in products):

@@ -24,7 +24,7 @@ from stages.web.app import create_app
 from stages.web.items import Pool, Source, from_file, from_models
 from stages.web.serving import Server
 from stages.web.store import Desk, Store
-from stages.web.summary import agreement_of, export, in_words, win_rate_of
+from stages.web.summary import agreement_of, export, in_words, plural, win_rate_of
 
 PREFERENCES = "preferences"
 SHOWS_ERROR = 2.5  # seconds for which the page is still there after an error of sampling
@@ -91,11 +91,12 @@ def summarise(folder: Path, store: Store, pool: Pool, several: bool) -> None:
         first, last = current[0]["models"][0], current[0]["models"][-1]
         say(f"win rate of {last} over {first}: {win_rate}, a tie counts half (95 % interval over prompts)")
         if same := pool.nothing_to_rank():
-            say(f"without {same:,} prompts to which all models gave the same answer")
+            say(f"without {plural(same, 'prompt')} to which all models gave the same answer")
+    if tied := sum(row["ranks"] is not None and not row["flag"] and len(set(row["ranks"])) < 2 for row in decisions):
+        say(f"{plural(tied, 'ranking')} in which all answers tie: nothing can be learned from these")
     rankings, pairs = export(folder, decisions)
-    say(
-        f"{folder}: {rankings:,} rankings in comparisons.jsonl, {pairs:,} pairs in pairs.jsonl, history in {store.path.name}"
-    )
+    written = f"{plural(rankings, 'ranking')} in comparisons.jsonl, {plural(pairs, 'pair')} in pairs.jsonl"
+    say(f"{folder}: {written}, history in {store.path.name}")
     if rankings and not several:
         say("`make ppo RECIPE=mine` trains on them")
 

@@ -77,7 +77,9 @@ def create_app(desk: Desk, title: str, several_models: bool) -> Starlette:
         "numbers": numbers.answer,
     }
     routes += [Route(f"/{name}", as_json(handler), methods=["POST"]) for name, handler in handlers.items()]
-    return Starlette(routes=routes)
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False  # such a redirect would lack the token
+    return app
 
 
 def as_json(handler: Callable[[Row], Any]) -> Callable[[Request], Any]:
@@ -146,13 +148,14 @@ def decision_of(body: Row, desk: Desk) -> Row:
         raise Refused("a submission has an id")
     if not isinstance(note, str) or len(note) > LONGEST_NOTE:
         raise Refused(f"a note has at most {LONGEST_NOTE:,} letters")
-    if type(seconds) not in (int, float) or not math.isfinite(seconds):
+    if type(seconds) not in (int, float) or not -math.inf < seconds < math.inf:
         raise Refused("seconds is a number")
     if not all(isinstance(body.get(name, False), bool) for name in ("all_bad", "flag")):
         raise Refused("all_bad and flag are true or false")
     shown = shown_order(item, person)
     return {
-        **{"id": item.id, "prompt": item.prompt, "completions": item.completions, "ended": item.ended},
+        **{"id": item.id, "prompt": item.prompt, **item.rendering},
+        **{"completions": item.completions, "ended": item.ended},
         **{"models": item.models, "shown": shown, "ranks": ranks_of(body.get("ranks"), item, shown)},
         **{"all_bad": body.get("all_bad", False), "flag": body.get("flag", False), "note": note.strip()},
         **{"rater": person, "time": datetime.now().astimezone().isoformat(timespec="seconds")},
@@ -198,7 +201,7 @@ def payload(desk: Desk, person: str, item: Item) -> Row:
         earlier["ranks"] = None if ranks is None else [ranks[i] for i in shown]
     return {
         "state": "item",
-        "item": {"id": item.id, "prompt": parts(item.prompt), "cards": cards, "decision": earlier},
+        "item": {"id": item.id, "prompt": prompt_parts(item), "cards": cards, "decision": earlier},
         "earlier": desk.neighbour(person, item.id, -1) is not None,
         "progress": desk.progress(person),
     }
@@ -208,10 +211,26 @@ def parts(text: Text) -> list[Row]:
     """A text as messages with a role, which is "" for plain text."""
     if isinstance(text, str):
         return [{"role": "", "text": text}]
-    return [
-        {"role": message["role"], "text": message["content"] or json.dumps(message.get("tool_calls", ""))}
-        for message in text
+    return [{"role": message["role"], "text": message_text(message)} for message in text]
+
+
+def message_text(message: Row) -> str:
+    """The content of a message, and its other columns, such as tool calls, which two answers may differ in."""
+    others = [
+        f"{name}: {compact(value)}" for name, value in message.items() if name not in ("role", "content") and value
     ]
+    return "\n".join(filter(None, [message.get("content"), *others]))
+
+
+def compact(value: Any) -> str:
+    """A value as a person can read it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def prompt_parts(item: Item) -> list[Row]:
+    """The messages of a prompt, behind the tools that the answers may call."""
+    tools = item.rendering.get("tools")
+    return [*([{"role": "tools", "text": compact(tools)}] if tools else []), *parts(item.prompt)]
 
 
 def answer_parts(text: Text) -> list[Row]:

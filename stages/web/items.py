@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rlhf import InputError
 from rlhf.rows import Row, Text, read_jsonl, to_line
 from stages.common.interruption import lock
 
+RENDERING = ("tools", "rendered")  # columns that change the tokens of a prompt
 AHEAD = 50  # items beyond the last one that somebody was given
 
 
@@ -30,6 +31,7 @@ class Item:
     completions: list[Text]
     ended: list[bool]
     models: list[str]
+    rendering: Row = field(default_factory=dict)  # the columns of RENDERING that the prompt's row has
 
     @cached_property
     def distinct(self) -> list[int]:
@@ -64,10 +66,7 @@ class Pool:
         self.finished = False
         self._wanted, self._stopping, self._changed = AHEAD, False, threading.Condition()
         for where, row in read_jsonl(self.path) if self.path.exists() else ():
-            try:
-                item = Item(**row)
-            except TypeError as error:
-                raise InputError(f"{where}: not an item that `make rank` wrote; remove the line") from error
+            item = item_of(row, where)
             if item.id.rpartition("-")[0] == key and item.number < total:
                 self._keep(item)
 
@@ -119,9 +118,28 @@ class Pool:
             self.by_id[item.id] = item
             self.items.append(item)
 
+    def has(self, decision: Row) -> bool:
+        """Whether a decision is about one of the items. Its completions may be others than those of the same id."""
+        item = self.by_id.get(decision["id"])
+        return item is not None and item.completions == decision["completions"]
+
     def nothing_to_rank(self) -> int:
         """The number of items whose completions are all the same."""
         return len(self.made) - len(self.items)
+
+
+def item_of(row: Any, where: str) -> Item:
+    """The item of a line of items.jsonl. Raises InputError if it is none."""
+    try:
+        item = Item(**row)
+        texts = [item.id, item.prompt, *item.completions]
+        counts = {len(item.completions), len(item.ended), len(item.models)}
+        right = isinstance(item.number, int) and len(counts) == 1 and isinstance(item.id, str)
+    except TypeError:
+        right = False
+    if not right or not all(isinstance(text, str | list) for text in texts):
+        raise InputError(f"{where}: not an item that `make rank` wrote; remove the line")
+    return item
 
 
 def cut_off_incomplete_line(path: Path) -> None:
@@ -158,7 +176,7 @@ def from_file(path: Path, count: int) -> Source:
             row = rows[number]
             k, models = len(row["completions"]), row.get("models")
             named = isinstance(models, list) and len(models) == k and all(isinstance(name, str) for name in models)
-            columns = {name: row[name] for name in ("prompt", "completions")}
+            columns = {name: row[name] for name in ("prompt", "completions")} | rendering_of(row)
             return {**columns, "ended": row.get("ended", [True] * k), "models": models if named else [path.name] * k}
 
         return min(count, len(rows)), make
@@ -201,8 +219,13 @@ def from_models(options: Any, stage: Any, path: Path) -> Source:
                 answers = list(found.values())[: options.completions]
                 names = [answerers[0].name] * len(answers)
             columns = {"completions": [c.text for c in answers], "ended": [c.finished for c in answers]}
-            return {"prompt": rows[number]["prompt"], **columns, "models": names}
+            return {"prompt": rows[number]["prompt"], **columns, "models": names, **rendering_of(rows[number])}
 
         return len(rows), make
 
     return source
+
+
+def rendering_of(row: Row) -> Row:
+    """The field `rendering` of the item of a row."""
+    return {"rendering": {name: row[name] for name in RENDERING if row.get(name)}}

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 64 * 1024  # bytes
-SLOWEST_BODY = 10.0  # seconds
+SLOWEST_REQUEST = 10.0  # seconds until its header, and again until its body, has arrived
 EVERYWHERE = ("0.0.0.0", "::")
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -79,7 +79,7 @@ class Guard:
             refusal = 400, "one Host, please"
         if refusal is None and scope["method"] == "POST":
             try:
-                receive = replayed(await asyncio.wait_for(body_of(receive), SLOWEST_BODY))
+                receive = replayed(await asyncio.wait_for(body_of(receive), SLOWEST_REQUEST))
             except TimeoutError:
                 refusal = 408, "the request takes too long"
             except ValueError:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rlhf import InputError
 from stages.common.console import say
 from stages.common.interruption import interruption
-from stages.web.security import EVERYWHERE, Guard
+from stages.web.security import EVERYWHERE, SLOWEST_REQUEST, Guard
 
 SAVED = (
     ".address.json"  # the port and the token of the last server, so that a page that is open goes on after a restart
@@ -65,14 +67,14 @@ class Server:
         """Serves until a signal arrives, which is then in `signal`, or `stop` is called."""
         config = uvicorn.Config(
             Guard(app, self.token, self.host, self.port),
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_level="critical",
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=1000,
+            limit_concurrency=500,  # connections; a process may often have 1,024 files open
             timeout_graceful_shutdown=2,
             h11_max_incomplete_event_size=16 * 1024,
         )
@@ -92,6 +94,18 @@ class Server:
         self._stopped = True
         if self._running:
             self._running.should_exit = True
+
+
+class _Connection(H11Protocol):
+    """Ends a connection without a request. Otherwise some hundred idle ones would keep people out for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(SLOWEST_REQUEST, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class _Uvicorn(uvicorn.Server):
@@ -120,10 +134,10 @@ def _bind(host: str, port: int, last: int) -> socket.socket:
 
 
 def _saved(path: Path) -> dict:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         saved = json.loads(path.read_text(encoding="utf-8"))
         token, port = saved["token"], saved["port"]
-        if isinstance(token, str) and len(token) >= 32 and token.replace("-", "").replace("_", "").isalnum():
+        if isinstance(token, str) and re.fullmatch(r"[\w-]{32,}", token, re.ASCII):
             return {"token": token, "port": port if isinstance(port, int) and 0 < port < 65536 else 0}
     return {}
 

@@ -29,9 +29,10 @@ class Store:
         self.submissions: set[str] = set()
         if self.path.exists():
             self.decisions = {(row["id"], row["rater"]): row for row in read_decisions(self.path)}
-            self.submissions = {row.get("submission", "") for _, row in read_jsonl(self.path)}
+            self.submissions = {str(row.get("submission", "")) for _, row in read_jsonl(self.path)}
         self.before = len(self.submissions)
-        self.file = open(self.path, "ab")  # noqa: SIM115  open as long as the server
+        # without a buffer, in which a full disk would leave a part of a line
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115  open as long as the server
 
     def add(self, row: Row) -> bool:
         """Writes a decision and waits until it is on disk. False if this submission is there already.
@@ -40,26 +41,19 @@ class Store:
         """
         if row["submission"] in self.submissions:
             return False
-        end = self.file.seek(0, os.SEEK_END)
+        end, rest = self.file.seek(0, os.SEEK_END), to_line(row).encode("utf-8", "backslashreplace")
         try:
-            self.file.write(to_line(row).encode("utf-8", "backslashreplace"))
-            self.file.flush()
+            while rest:
+                rest = rest[self.file.write(rest) :]
             os.fsync(self.file.fileno())
         except OSError:
-            self._restore(end)
+            self.file.truncate(end)
             raise
         self.submissions.add(row["submission"])
         key = (row["id"], row["rater"])
         self.decisions.pop(key, None)
         self.decisions[key] = row
         return True
-
-    def _restore(self, end: int) -> None:
-        """Removes what a failed write left in the file and in its buffer."""
-        raw = self.file.detach()
-        os.ftruncate(raw.fileno(), end)
-        raw.close()
-        self.file = open(self.path, "ab")  # noqa: SIM115
 
 
 class Desk:
@@ -85,7 +79,7 @@ class Desk:
         return added
 
     def _note(self, row: Row) -> None:
-        if row["id"] not in self.pool.by_id:
+        if not self.pool.has(row):
             return  # of an earlier pool
         person, item = row["rater"], row["id"]
         if item not in self.people[person]:
@@ -94,7 +88,7 @@ class Desk:
             self.takers[item].discard(person)
         else:
             self.takers[item].add(person)
-        if self.leases.get(item, ("", 0))[0] == person:
+        if item in self.leases and self.leases[item][0] == person:
             del self.leases[item]
 
     def next(self, person: str) -> Item | None:
@@ -127,7 +121,8 @@ class Desk:
 
     def decision(self, person: str, item: Item) -> Row | None:
         """A person's last decision about an item."""
-        return self.store.decisions.get((item.id, person))
+        row = self.store.decisions.get((item.id, person))
+        return row if row and self.pool.has(row) else None
 
     def progress(self, person: str) -> Row:
         """Counts for a person: `done`, `skipped`, `left`; the median `seconds`; the number of `people`."""

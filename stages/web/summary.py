@@ -11,7 +11,7 @@ from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace
 
 # columns of rankings.jsonl that a row for training keeps
-KEPT = "prompt completions ranks ended models shown id rater time seconds all_bad note".split()
+KEPT = "prompt tools rendered completions ranks ended models shown id rater time seconds all_bad note".split()
 Estimated = Any  # rlhf.evaluate.Estimate, whose module imports torch
 
 
@@ -38,7 +38,7 @@ def win_rate_of(decisions: Iterable[Row]) -> Estimated | None:
 def export(folder: Path, decisions: Sequence[Row]) -> tuple[int, int]:
     """Writes comparisons.jsonl, for the reward model, and pairs.jsonl, TRL's columns; the numbers of their rows."""
     rankings = list(usable(decisions))
-    rows = [{name: row[name] for name in KEPT} for row in rankings]
+    rows = [{name: row[name] for name in KEPT if name in row} for row in rankings]
     trl = list(pairs(rankings))
     for name, content in (("comparisons.jsonl", rows), ("pairs.jsonl", trl)):
         partial = folder / f".{name}.partial"
@@ -51,7 +51,7 @@ def in_words(decisions: Sequence[Row]) -> str:
     """`12 rankings by 2 people (Ada 7, Bob 5), 9 s each (median); 2 skipped, 1 flagged, 1 all bad`."""
     ranked = [row for row in decisions if row["ranks"] is not None]
     if not ranked:
-        return f"nothing is ranked; {_plural(len(decisions), 'item')} skipped" if decisions else "nothing is ranked"
+        return f"nothing is ranked; {plural(len(decisions), 'item')} skipped" if decisions else "nothing is ranked"
     people = Counter(row["rater"] for row in ranked).most_common()
     names = ", ".join(f"{name} {count:,}" for name, count in people[:6]) + (", ..." if people[6:] else "")
     seconds = median(row["seconds"] for row in ranked)
@@ -61,9 +61,10 @@ def in_words(decisions: Sequence[Row]) -> str:
         "all bad": sum(bool(row["all_bad"]) for row in decisions),
     }
     rest = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    who = f"{_plural(len(ranked), 'ranking')} by {len(people)} {'person' if len(people) == 1 else 'people'} ({names})"
+    who = f"{plural(len(ranked), 'ranking')} by {len(people)} {'person' if len(people) == 1 else 'people'} ({names})"
     return f"{who}, {seconds:.0f} s each (median){'; ' + rest if rest else ''}"
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """`1 pair`, `2 pairs`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

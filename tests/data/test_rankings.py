@@ -38,12 +38,36 @@ def test_a_line_that_was_cut_off_is_ignored(tmp_path):
         assert read_decisions(path) == [decision()]
 
 
+@pytest.mark.parametrize("column", [*decision()])
+def test_a_line_without_one_of_the_columns_is_refused(tmp_path, column):
+    incomplete = {name: value for name, value in decision().items() if name != column}
+    with pytest.raises(InputError, match=rf'r\.jsonl:1: "{column}" is'):
+        read_decisions(written(tmp_path / "r.jsonl", incomplete))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seconds": "3"},
+        {"seconds": None},
+        {"flag": 1},
+        {"note": None},
+        {"prompt": 3},
+        {"models": []},
+        {"ended": [True]},
+    ],
+)
+def test_a_column_of_another_kind_or_length_is_refused(tmp_path, wrong):
+    with pytest.raises(InputError, match=rf'r\.jsonl:1: "{next(iter(wrong))}" '):
+        read_decisions(written(tmp_path / "r.jsonl", decision(**wrong)))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", r"r\.jsonl:2: not JSON"),
         ("[]", r"r\.jsonl:2: a ranking is an object"),
-        (json.dumps(decision() | {"id": 3}), r'r\.jsonl:2: "id" is missing or is not a str'),
+        (json.dumps(decision() | {"id": 3}), r'r\.jsonl:2: "id" is missing or is not a text'),
         (json.dumps(decision() | {"ranks": [0, 1]}), r'r\.jsonl:2: "ranks" is not a whole number for each'),
         (json.dumps(decision() | {"ranks": [0, 1, True]}), r'r\.jsonl:2: "ranks" is not a whole number for each'),
     ],
@@ -65,6 +89,15 @@ def test_a_ranking_gives_a_pair_for_each_two_completions_that_do_not_tie():
         ("a 1", "a 0"),
         ("a 1", "a 2"),
     ]
+
+
+def test_pairs_keep_the_tools_that_the_answers_may_call():
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert [row["tools"] for row in pairs([decision(ranks=(0, 1), tools=tools)])] == [tools]
+
+
+def test_a_person_who_ranks_an_item_twice_does_not_agree_with_himself():
+    assert agreement([decision(), decision()]) == ([], [])
 
 
 def test_agreement_counts_the_pairs_that_two_people_order_alike():

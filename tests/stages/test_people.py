@@ -257,9 +257,9 @@ def test_rankings_that_are_too_few_to_split_are_refused_before_any_stage_runs(ru
 
 def test_a_line_that_is_no_ranking_is_refused_with_its_place(tmp_path):
     rows = rankings(*prompts_of(12))
-    with pytest.raises(InputError, match=r'item 2 of Ada: no "prompt"'):
+    with pytest.raises(InputError, match=r'rankings\.jsonl:3: "prompt" is missing'):
         people(tmp_path, [{k: v for k, v in row.items() if k != "prompt" or row["id"] != "2"} for row in rows])
-    with pytest.raises(InputError, match=r'item 1 of Ada: "ended" is a list of true and false'):
+    with pytest.raises(InputError, match=r'rankings\.jsonl:2: "ended" does not have one entry'):
         people(tmp_path, [{**row, "ended": row["ended"][: 2 + (row["id"] != "1")]} for row in rows])
 
 

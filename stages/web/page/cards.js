@@ -36,6 +36,7 @@ function element(tag, className, text = "") {
 export class Cards {
   // `changed` is called after each change, `say` with what a screen reader announces
   constructor(list, changed, say) {
+    // `history` has what undo brings back: an order, or a function that does it
     Object.assign(this, { list, changed, say, elements: [], history: [] });
     this.next = element("li", "next");
     this.next.setAttribute("role", "presentation");
@@ -125,7 +126,8 @@ export class Cards {
   undo() {
     const before = this.history.pop();
     if (!before) return false;
-    Object.assign(this, before);
+    if (typeof before === "function") before(); // of the page: a mark
+    else Object.assign(this, before);
     this.render();
     this.changed();
     this.say("Undone.");

@@ -3,9 +3,10 @@
 import { Cards, showParts } from "./cards.js";
 import { Refusal, decide, newId, pending, send } from "./server.js";
 
+const NO_ITEM = "there is no such item";
 const POLL = 700; // milliseconds, while answers are sampled
 const $ = (id) => document.getElementById(id);
-const state = { name: "", item: null, allBad: false, flag: false, changed: false, busy: false, since: 0, spent: 0, poll: 0 };
+const state = { name: "", item: null, allBad: false, flag: false, busy: false, since: 0, spent: 0, poll: 0 };
 
 const say = (text) => {
   $("live").textContent = "";
@@ -82,7 +83,7 @@ function showItem({ item, earlier }) {
   state.since = performance.now();
   state.spent = 0;
   cards.load(item.cards, decision?.ranks);
-  touched(false);
+  touched();
   scrollTo(0, 0);
   $("prompt").focus({ preventScroll: true });
   say(decision ? "An item that you decided before." : `New item, ${item.cards.length} answers.`);
@@ -139,8 +140,7 @@ async function showNumbers() {
 
 // --- what a person does ---------------------------------------------------------------------------------------------
 
-function touched(changed = true) {
-  state.changed = changed;
+function touched() {
   $("all-bad").setAttribute("aria-pressed", String(state.allBad));
   $("flag").setAttribute("aria-pressed", String(state.flag));
   $("undo").disabled = !cards.history.length && !state.earlier;
@@ -171,6 +171,8 @@ async function submit(ranks) {
     show(await decide(decision, failed));
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
+    // after a restart with other options the server may have other items
+    if (error.message === NO_ITEM) show(await send("next", { rater: state.name }, failed));
     $("banner").textContent = `Not saved: ${error.message}`;
     $("banner").hidden = false;
   } finally {
@@ -207,8 +209,13 @@ function writeNote() {
 }
 
 function toggle(name, text) {
-  state[name] = !state[name];
-  touched();
+  const invert = () => {
+    state[name] = !state[name];
+    touched();
+  };
+  invert();
+  cards.history.push(invert);
+  $("undo").disabled = false;
   say(`${text}: ${state[name] ? "on" : "off"}`);
 }
 

@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,7 +63,9 @@ class Page:
         """Ends the server as Ctrl-C does; its status. What it printed is in `output`."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        self.output += self.process.communicate(timeout=60)[0]
+        assert self.process.stdout  # not communicate, which omits the lines that were read ahead
+        self.output += self.process.stdout.read()
+        self.process.wait(60)
         assert "Traceback" not in self.output, self.output
         return self.process.returncode
 
@@ -96,9 +99,15 @@ class Page:
         assert status == 200, answer
         return json.loads(answer)
 
+    def item(self, rater: str = "Ada") -> dict:
+        """A person's next item, for which it waits."""
+        while "item" not in (turn := self.post("next", rater=rater)):
+            time.sleep(0.1)
+        return turn["item"]
+
     def decide(self, rater: str = "Ada", **columns: object) -> dict:
         """Decides a person's next item, all cards in the order in which they are shown."""
-        item = self.post("next", rater=rater)["item"]
+        item = self.item(rater)
         ranks = list(range(len(item["cards"])))
         body = {"rater": rater, "submission": secrets.token_hex(16), "id": item["id"], "ranks": ranks, "seconds": 2}
         return self.post("decide", **(body | columns))

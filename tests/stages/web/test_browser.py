@@ -3,7 +3,7 @@
 import threading
 
 from tests.stages.web.browsing import decided, drag, number_of, press, prompt, ranks_by_text, shows
-from tests.stages.web.pages import ANSWERS
+from tests.stages.web.pages import ANSWERS, write_comparisons
 
 # --- ranking ----------------------------------------------------------------------------------------------------------
 
@@ -110,6 +110,15 @@ def test_undo_goes_back_and_a_change_is_kept_with_its_history(visit, server):
     assert len(server.rows()) == 2
 
 
+def test_undo_takes_back_a_mark(visit, server):
+    tab = visit()
+    press(tab, "1", "b", "f", "u")
+    assert [tab.get_attribute(mark, "aria-pressed") for mark in ("#all-bad", "#flag")] == ["true", "false"]
+    press(tab, "u", "u")
+    assert tab.get_attribute("#all-bad", "aria-pressed") == "false"
+    assert tab.locator(".card.ranked").count() == 0 and tab.is_disabled("#undo")
+
+
 def test_the_end_is_told_and_the_files_are_written(visit, server):
     tab = visit()
     for count in range(1, 7):
@@ -180,6 +189,19 @@ def test_a_kill_in_the_middle_of_a_submission_loses_nothing_and_adds_nothing(vis
     press(tab, "1", "2", "3", "Enter")
     decided(tab, 3)
     assert len(server.rows()) == 3
+
+
+def test_a_server_that_has_other_items_after_a_restart_shows_one_of_them(visit, server):
+    tab = visit(allow_errors=True)
+    server.end()
+    write_comparisons(server.folder.parent, answers=["A", "B", "C"])
+    server.start()
+    press(tab, "1", "2", "3", "Enter")
+    shows(tab, "#banner", "Not saved: there is no such item")
+    assert tab.locator(".card").count() == 3
+    press(tab, "1", "2", "Enter")
+    decided(tab, 1)
+    assert not tab.is_visible("#banner")
 
 
 def test_a_submission_that_did_not_arrive_is_sent_again_after_a_reload(visit, server):

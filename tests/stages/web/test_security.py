@@ -4,6 +4,7 @@ import http.client
 import json
 import secrets
 import signal
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -11,6 +12,7 @@ from contextlib import suppress
 import pytest
 
 from stages.web.security import Guard
+from stages.web.serving import Server
 from tests.pipeline import stage
 from tests.stages.web.pages import Page, write_comparisons
 
@@ -121,7 +123,7 @@ def test_only_json_is_read(page):
     ],
 )  # fmt: skip
 def test_a_submission_that_the_page_does_not_send_is_refused(page, wrong):
-    item = page.post("next", rater="Eve")["item"]
+    item = page.item("Eve")
     right = {"rater": "Eve", "submission": secrets.token_hex(16), "id": item["id"], "ranks": [0, 1, 2, 3], "seconds": 1}
     before = len(page.rows())
     status, body = page.request("POST", "/decide", json.dumps(right | wrong).encode())
@@ -169,6 +171,17 @@ def test_a_flood_is_answered_with_429_and_loses_nothing(page):
     assert len(page.rows()) == lines + 1
 
 
+def test_idle_connections_are_ended_so_that_they_keep_nobody_out(page):
+    idle = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(500)]
+    assert page.request("GET", "/")[0] == 503
+    deadline = time.time() + 20
+    while page.request("GET", "/")[0] != 200 and time.time() < deadline:
+        time.sleep(0.5)
+    assert page.request("GET", "/")[0] == 200
+    for connection in idle:
+        connection.close()
+
+
 def test_strangers_do_not_use_up_the_requests_of_the_people():
     guard = Guard(None, "token", "127.0.0.1", 80)
     own = {"host": "127.0.0.1"}
@@ -208,6 +221,16 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(page, tmp_path):
     argv = ("--comparisons", page.source, "--port", page.port)
     assert "choose others with HOST= and PORT=" in stage("rank", *argv, run=tmp_path, status=2)
     assert "another process is working in" in stage("rank", *argv, run=page.folder.parent, status=2)
+
+
+@pytest.mark.parametrize(
+    "saved", ["{", "[]", "{}", '{"token": "x", "port": 1}', json.dumps({"token": "\u00e9" * 40, "port": 1})]
+)
+def test_a_saved_address_that_is_none_is_replaced(tmp_path, saved):
+    (tmp_path / ".address.json").write_text(saved)
+    server = Server("127.0.0.1", 0, tmp_path)
+    server.socket.close()
+    assert len(server.token) == 32 and server.token.isascii() and server.port > 1
 
 
 def test_only_the_user_can_read_the_token(page):

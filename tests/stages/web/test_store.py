@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import resource
 import secrets
 from dataclasses import asdict
 
@@ -13,7 +14,7 @@ from data.rankings import read_decisions
 from rlhf import InputError
 from rlhf.rows import read_rows
 from stages.web.app import Numbers, decision_of, payload
-from stages.web.items import Item, Pool
+from stages.web.items import Item, Pool, from_file
 from stages.web.store import LEASE, Desk, Store, name_of, shown_order
 from stages.web.summary import export, in_words, win_rate_of
 
@@ -94,6 +95,58 @@ def test_a_full_disk_leaves_no_half_line_and_the_next_try_succeeds(desk, monkeyp
     assert len(desk.store.decisions) == 1
     second = decide(desk, "Ada")
     assert read_decisions(desk.store.path) == [first, second]
+
+
+def test_a_disk_that_fills_up_within_a_line_leaves_nothing_of_it(desk):
+    first = decide(desk, "Ada")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (1, 60, 4000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (desk.store.path.stat().st_size + room, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                decide(desk, "Ada", note="x" * 2000, submission="the same submission" + "0" * 10)
+                decide(desk, "Ada", note="x" * 2000)
+                decide(desk, "Ada", note="x" * 2000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        lines = desk.store.path.read_text().splitlines(keepends=True)
+        assert all(line.endswith("}\n") for line in lines)
+        assert read_decisions(desk.store.path) == list(desk.store.decisions.values())
+    assert json.loads(lines[0]) == first
+
+
+def test_a_decision_by_nobody_in_the_file_does_not_end_the_server(desk):
+    desk.store.add(decide(desk, "Ada") | {"rater": "", "submission": "x" * 16})
+    assert Desk(desk.pool, Store(desk.store.path.parent), 0.2).progress("Ada")["people"] == 2
+
+
+@pytest.mark.parametrize("given, saved", [(-3, 0), (1e300, 86400), (10**4000, 86400), (2.04, 2.0)])
+def test_seconds_are_between_none_and_a_day(desk, given, saved):
+    assert decide(desk, "Ada", seconds=given)["seconds"] == saved
+
+
+def test_a_decision_about_other_completions_of_the_same_item_is_not_shown(desk):
+    item = desk.next("Ada")
+    decide(desk, "Ada", item)
+    items = item.__class__(**asdict(item) | {"completions": ["d", "e"], "ended": [True] * 2, "models": ["sft"] * 2})
+    desk.pool.by_id[item.id] = desk.pool.items[0] = items
+    again = Desk(desk.pool, Store(desk.store.path.parent), 0.2)
+    assert again.next("Ada") == items and again.decision("Ada", items) is None
+    assert payload(again, "Ada", items)["item"]["decision"] is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"id": 3}, {"number": "1"}, {"completions": None}, {"completions": [1, 2, 3]}, {"ended": []}, {"models": None}],
+)
+def test_a_line_that_is_no_item_is_refused_with_its_place(tmp_path, wrong):
+    make_pool(tmp_path / "r", 2)
+    path = tmp_path / "r" / "items.jsonl"
+    row = json.loads(path.read_text().splitlines()[0]) | wrong
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "items.jsonl").write_text(path.read_text() + json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=r"items\.jsonl:3: not an item"):
+        Pool(tmp_path / "other", "key", 2)
 
 
 def test_a_second_server_of_the_same_folder_is_refused(desk):
@@ -237,6 +290,25 @@ def test_the_files_for_training_are_what_the_reward_model_and_trl_read(desk):
     pairs = list(map(json.loads, (folder / "pairs.jsonl").read_text().splitlines()))
     assert all(pair.keys() == {"prompt", "chosen", "rejected"} for pair in pairs)
     assert in_words(decisions) == "4 rankings by 1 person (Ada 4), 2 s each (median); 1 skipped, 1 flagged, 1 all bad"
+
+
+def test_tools_of_a_prompt_are_shown_and_reach_the_files_for_training(tmp_path):
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    call = [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "weather"}}]}]
+    row = {"prompt": "Rain?", "completions": ["Yes.", call], "ranks": [0, 1], "tools": tools, "rendered": True}
+    source = tmp_path / "comparisons.jsonl"
+    source.write_text(json.dumps(row) + "\n")
+    _, make = from_file(source, 1)()
+    item = Item("key-0", 0, **make(0))
+    pool = make_pool(tmp_path / "rankings", 0)
+    pool.by_id[item.id] = item
+    desk = Desk(pool, Store(tmp_path / "rankings"), 0)
+    decide(desk, "Ada", item)
+    shown = json.dumps(payload(desk, "Ada", item)["item"])
+    assert shown.count("weather") == 2
+    export(desk.store.path.parent, read_decisions(desk.store.path))
+    (saved,) = read_rows(desk.store.path.parent / "comparisons.jsonl", "comparisons")
+    assert saved["tools"] == tools and saved["rendered"] is True
 
 
 def test_the_win_rate_counts_prompts_and_a_tie_as_half():
