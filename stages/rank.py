@@ -103,7 +103,7 @@ def summarise(folder: Path, store: Store, pool: Pool, several: bool) -> None:
     left_out = len(decisions) - rankings
     without = f", without {left_out:,} skipped, flagged or all-tied ones" if left_out else ""
     say(f"{folder}/comparisons.jsonl: {rankings:,} rankings to train on{without}")
-    say(f"{folder}/pairs.jsonl: the same as {pairs:,} pairs; {folder}/{store.path.name}: all decisions")
+    say(f"beside it pairs.jsonl: the same as {pairs:,} pairs; {store.path.name}: all decisions")
 
 
 def say_next(options: RankOptions, folder: Path) -> None:

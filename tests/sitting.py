@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from os import getloadavg
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,8 @@ def report(sittings: Sequence[Sitting], base: Path) -> str:
     """The table, with date, machine and command."""
     machine = sum(sitting.machine for sitting in sittings)
     lines = [
-        f"{date.today()}, {cores()} cores of an {processor()}: `make sitting BASE={base}`. Machine: {machine:.0f} s.",
+        f"{date.today()}, {cores()} cores of an {processor()}: `make sitting BASE={base}`. Machine: {machine:.0f} s, "
+        f"with a load average of {getloadavg()[1]:.1f}.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",

@@ -81,7 +81,7 @@ def rank_server(*words: str, arguments: str = "") -> Iterator[RankServer]:
 
 
 class Rater:
-    """Somebody who opens the page and ranks what it shows by a score."""
+    """Somebody who opens the page and ranks what it shows by a score, 0 for a bad answer."""
 
     def __init__(self, browser: Any, address: str, name: str, score: Score):
         self.name, self.score = name, score
@@ -120,10 +120,11 @@ class Rater:
         """Puts the cards in order and ties those that are equally good; nothing is saved yet."""
         answers = [self.read(card) for card in self.tab.locator(".card").all()]
         keys = [card.inner_text() for card in self.tab.locator(".card .number").all()]
-        ranks = ranks_of(self.score(answers))
-        if not any(ranks) and not drags:
+        scores = self.score(answers)
+        if not any(scores):
             press(self.tab, "b")  # all bad: they tie
             return
+        ranks = ranks_of(scores)
         order = sorted(range(len(keys)), key=ranks.__getitem__)
         for place, card in enumerate(order):
             last = place == len(order) - 1  # it has ranked itself

@@ -50,6 +50,8 @@ def test_what_a_rater_ranks_in_the_browser_is_what_the_reward_model_and_ppo_lear
     # reward model and PPO
     output = make_here("ppo", capsys, mine, recipe, BASE=str(toy_run))
     assert re.search(rf"{count} rankings by 1 person \(Ada {count}\): {len(usable)} used", output)
+    compare = f"`make rank RECIPE={recipe} RUN='{mine}' BASE={toy_run} MODEL=\"sft ppo\"`"
+    assert output.rstrip().endswith(f"{compare} shows whether people prefer the answers of PPO")
     parts = [[*read_rows(mine / "comparisons" / f"{part}.jsonl", "comparisons")] for part in ("train", "test")]
     learned = {json.dumps([row["prompt"], row["completions"], row["ranks"]]) for row in [*parts[0], *parts[1]]}
     assert learned == {json.dumps([row["prompt"], row["completions"], row["ranks"]]) for row in usable}
