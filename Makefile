@@ -22,7 +22,7 @@ WITH_ARGS := $(PY) -m tests.with_args
 TOOLS := rank chat
 STAGES := data pretrain sft comparisons reward ppo samples evaluate
 
-.PHONY: help setup setup-trl112 $(STAGES) $(TOOLS) optimum test test-all bench gpu quality growth mutate kill lint clean clean-previous
+.PHONY: help setup setup-trl112 $(STAGES) $(TOOLS) optimum test test-all bench gpu quality growth sitting mutate kill lint clean clean-previous
 .NOTPARALLEL:
 
 help:
@@ -56,6 +56,7 @@ help:
 	@echo 'make bench        speed against TRL    make quality         time to good answers, against TRL'
 	@echo 'make gpu          tests, PPO in bf16 and speed on a GPU, in eight minutes; writes docs/gpu.md'
 	@echo 'make growth       cost of a step       make kill            kills every stage a hundred times, and resumes it'
+	@echo 'make sitting      raters rank in a browser, PPO follows: BASE=runs/tiny; writes into docs/taste.md'
 	@echo 'make mutate       mutation testing of the equations'
 	@echo 'make clean-previous  removes replaced results, and token ids'
 
@@ -119,6 +120,9 @@ gpu: setup
 
 growth: setup
 	@$(PY) -m tests.benchmarks.growth
+
+sitting: setup
+	@$(WITH_ARGS) tests.sitting "$$BASE"
 
 quality: setup setup-trl112
 	@ARGS= $(PY) -m stages reward

@@ -12,13 +12,16 @@ import json
 import signal
 import threading
 from pathlib import Path
+from shlex import quote
 
-from data.rankings import FOLDER, read_decisions
+from data.rankings import FOLDER, read_decisions, usable
 from stages.common.answer_options import RankOptions
-from stages.common.console import say
+from stages.common.console import print_lines, say
 from stages.common.interruption import STOPPED, Interrupted
-from stages.common.options import CHAIN
-from stages.common.run import INPUT
+from stages.common.options import CHAIN, PEOPLE, StageOptions
+from stages.common.parsing import parse_given
+from stages.common.request import command
+from stages.common.run import INPUT, settings_of
 from stages.common.stage import Stage, main
 from stages.web.app import create_app
 from stages.web.items import Pool, Source, from_file, from_models
@@ -50,7 +53,11 @@ def work(options: RankOptions, stage: Stage) -> None:
         server.serve(create_app(Desk(pool, store, options.shared), title, several))
     finally:
         pool.stop()
+        if server.signal == signal.SIGINT:
+            print_lines("")  # the terminal has put ^C at the beginning of the line
         summarise(folder, store, pool, several)
+        if not several and any(usable(store.decisions.values())):
+            say_next(options, folder)
     if pool.error is not None:
         raise pool.error
     if server.signal == signal.SIGTERM:
@@ -78,7 +85,7 @@ def key_of(options: RankOptions, stage: Stage) -> str:
 
 
 def summarise(folder: Path, store: Store, pool: Pool, several: bool) -> None:
-    """Writes comparisons.jsonl and pairs.jsonl, and prints counts, agreement, win rate and the next command."""
+    """Writes comparisons.jsonl and pairs.jsonl, and prints counts, agreement and win rate."""
     decisions = list(store.decisions.values())
     say(in_words(decisions), "rank")
     if not decisions:
@@ -92,13 +99,26 @@ def summarise(folder: Path, store: Store, pool: Pool, several: bool) -> None:
         say(f"win rate of {last} over {first}: {win_rate}, a tie counts half (95 % interval over prompts)")
         if same := pool.nothing_to_rank():
             say(f"without {plural(same, 'prompt')} to which all models gave the same answer")
-    if tied := sum(row["ranks"] is not None and not row["flag"] and len(set(row["ranks"])) < 2 for row in decisions):
-        say(f"{plural(tied, 'ranking')} in which all answers tie: nothing can be learned from these")
     rankings, pairs = export(folder, decisions)
-    written = f"{plural(rankings, 'ranking')} in comparisons.jsonl, {plural(pairs, 'pair')} in pairs.jsonl"
-    say(f"{folder}: {written}, history in {store.path.name}")
-    if rankings and not several:
-        say("`make ppo RECIPE=mine` trains on them")
+    left_out = len(decisions) - rankings
+    without = f", without {left_out:,} skipped, flagged or all-tied ones" if left_out else ""
+    say(f"{folder}/comparisons.jsonl: {plural(rankings, 'ranking')} to train on{without}")
+    say(f"beside it pairs.jsonl: the same as {plural(pairs, 'pair')}; {store.path.name}: all decisions")
+
+
+def say_next(options: RankOptions, folder: Path) -> None:
+    """Prints the commands that train a policy on the rankings in a folder."""
+    place: StageOptions = options
+    places = [f"--{name}={value}" for name in ("recipe", "base") if (value := getattr(options, name))]
+    of_people = parse_given("comparisons", places).options.labeller == PEOPLE
+    if of_people and folder == options.run_folder / FOLDER:
+        say(f"`{command('ppo', options)}` trains on them")
+        return
+    if not of_people:
+        base = str(options.run_folder) if settings_of(options.run_folder) else None
+        place = StageOptions(recipe="mine", base=base)
+    arguments = quote(f"--rankings {quote(str(folder))}")
+    say(f"`{command('comparisons', place)} ARGS={arguments}`, then `{command('ppo', place)}` trains on them")
 
 
 if __name__ == "__main__":

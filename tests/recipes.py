@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stages.common.recipe import recipe_path
 from tests.forks import ROOT
 from tests.pipeline import TOY
 
@@ -20,3 +21,11 @@ def toy_recipe(folder: Path, **replacements: str) -> str:
         assert old in text
         text = text.replace(old, new)
     return write_recipe(folder, text)
+
+
+def recipe_on(base: Path, folder: Path) -> Path:
+    """The recipe mine, with another base."""
+    text = recipe_path("mine").read_text().replace("base: runs/tiny", f"base: {base}")
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path

@@ -64,13 +64,13 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
         if any("\ud800" <= character <= "\udfff" for character in argument):
             raise InputError(f"{argument}: the command line is not UTF-8")
     options_class = OPTIONS[stage]
-    recipe = _recipe_named_in(argv)
+    recipe = _named_in(argv, "recipe") or StageOptions.recipe
     parser = _parser(options_class, stage)
     parse_argv = partial(_parse, parser, options_class)
     parser.description = f"Defaults are those of the recipe {recipe}; add --recipe NAME for those of another."
     typed = {argument[2:].split("=")[0].replace("-", "_") for argument in argv if argument.startswith("--")}
     given = set(typed)
-    for name, value, where in recipe_options(recipe, stage):
+    for name, value, where in recipe_options(recipe, stage, _named_in(argv, "base")):
         if name in PLACES:
             raise InputError(f"{where}: a recipe's section can't set {name}; give --{name} on the command line")
         names = [field.name for field in fields(options_class)]
@@ -275,13 +275,13 @@ def _list_values(parser: ArgumentParser, argv: list[str]) -> tuple[dict[str, lis
     return lists, others
 
 
-def _recipe_named_in(argv: list[str]) -> str:
+def _named_in(argv: list[str], option: str) -> str | None:
     for i, argument in enumerate(argv):
-        if argument == "--recipe" and i + 1 < len(argv):
+        if argument == f"--{option}" and i + 1 < len(argv):
             return argv[i + 1]
-        if argument.startswith("--recipe="):
+        if argument.startswith(f"--{option}="):
             return argument.split("=", 1)[1]
-    return StageOptions.recipe
+    return None
 
 
 def _as_argv(name: str, value: Any) -> list[str]:

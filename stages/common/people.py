@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from shlex import quote
 
 from data.rankings import FILE, FOLDER, read_decisions, usable
 from rlhf import InputError
 from rlhf.rows import Row, Tally, read_rows, valid_rows
 from stages.common.options import ComparisonsOptions
+from stages.common.request import command
 from stages.common.run import INPUT
 
 OWN = f"{INPUT}{FOLDER}/{FILE}"
@@ -53,9 +53,9 @@ def read_people(options: ComparisonsOptions, find: Callable[[str], Path]) -> Peo
     paths = [*filter(Path.is_file, [find(OWN)]), *(_further(name, find) for name in options.rankings)]
     if repeated := [path for path, count in Counter(map(Path.resolve, paths)).items() if count > 1]:
         raise InputError(f"{repeated[0]} is named twice among the rankings (those of the run are read anyway)")
-    command = _make_rank(options)
+    rank = command("rank", options)
     if not paths:
-        raise InputError(f"no rankings in {find(OWN).parent}: run `{command}` first")
+        raise InputError(f"no rankings in {find(OWN).parent}: run `{rank}` first")
     decisions, tally = [], Tally()
     parts: tuple[list[Row], list[Row]] = [], []
     for path in paths:
@@ -70,7 +70,7 @@ def read_people(options: ComparisonsOptions, find: Callable[[str], Path]) -> Peo
         prompts = len({json.dumps(row["prompt"]) for row in [*people.train, *people.test]})
         raise InputError(
             f"{', '.join(map(str, paths))}: usable rankings of {prompts} prompt{'s' * (prompts != 1)} are too few to "
-            f"train and to hold out {options.held_out:g} of them: rank more with `{command}`"
+            f"train and to hold out {options.held_out:g} of them: rank more with `{rank}`"
         )
     return people
 
@@ -81,13 +81,6 @@ def _further(name: str, find: Callable[[str], Path]) -> Path:
     if not path.is_file():
         raise InputError(f"rankings: there is no file {path}; name a file that `make rank` wrote, or its folder")
     return path
-
-
-def _make_rank(options: ComparisonsOptions) -> str:
-    """The command that adds rankings to the run."""
-    default = f"runs/{Path(options.recipe).stem}"
-    run = "" if str(options.run_folder) == default else f" RUN={quote(str(options.run_folder))}"
-    return f"make rank RECIPE={quote(options.recipe)}{run}"
 
 
 def is_held_out(prompt: object, share: float) -> bool:

@@ -13,11 +13,11 @@ from rlhf.run.files import set_aside
 from stages.common.console import duration, escape_unencodable, print_error, print_lines, say, stdout_closed
 from stages.common.decisions import NEVER_MADE, Decision, Options, decide, options_of, plan, stages_up_to
 from stages.common.interruption import lock
-from stages.common.options import CHAIN
+from stages.common.options import CHAIN, PEOPLE
 from stages.common.parsing import check_values
 from stages.common.processes import start
 from stages.common.programs import OPTIONS, TOOLS
-from stages.common.request import Request
+from stages.common.request import Request, command
 from stages.common.requirements import check_run, check_sources
 from stages.common.run import RECORD
 
@@ -46,7 +46,7 @@ def make(request: Request) -> None:
         for decision in decisions:
             execute(request, decision, options)
     request.save_settings()
-    show(request, decisions)
+    show(request, decisions, options)
 
 
 def print_plan(request: Request, decisions: list[Decision]) -> None:
@@ -133,11 +133,14 @@ def restore(previous: Path, result: Path) -> Path:
     return result
 
 
-def show(request: Request, decisions: list[Decision]) -> None:
+def show(request: Request, decisions: list[Decision], options: Options) -> None:
     """Prints samples after PPO has run; or, if nothing has run, that the goal is up to date."""
     ran = any(decision.runs for decision in decisions)
     if request.goal == "ppo" and ran:
         run_stage(request, "samples")
+        if any(d.stage == "comparisons" for d in decisions) and options["comparisons"].options.labeller == PEOPLE:
+            rank = command("rank", options["ppo"].options)
+            print_lines("", f'`{rank} MODEL="sft ppo"` shows whether people prefer the answers of PPO')
     elif not ran:
         folder = request.run.find(request.goal)
         say(f"up to date, in {folder}", request.goal)

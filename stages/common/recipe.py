@@ -2,7 +2,7 @@
 
 The top level may also hold `seed`, for every stage, and `base`, the name or path of another recipe, whose options this
 one overrides. If `base` is the folder of a run, the recipe overrides that run's recipe, and reads its finished stages
-where they would be the same.
+where they would be the same. BASE of make stands in for such a run.
 """
 
 from collections.abc import Iterable
@@ -22,13 +22,15 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 Option = tuple[str, Any, str]  # name, value, `file:line`
 
 
-def recipe_options(recipe: str, stage: str) -> list[Option]:
+def recipe_options(recipe: str, stage: str, base: str | None = None) -> list[Option]:
     """All options that a recipe sets for a stage, those of its base first; a later entry overrides an earlier one.
+
+    `base`: the folder of a run in place of the one that the recipe names, if it names a run.
 
     Raises InputError, with file and line, for an invalid recipe.
     """
     options: list[Option] = []
-    for layer in _layers(recipe):
+    for layer in _layers(recipe, base):
         options += [("seed", *layer["seed"])] if "seed" in layer else []
         section, where = layer.get(stage, (None, ""))
         if section is not None and not isinstance(section, _Section):
@@ -37,16 +39,21 @@ def recipe_options(recipe: str, stage: str) -> list[Option]:
     return options
 
 
-def recipe_base(recipe: str) -> str | None:
-    """The folder of the run that is the base of the recipe or of one of its bases; None without one."""
-    bases = [layer["base"][0] for layer in _layers(recipe) if "base" in layer]
-    return next((base for base in reversed(bases) if not is_recipe(base)), None)
+def recipe_base(recipe: str, base: str | None = None) -> str | None:
+    """The folder of the run that the recipe, or a recipe that it is based on, names as base; None without one.
+
+    With `base`, which stands in for it, the folder need not exist.
+    """
+    bases = [layer["base"][0] for layer in _layers(recipe, base) if "base" in layer]
+    return next((name for name in reversed(bases) if not is_recipe(name)), None)
 
 
-def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
-    """The bases of a recipe, the most distant first, then the recipe itself."""
+def _layers(
+    recipe: str, instead: str | None = None, above: tuple[tuple[Path, str | None], ...] = ()
+) -> list["_Section"]:
+    """The bases of a recipe, the most distant first, then the recipe itself. `instead`: the run in place of the named one."""
     path = recipe_path(recipe)
-    if path in above:
+    if (path, instead) in above:
         raise InputError(f"{path}: this recipe is based on itself")
     top = _read_yaml(path)
     for name, (_, where) in top.items():
@@ -58,7 +65,8 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
     if not isinstance(base, str):
         raise InputError(f"{where}: base is the name or path of another recipe, or the folder of a run")
     if is_recipe(base):
-        return [*_layers(base, (*above, path)), top]
+        return [*_layers(base, instead, (*above, (path, instead))), top]
+    base = instead or base
     settings = settings_of(Path(base))
     if not settings:
         raise InputError(
@@ -66,7 +74,7 @@ def _layers(recipe: str, above: tuple[Path, ...] = ()) -> list["_Section"]:
             f"recipes: {', '.join(_known())}"
         )
     seed = [_Section(seed=(settings["seed"], f"{base}/{SETTINGS}"))] if settings.get("seed") is not None else []
-    return [*_layers(settings["recipe"], (*above, path)), *seed, top]
+    return [*_layers(settings["recipe"], settings.get("base"), (*above, (path, instead))), *seed, top]
 
 
 def is_recipe(name: str) -> bool:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rlhf import InputError
 from rlhf.run.files import write_json
-from stages.common.options import CHAIN, PLACES
+from stages.common.options import CHAIN, PLACES, StageOptions
 from stages.common.recipe import recipe_base, recipe_path
 from stages.common.run import SETTINGS, Run, record_of, saved_settings, settings_of
 
@@ -59,9 +60,10 @@ class Request:
         return cls(goal, recipe, run, seed, _arguments(goal, given), SWITCH[remake], count, configuration)
 
     def settings(self) -> dict[str, Any]:
-        """The content of the run's run.json: recipe, seed and base."""
+        """The content of the run's run.json: recipe, seed and base, and whether BASE replaced the base of the recipe."""
         base = str(self.run.folders[1]) if len(self.run.folders) > 1 else None
-        return {"recipe": self.recipe, "seed": self.seed, "base": base}
+        replaced = {"base_given": True} if replaces_base(self.recipe, base) else {}
+        return {"recipe": self.recipe, "seed": self.seed, "base": base, **replaced}
 
     def save_settings(self) -> None:
         """Writes run.json, so that the next command needs only RUN."""
@@ -83,6 +85,25 @@ class Request:
         return next((record.get("arguments", []) for record in records if record), [])
 
 
+def replaces_base(recipe: str, base: str | None) -> bool:
+    """Whether the run `base` is read in place of another one that the recipe names."""
+    named = recipe_base(recipe, base) if base else None
+    return base is not None and named is not None and Path(named) != Path(base)
+
+
+def command(goal: str, options: StageOptions) -> str:
+    """The command that makes a goal with the recipe, the folder, the seed and the base that a stage has."""
+    recipe, seed, base = options.recipe, options.run_seed, options.base
+    default = f"runs/{Path(recipe).stem}" + (f"-seed{seed}" if seed is not None else "")
+    values = {
+        "RECIPE": recipe,
+        "SEED": None if seed is None else str(seed),
+        "RUN": None if options.run_folder == Path(default) else str(options.run_folder),
+        "BASE": base if base and (replaces_base(recipe, base) or not recipe_base(recipe, base)) else None,
+    }
+    return " ".join(["make", goal, *(f"{name}={quote(value)}" for name, value in values.items() if value)])
+
+
 def _settings(given: Mapping[str, str]) -> tuple[str, str | None, str | None]:
     """Recipe, base and seed: as given, else as the run was made with, else as its base was, else the defaults."""
     base = given.get("BASE")
@@ -95,7 +116,8 @@ def _settings(given: Mapping[str, str]) -> tuple[str, str | None, str | None]:
     elif "RECIPE" in given:
         known = {}
     recipe = given.get("RECIPE") or known.get("recipe") or "tiny"
-    return recipe, base or recipe_base(recipe) or known.get("base"), given.get("SEED") or known.get("seed")
+    base = base or (known.get("base") if known.get("base_given") else recipe_base(recipe)) or known.get("base")
+    return recipe, base, given.get("SEED") or known.get("seed")
 
 
 def _arguments(goal: str, given: Mapping[str, str]) -> list[str]:

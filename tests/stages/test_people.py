@@ -12,10 +12,9 @@ from stages.common.options import ComparisonsOptions
 from stages.common.people import is_held_out, mix, read_people
 from stages.common.run import Run
 from tests.pipeline import finished, make_here, record, stage
-from tests.raters import polite
-from tests.recipes import write_recipe
+from tests.raters import decisions, polite, write_rankings
+from tests.recipes import recipe_on, write_recipe
 from tests.stages.test_base import tree
-from tests.taste import decisions, recipe_on, write_rankings
 
 CHAIN = ["comparisons", "reward", "ppo"]
 

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from rlhf import InputError
+from stages.common.options import StageOptions
 from stages.common.parsing import parse
 from stages.common.recipe import recipe_base, recipe_options
+from stages.common.request import command
 from tests.recipes import write_recipe
 
 
@@ -70,3 +72,37 @@ def test_a_recipe_based_on_a_run_starts_from_the_recipe_and_the_seed_of_that_run
     assert recipe_base(child) == str(run)
     grandchild = write_recipe(tmp_path, f"base: {child}\n", "grandchild")
     assert recipe_base(grandchild) == str(run)
+
+
+def run_folder(folder, recipe, base=None):
+    """A folder that holds only the settings of a run."""
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"recipe": recipe, "seed": None, "base": base}))
+    return str(folder)
+
+
+def test_another_run_stands_in_for_the_one_that_a_recipe_names(tmp_path):
+    first = run_folder(tmp_path / "first", write_recipe(tmp_path, "ppo:\n  kl_coef: 0.2\n", "one"))
+    child = write_recipe(tmp_path, f"base: {tmp_path}/gone\nppo:\n  lam: 0.9\n", "child")
+    options = parse("ppo", ["--recipe", child, "--base", first])
+    assert (options.kl_coef, options.lam) == (0.2, 0.9)
+    assert recipe_base(child, first) == f"{tmp_path}/gone"
+    # a second round on a run that was made with the same recipe
+    second = run_folder(tmp_path / "second", child, first)
+    assert parse("ppo", ["--recipe", child, "--base", second]).kl_coef == 0.2
+    for name, base in (("a", "b"), ("b", "a")):
+        run_folder(tmp_path / name, child, f"{tmp_path}/{base}")
+    with pytest.raises(InputError, match="is based on itself"):
+        recipe_options(child, "ppo", f"{tmp_path}/a")
+
+
+def test_a_printed_command_names_what_the_stage_was_given_and_no_more(tmp_path):
+    base = run_folder(tmp_path / "my base", "tiny")
+    child = write_recipe(tmp_path, f"base: {base}\n", "child")
+    assert command("ppo", StageOptions()) == "make ppo RECIPE=tiny"
+    assert command("ppo", StageOptions(recipe="mine", run="runs/mine")) == "make ppo RECIPE=mine"
+    assert command("rank", StageOptions(run="x y", base=base)) == f"make rank RECIPE=tiny RUN='x y' BASE='{base}'"
+    assert command("ppo", StageOptions(recipe="mine", base=base)) == f"make ppo RECIPE=mine BASE='{base}'"
+    assert command("ppo", StageOptions(recipe=child, base=f"{base}/")) == f"make ppo RECIPE={child}"
+    seeded = StageOptions(recipe=child, run="runs/child-seed3", run_seed=3, base=base)
+    assert command("ppo", seeded) == f"make ppo RECIPE={child} SEED=3"

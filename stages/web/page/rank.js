@@ -92,7 +92,7 @@ function showItem({ item, earlier }) {
 function showMessage({ state: kind, message, progress }) {
   const texts = {
     waiting: ["Sampling answers …", "The model is being loaded, or is answering. The page goes on by itself."],
-    done: ["All done. Thank you!", "Everything is saved. Ctrl-C in the terminal ends the server, writes the files for training and prints the next command."],
+    done: ["All done. Thank you!", "Everything is saved. Ctrl-C in the terminal ends the server, writes the files for training and prints a summary."],
     error: ["No answers can be sampled", `${message} The rankings so far are saved.`],
   };
   const [heading, text] = texts[kind];

@@ -1,4 +1,13 @@
-"""What a person does on the page, and what a test waits for."""
+"""A browser, what a person does on the page, and what a test waits for."""
+
+import shutil
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+def chromium():
+    """The path of Chromium; None if it is not installed."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def press(tab, *keys):
@@ -33,8 +42,13 @@ def ranks_by_text(row):
 
 
 def drag(tab, text, target, at):
+    """Drags the card with this text by the mouse to a share of the height of another element."""
+    drag_card(tab, tab.locator(".card", has_text=text), target, at)
+
+
+def drag_card(tab, card, target, at):
     """Drags a card by the mouse to a share of the height of another element."""
-    start, end = tab.locator(".card", has_text=text).bounding_box(), tab.locator(target).bounding_box()
+    start, end = card.bounding_box(), tab.locator(target).bounding_box()
     tab.mouse.move(start["x"] + 200, start["y"] + start["height"] / 2)
     tab.mouse.down()
     tab.mouse.move(end["x"] + 200, end["y"] + end["height"] * at, steps=4)

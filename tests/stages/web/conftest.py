@@ -1,22 +1,19 @@
 """A browser, a served page, and a person who opens it."""
 
-import shutil
-
 import pytest
 
+from tests.stages.web.browsing import FLAGS, chromium
 from tests.stages.web.pages import Page
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="module")
 def browser():
     """Chromium. The tests that need it are skipped where it, or playwright, is missing."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if (chromium := shutil.which("chromium") or shutil.which("chromium-browser")) is None:
+    if (path := chromium()) is None:
         pytest.skip("no chromium: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
 
