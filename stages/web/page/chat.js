@@ -2,7 +2,7 @@
 
 import { announcer, element } from "./elements.js";
 import { Refusal, newId, send, stream } from "./server.js";
-import { Turns } from "./turns.js";
+import { Turns, noteOf } from "./turns.js";
 
 const POLL = 400; // milliseconds, while an answer of this conversation ends that was begun before a reload
 const $ = (id) => document.getElementById(id);
@@ -38,6 +38,7 @@ async function answer(path, body, accepted = () => {}) {
   if (page.busy) return;
   setBusy(true);
   showProblem("");
+  $("remark").textContent = "";
   let problem = "";
   try {
     await stream(path, { tab, ...body }, (event) => {
@@ -65,7 +66,7 @@ function happened(event) {
     turns.begin(event);
   } else if (event.event === "piece") turns.piece(event.text);
   else if (event.event === "end") say(turns.end());
-  else if (event.event === "said") $("hint").textContent = page.said = event.text;
+  else if (event.event === "said") $("remark").textContent = event.text;
   if (wasAtEnd) toEnd();
   return event.event === "error" ? event.message : "";
 }
@@ -90,9 +91,6 @@ function show(state) {
   const last = state.turns.at(-1);
   $("empty").hidden = Boolean(last);
   $("after").hidden = !last;
-  const hints = { true: "Kept as a comparison.", false: "A mark is kept once there is another answer: Retry." };
-  $("hint").textContent = page.said || (last?.marked ? hints[last.saved] : "");
-  page.said = "";
   setBusy(page.busy);
   if (wasAtEnd) toEnd();
 }
@@ -153,9 +151,7 @@ async function rate(button) {
   const value = button.getAttribute("aria-pressed") === "true" ? 0 : Number(mark);
   const rater = localStorage.getItem("name") || "chat";
   if (!(await change("rate", { turn: Number(turn), answer: Number(number), mark: value, rater }))) return;
-  const { saved, marked } = page.state.turns[turn];
-  const kept = !marked ? "" : saved ? " Kept as a comparison." : " Kept once there is another answer.";
-  say(`${value > 0 ? "Thumbs up." : value < 0 ? "Thumbs down." : "No mark."}${kept}`);
+  say(`${value > 0 ? "Thumbs up." : value < 0 ? "Thumbs down." : "No mark."} ${noteOf(page.state.turns[turn])}`);
 }
 
 // the thumb of the answer with the focus, or of the last one

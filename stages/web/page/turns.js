@@ -4,6 +4,7 @@ import { element } from "./elements.js";
 
 const THUMB = "M2 10h4v11H2zM8 21V10l4-8c2 0 3 1 2.5 3L13.5 9H20c1.5 0 2.3 1 2 2.5l-1.5 7.5c-.3 1.3-1.2 2-2.5 2z";
 const SVG = "http://www.w3.org/2000/svg";
+const KEPT = { true: "Kept as a comparison.", false: "Kept once there is another answer to compare: Retry." };
 const ENDS = { cut: "… cut off", stopped: "(stopped)", finished: "" };
 
 function thumb(name, turn, number, mark) {
@@ -60,6 +61,9 @@ function turnOf(message) {
   return item;
 }
 
+// what becomes of the marks of a turn
+export const noteOf = (turn) => (turn.marked ? KEPT[turn.saved] : "");
+
 export class Turns {
   constructor(list) {
     this.list = list;
@@ -73,7 +77,8 @@ export class Turns {
       const made = JSON.stringify(turn);
       if (this.shown[index] === made) return;
       const item = turnOf(turn.message);
-      item.lastChild.append(...turn.answers.map((answer, number) => answerCard(answer, index, number, turn.answers.length > 1)));
+      item.querySelector(".answers").append(...turn.answers.map((answer, number) => answerCard(answer, index, number, turn.answers.length > 1)));
+      if (turn.marked) item.append(element("p", "note", noteOf(turn)));
       this.put(index, item);
       this.shown[index] = made;
     });
@@ -98,7 +103,7 @@ export class Turns {
     this.shown[index] = null;
     const { item, body } = card(settings);
     item.classList.add("sampled-now");
-    this.list.lastChild.lastChild.append(item);
+    this.list.lastChild.querySelector(".answers").append(item);
     this.current = { item, body, name: settings.model };
   }
 

@@ -2,20 +2,36 @@
 
 import json
 import re
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
+import uvicorn
 
 from data.rankings import read_decisions
 from rlhf.models import load_policy
 from rlhf.tokens import load_tokenizer
+from stages.common.answer_options import ChatOptions
 from stages.common.answers import Answerer
 from stages.common.conversation import Conversation, Reply, Turn
+from stages.web.chat import create_app
+from stages.web.security import Guard
+from stages.web.talks import Talk, Talks
+from stages.web.thumbs import Thumbs
 from tests.stages.web.browsing import press, shows
 from tests.stages.web.pages import ChatPage
 from tests.stages.web.test_display import CONTRASTS, HOSTILE
 
 LENGTH = "12"
+
+
+@cache
+def answerer(folder):
+    tokenizer = load_tokenizer(folder)
+    return Answerer(folder.name, str(folder), load_policy(folder, tokenizer), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +41,21 @@ def page(talkers, tmp_path_factory):
     assert page.end() == 0
 
 
-@pytest.fixture(scope="module")
-def slow_page(talkers, tmp_path_factory):
-    """Its answers go on for seconds."""
-    page = ChatPage(tmp_path_factory.mktemp("slow"), talkers, "--response_length", "3000", "--temperature", "0")
-    yield page
-    assert page.end() == 0
+@pytest.fixture
+def slow_page(talkers, tmp_path):
+    """A page, served in this process, whose answers take seconds."""
+    options, token = ChatOptions(response_length=3000, temperature=0.0), "t" * 32
+    talks = Talks(lambda: Talk(options, [answerer(talkers[0])], Conversation()))
+    with socket.create_server(("127.0.0.1", 0)) as bound, ThreadPoolExecutor(1) as sampler:
+        port = bound.getsockname()[1]
+        app = Guard(create_app(talks, Thumbs(tmp_path / "chat"), sampler), token, "127.0.0.1", port)
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        yield SimpleNamespace(address=f"http://127.0.0.1:{port}/{token}/", port=port)
+        talks.stop()
+        server.should_exit = True
+        thread.join()
 
 
 def ask(tab, message):
@@ -50,12 +75,6 @@ def answered(tab, count):
     has(tab, ".answer .thumbs", count)
 
 
-@cache
-def answerer(folder):
-    tokenizer = load_tokenizer(folder)
-    return Answerer(folder.name, str(folder), load_policy(folder, tokenizer), tokenizer)
-
-
 def sampled(folder, seed, message="Hello", turns=()):
     """The answer as the terminal gives it."""
     model = answerer(folder)
@@ -64,7 +83,10 @@ def sampled(folder, seed, message="Hello", turns=()):
 
 
 def texts(tab):
-    return [re.sub(r"(… cut off|\(stopped\))$", "", text).strip() for text in tab.locator(".answer .text").all_text_contents()]
+    return [
+        re.sub(r"(… cut off|\(stopped\))$", "", text).strip()
+        for text in tab.locator(".answer .text").all_text_contents()
+    ]
 
 
 def rows(page):
@@ -76,13 +98,13 @@ def test_answers_are_those_of_the_terminal_and_marks_of_retried_ones_a_compariso
     ask(tab, "Hello")
     answered(tab, 1)
     tab.click("#up-0-0")
-    shows(tab, "#hint", "A mark is kept once there is another answer")
+    shows(tab, ".note >> nth=0", "Kept once there is another answer")
     assert len(rows(page)) == before
     tab.locator("#turns").click()
     press(tab, "Escape", "r")
     answered(tab, 2)
     assert texts(tab) == [sampled(talkers[1], 1), sampled(talkers[1], 2)]
-    shows(tab, "#hint", "Kept as a comparison.")
+    shows(tab, ".note >> nth=0", "Kept as a comparison.")
     tab.click("#down-0-1")
     tab.wait_for_selector("#down-0-1[aria-pressed=true]")
     tab.click("#up-0-0")  # takes the mark back
@@ -224,7 +246,7 @@ def test_at_400_pixels_nothing_is_cut_off_and_text_has_the_contrast_of_wcag_aa(o
     tab.tap("#compare")
     answered(tab, 3)
     tab.tap("#up-0-0")
-    shows(tab, "#hint", "Kept")
+    shows(tab, ".note >> nth=0", "Kept")
     assert tab.evaluate("document.documentElement.scrollWidth") == 400
     assert (
         max(tab.evaluate("[...document.querySelectorAll('button')].map((b) => b.getBoundingClientRect().right)")) <= 400
