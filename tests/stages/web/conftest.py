@@ -72,11 +72,11 @@ def visit(open_tab, server):
 
 @pytest.fixture(scope="session")
 def talkers(tokenizer, tmp_path_factory):
-    """Folders of two models that talk nonsense; their context of 4,000 tokens lets an answer take seconds."""
+    """Folders of two models that talk nonsense; their context of 20,000 tokens lets an answer take minutes."""
     folders = []
     for number, name in enumerate(("first", "second")):
         config = tiny_gpt2().config
-        config.n_positions = 4000
+        config.n_positions = 20_000
         torch.manual_seed(number)
         folder = tmp_path_factory.mktemp("talkers") / name
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -43,8 +43,8 @@ def page(talkers, tmp_path_factory):
 
 @pytest.fixture
 def slow_page(talkers, tmp_path):
-    """A page, served in this process, whose answers take seconds."""
-    options, token = ChatOptions(response_length=3000, temperature=0.0), "t" * 32
+    """A page, served in this process, whose answers take minutes."""
+    options, token = ChatOptions(response_length=15_000, temperature=0.0), "t" * 32
     talks = Talks(lambda: Talk(options, [answerer(talkers[0])], Conversation()))
     with socket.create_server(("127.0.0.1", 0)) as bound, ThreadPoolExecutor(1) as sampler:
         port = bound.getsockname()[1]
@@ -154,10 +154,13 @@ def test_all_models_answer_side_by_side_and_a_reload_keeps_the_conversation(open
 
 
 def test_an_answer_is_shown_while_it_is_sampled_and_stop_ends_it(open_tab, slow_page):
+    from playwright.sync_api import expect
+
     tab = open_tab(slow_page)
     ask(tab, "Hello")
     tab.wait_for_selector(".sampled-now")
-    shows(tab, ".sampled-now .text", "")
+    expect(tab.locator(".sampled-now .text")).not_to_be_empty()
+    assert tab.locator(".thumbs").count() == 0  # it goes on
     press(tab, "Escape")
     answered(tab, 1)
     shows(tab, ".answer .text", "(stopped)")
@@ -207,7 +210,7 @@ def test_what_is_refused_is_said_and_a_message_is_not_lost(open_tab, page):
     press(tab, "Tab")
     shows(tab, "#settings-error", "temperature is -1")
     press(tab, "Escape", "Escape")
-    message = "word " * 3000
+    message = "word " * 12_000
     ask(tab, message)
     shows(tab, "#banner", "the message is too long")
     assert tab.input_value("#text") == message.strip() and tab.locator(".turn").count() == 0

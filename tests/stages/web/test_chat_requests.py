@@ -35,23 +35,21 @@ class Client:
         self.sampler = ThreadPoolExecutor(1)
         self.app = Guard(create_app(self.talks, self.thumbs, self.sampler), TOKEN, "127.0.0.1", 80)
 
-    async def events(self, path, hang_up_after=None, tab=TAB, **body):
-        """Status, and the JSON values of the answer; the client hangs up after this number of events."""
+    async def events(self, path, gone=None, tab=TAB, **body):
+        """Status, and the JSON values of the answer; the client hangs up when the event `gone` is set."""
         headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": f"/{TOKEN}/{path}", "headers": headers, "query_string": b""}
         requests = [{"type": "http.request", "body": json.dumps({"tab": tab, **body}).encode()}]
-        gone, sent = asyncio.Event(), []
+        sent = []
 
         async def receive():
             if requests:
                 return requests.pop()
-            await gone.wait()
+            await (gone or asyncio.Event()).wait()
             return {"type": "http.disconnect"}
 
         async def send(message):
             sent.append(message)
-            if hang_up_after and len(sent) > hang_up_after:
-                gone.set()
 
         await self.app(scope, receive, send)
         lines = b"".join(message.get("body", b"") for message in sent).splitlines()
@@ -72,11 +70,21 @@ def client(tmp_path, model):
 
 @pytest.fixture
 def slow(tmp_path, model):
-    """Its answers take seconds."""
-    client = Client(tmp_path / "slow", model, response_length=3000, temperature=0.0)
+    """Its answers take minutes."""
+    client = Client(tmp_path / "slow", model, response_length=15_000, temperature=0.0)
     yield client
     client.talks.stop()
     client.sampler.shutdown()
+
+
+async def until(client, condition, **body):
+    """Waits until the conversation is as it should be; its state."""
+    for _ in range(300):
+        status, state = await client.post("state", **body)
+        if condition(state):
+            return state
+        await asyncio.sleep(0.02)
+    raise AssertionError(state)
 
 
 @pytest.mark.parametrize(
@@ -119,16 +127,13 @@ def test_a_mark_that_can_not_be_one_is_refused(client, wrong):
 
 def test_a_client_that_hangs_up_ends_its_answer_and_the_server_answers_meanwhile(slow):
     async def check():
-        answer = asyncio.create_task(slow.events("ask", hang_up_after=6, message="Hello"))
-        await asyncio.sleep(0.05)
-        assert (await slow.post("state"))[1]["busy"]
+        gone = asyncio.Event()
+        answer = asyncio.create_task(slow.events("ask", gone, message="Hello"))
+        await until(slow, lambda state: state["busy"] and any(a["text"] for a in state["turns"][0]["answers"]))
         assert (await slow.post("ask", message="And?"))[0] == (await slow.post("new"))[0] == 400
+        gone.set()
         await asyncio.wait_for(answer, 5)
-        for _ in range(100):
-            state = (await slow.post("state"))[1]
-            if not state["busy"]:
-                break
-            await asyncio.sleep(0.05)
+        state = await until(slow, lambda state: not state["busy"])
         (only,) = state["turns"][0]["answers"]
         assert only["end"] == "stopped" and only["can_mark"] and not state["busy"]
 
@@ -138,9 +143,9 @@ def test_a_client_that_hangs_up_ends_its_answer_and_the_server_answers_meanwhile
 def test_one_answer_is_sampled_at_a_time_and_one_that_waits_can_be_stopped(slow):
     async def check():
         first = asyncio.create_task(slow.events("ask", message="Hello"))
-        await asyncio.sleep(0.2)
+        await until(slow, lambda state: state["busy"])
         second = asyncio.create_task(slow.events("ask", tab=OTHER, message="Hello"))
-        await asyncio.sleep(0.2)
+        await until(slow, lambda state: state["busy"], tab=OTHER)
         assert (await slow.post("state", tab=OTHER))[1]["turns"][0]["answers"] == []
         await slow.post("stop", tab=OTHER)
         await slow.post("stop")
@@ -154,7 +159,7 @@ def test_one_answer_is_sampled_at_a_time_and_one_that_waits_can_be_stopped(slow)
 
 def test_an_answer_that_fails_is_an_event_and_its_turn_is_taken_back(client, monkeypatch, capsys):
     async def check():
-        long = (await client.events("ask", message="word " * 5000))[1]
+        long = (await client.events("ask", message="word " * 12_000))[1]
         assert long[1]["event"] == "error" and "the message is too long" in long[1]["message"]
         monkeypatch.setattr(talks_module, "Reply", lambda *arguments: 1 / 0)
         assert (await client.events("ask", message="x"))[1][-1][
