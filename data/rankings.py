@@ -1,4 +1,4 @@
-"""Rankings by people, as `make rank` writes them: one JSON line for each decision of a person about an item.
+"""Rankings by people, as `make rank` and the chat page write them: a JSON line for each decision of a person.
 
 An item is a prompt with its completions. A line has these columns:
 
@@ -25,6 +25,7 @@ from rlhf import InputError
 from rlhf.rows import Row
 
 FOLDER, FILE = "rankings", "rankings.jsonl"  # in the folder of a run
+CHAT = "chat"  # the folder in FOLDER whose FILE has the marks of `make chat WEB=1`
 COLUMNS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("id", "rater", "time", "note"), (str, "a text")),
     **dict.fromkeys(("completions", "ended", "models", "shown"), (list, "a list")),

@@ -1,10 +1,11 @@
-"""A conversation with the models of a run, in the terminal.
+"""A conversation with the models of a run, in the terminal or in a browser.
 
 Answers are printed while they are sampled. The first answer is the one that `make samples` gives with the same seed.
 
     make chat
     make chat MODEL=sft ARGS="--temperature 0.7"
     echo "What is 2 + 3?" | make chat
+    make chat WEB=1
 """
 
 import signal
@@ -41,15 +42,18 @@ COMMANDS = {
 
 
 def work(options: ChatOptions, stage: Stage) -> None:
-    """Talks until the input ends, or exports a model."""
-    if options.web:
-        raise InputError("there is no chat in a browser yet: leave out WEB=1")
+    """Talks until the input ends, serves the page until Ctrl-C, or exports a model."""
     template = options.template or parse_given("samples", [f"--recipe={options.recipe}"]).options.template or CHAT
     history = template == CHAT if options.history is None else options.history
     conversation = Conversation(template, history, options.system)
     models = load_answerers(options.models, stage)
     if options.export:
         export(models[-1], conversation, Path(options.export), stage.run)
+        return
+    if options.web:
+        from stages.web.chat import serve  # the terminal does without the packages of the extra `web`
+
+        serve(options, stage.run.folder, models, conversation)
         return
     with foreground():
         Chat(options, stage, models, conversation).run()

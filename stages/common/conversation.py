@@ -106,6 +106,11 @@ class Reply:
         self.temperature, self.seed = temperature, seed
         self.ids: list[int] = []
         self.text, self.finished = "", False
+        self.stopping = False
+
+    def stop(self) -> None:
+        """Ends the sampling after the token that is being sampled. Any thread may call it."""
+        self.stopping = True
 
     def __iter__(self) -> Generator[str, None, None]:
         with closing(self._tokens()) as tokens:
@@ -128,3 +133,5 @@ class Reply:
                 self.ids.append(token)
                 self.finished = token in stops
                 yield token
+                if self.stopping:
+                    return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from data.rankings import FILE, FOLDER, read_decisions, usable
+from data.rankings import CHAT, FILE, FOLDER, read_decisions, usable
 from rlhf import InputError
 from rlhf.rows import Row, Tally, read_rows, valid_rows
 from stages.common.options import ComparisonsOptions
@@ -16,6 +16,7 @@ from stages.common.request import command
 from stages.common.run import INPUT
 
 OWN = f"{INPUT}{FOLDER}/{FILE}"
+OF_CHAT = f"{INPUT}{FOLDER}/{CHAT}/{FILE}"
 OF_PAGE = ("id", "models", "shown", "all_bad", "flag", "note")  # columns that training does not need
 
 
@@ -50,7 +51,7 @@ def read_people(options: ComparisonsOptions, find: Callable[[str], Path]) -> Peo
 
     Raises InputError for a file that is not one of `make rank`, and if there is too little to train and to test on.
     """
-    paths = [*filter(Path.is_file, [find(OWN)]), *(_further(name, find) for name in options.rankings)]
+    paths = [*filter(Path.is_file, [find(OWN), find(OF_CHAT)]), *(_further(name, find) for name in options.rankings)]
     if repeated := [path for path, count in Counter(map(Path.resolve, paths)).items() if count > 1]:
         raise InputError(f"{repeated[0]} is named twice among the rankings (those of the run are read anyway)")
     rank = command("rank", options)

@@ -1,1 +1,1 @@
-"""The page on which people rank answers: its server, the items that it shows, and the rankings that it writes."""
+"""Two pages, on which people rank answers and talk to models, their server, and the rankings that they write."""

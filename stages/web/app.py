@@ -1,57 +1,27 @@
-"""The routes of the page: what it shows, and the decisions that it sends.
-
-Everything but the page and its files is a POST with JSON, which a page of another site can't send unnoticed.
-"""
+"""The routes of the page on which people rank: what it shows, and the decisions that it sends."""
 
 import asyncio
 import json
 import math
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
 
 from rlhf.rows import Row, Text
 from stages.web.items import Item
-from stages.web.store import Desk, name_of, shown_order
+from stages.web.routes import Refused, application, page_routes, person_of
+from stages.web.store import Desk, shown_order
 from stages.web.summary import agreement_of, win_rate_of
 
-PAGE = Path(__file__).parent / "page"
-# the only files that are served: name, media type
-FILES = {
-    "rank.js": "text/javascript",
-    "cards.js": "text/javascript",
-    "server.js": "text/javascript",
-    "style.css": "text/css",
-    "icon.svg": "image/svg+xml",
-}
 LONGEST_NOTE = 2000
 A_DAY = 86400.0  # seconds
 
 
-class Refused(Exception):
-    """A request that the page does not send."""
-
-
 def create_app(desk: Desk, title: str, several_models: bool) -> Starlette:
     """The page for the items of a desk. With several models it tells the win rate of the last over the first."""
-    templates = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
-    files = {name: (PAGE / name).read_bytes() for name in FILES}
-    page = templates.get_template("rank.html").render(title=title, saved=str(desk.store.path))
-
-    async def show_page(request: Request) -> Response:
-        return HTMLResponse(page)
-
-    async def show_file(request: Request) -> Response:
-        name = request.url.path.removeprefix("/")
-        return Response(files[name], media_type=FILES[name])
 
     async def next_item(body: Row) -> Row:
         return turn(desk, person_of(body))
@@ -69,36 +39,14 @@ def create_app(desk: Desk, title: str, several_models: bool) -> Starlette:
         return {**turn(desk, person), "saved": True, "repeated": not added}
 
     numbers = Numbers(desk, several_models)
-    routes = [Route("/", show_page), *(Route(f"/{name}", show_file) for name in FILES)]
     handlers: dict[str, Callable[[Row], Any]] = {
         "next": next_item,
         "neighbour": neighbour,
         "decide": decide,
         "numbers": numbers.answer,
     }
-    routes += [Route(f"/{name}", as_json(handler), methods=["POST"]) for name, handler in handlers.items()]
-    app = Starlette(routes=routes)
-    app.router.redirect_slashes = False  # such a redirect would lack the token
-    return app
-
-
-def as_json(handler: Callable[[Row], Any]) -> Callable[[Request], Any]:
-    """An endpoint that reads and returns an object. A malformed one is answered with 400, a full disk with 507."""
-
-    async def endpoint(request: Request) -> Response:
-        try:
-            body = json.loads(await request.body())
-            if not isinstance(body, dict):
-                raise Refused("the body is an object")
-            return JSONResponse(await handler(body))
-        except (ValueError, RecursionError):
-            return JSONResponse({"error": "the body is not JSON"}, 400)
-        except Refused as error:
-            return JSONResponse({"error": str(error)}, 400)
-        except OSError as error:
-            return JSONResponse({"error": f"not saved: {error.strerror}"}, 507)
-
-    return endpoint
+    routes = page_routes("rank.html", ["rank.js", "cards.js"], title=title, saved=str(desk.store.path))
+    return application(routes, handlers)
 
 
 class Numbers:
@@ -129,13 +77,6 @@ class Numbers:
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
-
-
-def person_of(body: Row) -> str:
-    """The name of the person who sends a request. Raises Refused if it is none."""
-    if (name := name_of(body.get("rater"))) is None:
-        raise Refused("a name has 1 to 40 letters")
-    return name
 
 
 def decision_of(body: Row, desk: Desk) -> Row:

@@ -79,7 +79,7 @@ class Guard:
             refusal = 400, "one Host, please"
         if refusal is None and scope["method"] == "POST":
             try:
-                receive = replayed(await asyncio.wait_for(body_of(receive), SLOWEST_REQUEST))
+                receive = replayed(await asyncio.wait_for(body_of(receive), SLOWEST_REQUEST), receive)
             except TimeoutError:
                 refusal = 408, "the request takes too long"
             except ValueError:
@@ -106,7 +106,7 @@ class Guard:
         if not (self.known if known else self.strangers).take():
             return 429, "too many requests"
         if not known:
-            return 403, "the address lacks the token that `make rank` printed"
+            return 403, "the address lacks the token that was printed with it"
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 9 or int(length) > LARGEST_BODY:
             return 413, f"more than {LARGEST_BODY:,} bytes"
@@ -146,11 +146,11 @@ async def body_of(receive: Receive) -> bytes:
     return body
 
 
-def replayed(body: bytes) -> Receive:
-    """A `receive` that returns this body."""
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+def replayed(body: bytes, rest: Receive) -> Receive:
+    """A `receive` that returns this body, and then what comes after it: that the client has hung up."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
-        return next(messages, {"type": "http.disconnect"})
+        return messages.pop() if messages else await rest()
 
     return receive

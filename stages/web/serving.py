@@ -57,8 +57,8 @@ class Server:
         if self.host not in ("127.0.0.1", "::1", "localhost"):
             if self.host in EVERYWHERE:
                 say(f"{self.address(_own_address())} for other computers")
-            say("warning: other computers can reach this page. Whoever has the address can read and rank, and the")
-            say("connection is not encrypted: use it only in a network that you trust")
+            say("warning: other computers can reach this page. Whoever has the address can use it, and the connection")
+            say("is not encrypted: use it only in a network that you trust")
         if browser and _has_display():
             with suppress(webbrowser.Error):
                 webbrowser.open(self.address())

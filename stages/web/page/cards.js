@@ -1,37 +1,10 @@
-// The cards: their order, ties, focus, and how they are dragged. Text of cards is only ever set as textContent.
+// The cards: their order, ties, focus, and how they are dragged.
+
+import { element, showParts } from "./elements.js";
 
 const DRAG_STARTS = 6; // pixels that the pointer moves before a press becomes a drag
 const GAP = 8; // pixels between two cards
 const EDGE = 60; // pixels from the edge of the window where dragging scrolls
-
-export function showParts(element, parts) {
-  element.replaceChildren(
-    ...parts.map(({ role, text }) => {
-      const part = document.createElement("div");
-      part.className = "part";
-      if (role) {
-        const name = document.createElement("span");
-        name.className = "role";
-        name.textContent = role;
-        part.append(name);
-      }
-      const body = document.createElement("div");
-      body.className = "text";
-      body.dir = "auto";
-      body.textContent = text.trim();
-      if (!text.trim()) body.classList.add("empty");
-      part.append(body);
-      return part;
-    })
-  );
-}
-
-function element(tag, className, text = "") {
-  const result = document.createElement(tag);
-  result.className = className;
-  result.textContent = text;
-  return result;
-}
 
 export class Cards {
   // `changed` is called after each change, `say` with what a screen reader announces

@@ -1,6 +1,7 @@
 // The page: which item is shown, what the keys and buttons do, and what is sent.
 
-import { Cards, showParts } from "./cards.js";
+import { Cards } from "./cards.js";
+import { announcer, showParts } from "./elements.js";
 import { Refusal, decide, newId, pending, send } from "./server.js";
 
 const NO_ITEM = "there is no such item";
@@ -8,10 +9,7 @@ const POLL = 700; // milliseconds, while answers are sampled
 const $ = (id) => document.getElementById(id);
 const state = { name: "", item: null, allBad: false, flag: false, busy: false, since: 0, spent: 0, poll: 0 };
 
-const say = (text) => {
-  $("live").textContent = "";
-  setTimeout(() => ($("live").textContent = text), 30); // the same text twice is announced twice
-};
+const say = announcer($("live"));
 const cards = new Cards($("cards"), touched, say);
 
 function failed(problem) {

@@ -4,12 +4,11 @@ const LONGEST_PAUSE = 5000; // milliseconds between two tries
 
 export class Refusal extends Error {}
 
-async function post(path, body) {
-  const answer = await fetch(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-  });
+const request = (path, body) =>
+  fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+// the object in an answer; an Error if trying again may help, a Refusal if not
+async function valueOf(answer) {
   if (answer.status === 429) throw new Error("The server is busy.");
   let value = {};
   try {
@@ -26,7 +25,7 @@ async function post(path, body) {
 export async function send(path, body, failed) {
   for (let pause = 300; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
     try {
-      const value = await post(path, body);
+      const value = await valueOf(await request(path, body));
       failed(null);
       return value;
     } catch (error) {
@@ -34,6 +33,20 @@ export async function send(path, body, failed) {
       failed(error instanceof TypeError ? "The server does not answer." : error.message);
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
+  }
+}
+
+// Sends once, and calls `happened` with each event of the answer, a JSON line, as it arrives.
+export async function stream(path, body, happened) {
+  const answer = await request(path, body);
+  if (!answer.ok) return valueOf(answer);
+  const decoder = new TextDecoder();
+  const reader = answer.body.getReader();
+  let text = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const lines = (text + decoder.decode(part.value, { stream: true })).split("\n");
+    text = lines.pop();
+    lines.forEach((line) => happened(JSON.parse(line)));
   }
 }
 

@@ -1,4 +1,4 @@
-"""A served page for tests: a process of `stages.rank`, and requests to it that no browser would send."""
+"""A served page for tests: a process of `stages.rank` or `stages.chat`, and requests to it that no browser would send."""
 
 import http.client
 import json
@@ -32,6 +32,8 @@ def write_comparisons(folder: Path, count: int = 6, answers: list | None = None)
 class Page:
     """`make rank` of a file, as a process."""
 
+    program = "rank"
+
     def __init__(self, folder: Path, *arguments: str, comparisons: Path | None = None):
         self.folder = folder / "rankings"
         self.path = self.folder / "rankings.jsonl"
@@ -41,7 +43,7 @@ class Page:
 
     def start(self) -> None:
         """Starts the server, or starts it again, and waits for its address."""
-        command = [sys.executable, "-u", "-m", "stages.rank", *self.arguments]
+        command = [sys.executable, "-u", "-m", f"stages.{self.program}", *self.arguments]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -111,3 +113,25 @@ class Page:
         ranks = list(range(len(item["cards"])))
         body = {"rater": rater, "submission": secrets.token_hex(16), "id": item["id"], "ranks": ranks, "seconds": 2}
         return self.post("decide", **(body | columns))
+
+
+class ChatPage(Page):
+    """`make chat WEB=1` with models in folders, as a process."""
+
+    program = "chat"
+
+    def __init__(self, folder: Path, models: list[Path], *arguments: str):
+        self.folder = folder / "rankings" / "chat"
+        self.path = self.folder / "rankings.jsonl"
+        self.arguments = [
+            "--run",
+            str(folder),
+            "--models",
+            *map(str, models),
+            "--web",
+            "--no_browser",
+            "--template",
+            "chat",
+            *arguments,
+        ]
+        self.start()
