@@ -114,6 +114,7 @@ function fit() {
 // --- what a person does ---------------------------------------------------------------------------------------------
 
 async function ask(all) {
+  await ready; // otherwise the first state would come later, and remove the message
   const message = $("text").value.trim();
   if (!message || page.busy) return;
   const problem = await answer("ask", { message, all }, () => {
@@ -234,8 +235,10 @@ addEventListener("keydown", (event) => {
 
 // --- the start ------------------------------------------------------------------------------------------------------
 
+const ready = change("state");
+
 async function start() {
-  await change("state");
+  await ready;
   for (setBusy(page.state.busy); page.state.busy; setBusy(page.state.busy)) {
     await new Promise((resolve) => setTimeout(resolve, POLL));
     await change("state");
