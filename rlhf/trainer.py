@@ -155,8 +155,7 @@ class PPOTrainer(TrainingState):
         with self.accelerator.autocast():
             responses = generate(
                 self.accelerator.unwrap_model(self.policy),
-                to_device(input_ids[share], device),
-                to_device(attention_mask[share], device),
+                *(to_device(tensor[share], device) for tensor in (input_ids, attention_mask)),
                 response_length=config.response_length,
                 temperature=config.temperature,
                 stop_ids=self.stop_ids,
@@ -251,9 +250,8 @@ class PPOTrainer(TrainingState):
 
     def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy, in nats, of all tokens but the first of each document, and their count; scalars."""
-        input_ids, attention_mask = (
-            to_device(t, self.accelerator.device) for t in pad(documents, self.pad_id, "right")
-        )
+        padded = pad(documents, self.pad_id, "right")
+        input_ids, attention_mask = (to_device(t, self.accelerator.device) for t in padded)
         with self.accelerator.autocast():
             logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
         return -ppo.masked_mean(logprobs, mask), mask.sum()
