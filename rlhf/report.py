@@ -48,7 +48,7 @@ def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """A Markdown table of the metrics, with a row per metric and a column per model."""
-    models = [name for name in metrics if name not in ("reward", "seconds")]
+    models = [name for name in metrics if name not in ("reward", "people", "seconds")]
     names = dict.fromkeys(name for model in models for name in metrics[model] if not name.endswith(("_low", "_high")))
     rows = [["", *map(markdown, models)]]
     rows += [[markdown(name), *(_cell(metrics[model], name) for model in models)] for name in names]
@@ -57,6 +57,13 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def agreement_line(metrics: dict[str, dict[str, float]]) -> str:
+    """How often people who ranked the same answers order two of them alike, as a paragraph; "" if that is unknown."""
+    if "people" not in metrics:
+        return ""
+    return f"\n\nAgreement of people who ranked the same answers: {_cell(metrics['people'], 'agreement')}"
 
 
 def _cell(metrics: dict[str, float], name: str) -> str:

@@ -64,9 +64,11 @@ def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
     metrics: dict[str, Any] = {**measure(answerers, rows, options, stage)}
     if accuracy := stage.record("reward").get("metrics"):
         metrics["reward"] = accuracy
+    if agreement := stage.record("comparisons").get("metrics"):
+        metrics["people"] = agreement
     metrics["seconds"] = {name: record["seconds"] for name in CHAIN if (record := stage.record(name))}
     write_json(stage.partial / "metrics.json", metrics)
-    text = report.metrics_table(metrics)
+    text = report.metrics_table(metrics) + report.agreement_line(metrics)
     print_lines("", *text.split("\n"))
     heading = f"# {markdown(stage.run.folder.name)}, {len(rows)} held-out prompts"
     (stage.partial / "report.md").write_text(f"{heading}\n\n{text}\n", encoding="utf-8")

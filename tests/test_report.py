@@ -1,6 +1,6 @@
 """The picture and the table of a run show the metrics that there are."""
 
-from rlhf.report import draw_training, metrics_table
+from rlhf.report import agreement_line, draw_training, metrics_table
 
 
 def test_a_picture_is_drawn_of_a_run_that_lacks_some_metrics(tmp_path):
@@ -15,6 +15,13 @@ def test_the_table_has_one_row_a_metric_with_its_interval_and_no_column_of_secon
     lines = table.splitlines()
     assert len(lines) == 4
     assert "3.00 [2.50, 3.50]" in lines[2] and "seconds" not in table
+
+
+def test_the_report_tells_how_often_people_agree_only_if_several_ranked_the_same():
+    people = {"agreement": 0.75, "agreement_low": 0.5, "agreement_high": 1.0}
+    assert "0.75 [0.50, 1.00]" in agreement_line({"ppo": {"kl": 1.0}, "people": people})
+    assert agreement_line({"ppo": {"kl": 1.0}}) == ""
+    assert metrics_table({"ppo": {"kl": 1.0}, "people": people}) == metrics_table({"ppo": {"kl": 1.0}})
 
 
 def test_a_picture_has_a_panel_for_each_reward_function_and_criterion(tmp_path, monkeypatch):
