@@ -53,6 +53,14 @@ def classifier_config(source: str | Path) -> Any:
     return config
 
 
+def has_head(source: str | Path) -> bool:
+    """Whether the model at `source` is a sequence classifier, or an adapter with the head of one."""
+    if is_adapter(source):
+        return HEAD in adapter_weights(source)
+    names = AutoConfig.from_pretrained(source, trust_remote_code=False).architectures or []
+    return any(name.endswith("ForSequenceClassification") for name in names)
+
+
 class AnyClassifier:
     """Loads decoders as `AutoClassifier` does, and encoders with the head of their own class."""
 

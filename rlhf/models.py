@@ -27,7 +27,7 @@ from rlhf import InputError, first_line
 from rlhf.adapters.folders import base_of, is_adapter, model_folder
 from rlhf.adapters.lora import adapter_weights, add_adapter, has_adapter, merged, save_model
 from rlhf.adapters.options import LoraOptions
-from rlhf.classifiers import AnyClassifier, AutoClassifier, Scorer, classifier_on
+from rlhf.classifiers import AnyClassifier, AutoClassifier, Scorer, classifier_on, has_head
 from rlhf.config import PrecisionOptions
 from rlhf.engine import (
     check_sampling,
@@ -295,15 +295,17 @@ class ValueHead(nn.Module):
 
 
 def new_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase, options: LoraOptions | None = None) -> Scorer:
-    """A scorer on the trunk of the causal language model at `source`, with a head drawn from N(0, 1/(W + 1)).
+    """A scorer to train, on the trunk of the causal language model at `source`, with a head drawn from N(0, 1/(W + 1)).
 
+    If there is a reward model at `source`, the scorer is a copy of it, with its head and its normalisation.
     Source of the initialisation: summarize_from_feedback_details (arXiv 2403.17031), from Stiennon et al. With `lora_r`
     only head and adapter are trainable, see `add_adapter`. Raises InputError if no such model can be loaded.
     """
     adapted = options is not None and options.lora_r is not None
     trunk = base_of(source) if adapted and is_adapter(source) else source
     scorer = Scorer(_load(AutoClassifier, trunk, new_head=True, num_labels=1))
-    nn.init.normal_(scorer.head.weight, std=(scorer.head.in_features + 1) ** -0.5)
+    if not has_head(source):
+        nn.init.normal_(scorer.head.weight, std=(scorer.head.in_features + 1) ** -0.5)
     _with_special_tokens(_resized(scorer.model, tokenizer), tokenizer)
     if adapted:
         add_adapter(scorer.model, source, options)

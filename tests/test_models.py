@@ -28,6 +28,7 @@ from rlhf.models import (
     new_scorer,
     stop_token_ids,
 )
+from rlhf.reward import set_normalisation
 from rlhf.run.placement import freeze
 from rlhf.tokens import load_tokenizer
 from tests.conftest import scorer_of, tiny_gpt2
@@ -175,6 +176,15 @@ def test_a_saved_reward_model_gives_the_same_scores_with_transformers_alone(fold
 def test_the_head_of_a_new_scorer_has_the_published_standard_deviation(folder):
     heads = torch.cat([new_scorer(folder, load_tokenizer(folder)).model.score.weight.detach() for _ in range(100)])
     assert float(heads.std()) == pytest.approx((heads.shape[1] + 1) ** -0.5, rel=0.05)
+
+
+def test_training_that_starts_from_a_reward_model_starts_from_its_scores(folder, tmp_path):
+    tokenizer, ids = load_tokenizer(folder), torch.tensor([[5, 6, 7]])
+    scorer = new_scorer(folder, tokenizer)
+    set_normalisation(scorer, 0.3, 2.0)
+    scorer.save_pretrained(tmp_path / "reward")
+    again = new_scorer(tmp_path / "reward", tokenizer)
+    torch.testing.assert_close(again(ids, torch.ones_like(ids)), scorer(ids, torch.ones_like(ids)))
 
 
 def test_a_value_head_saved_with_its_trunk_gives_the_same_values(policy, tmp_path):

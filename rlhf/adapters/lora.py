@@ -80,7 +80,7 @@ def add_adapter(model: PreTrainedModel, source: str | Path, options: LoraOptions
         model.score = copy.deepcopy(model.score).requires_grad_(True)
     if is_adapter(source):
         weights = adapter_weights(source)
-        if options is not None or not classifies:
+        if not classifies:
             weights.pop(HEAD, None)
         set_weights(model, weights, source)
         _copy_normalisation(model, source)

@@ -130,6 +130,7 @@ def test_a_reward_model_that_peft_wrote_is_merged_or_trained_further(base, token
     trained = new_scorer(base, tokenizer).model
     add_adapter(trained, folder, None)
     assert_same(logits(trained.eval()), expected)
+    assert_same(logits(new_scorer(folder, tokenizer, LoraOptions(lora_r=2, lora_alpha=8)).model.eval()), expected)
 
 
 def test_a_run_that_was_moved_still_has_its_base(adapter, tokenizer, tmp_path):
