@@ -45,6 +45,8 @@ def work(options: RankOptions, stage: Stage) -> None:
     if store.decisions:
         say(f"goes on: {in_words(list(store.decisions.values()))}", "rank")
     say(f"{title.lower()}; each ranking is saved in {store.path}", "" if store.decisions else "rank")
+    if several and "completions" in stage.parsed.given:
+        say("each model gives one answer, whatever K is")
     server.announce(options.browser)
     say("Ctrl-C ends it")
     # the page asks again within a second, and then shows the error
