@@ -281,10 +281,11 @@ KILLED = (
     "failure, statuses, messages",
     [
         pytest.param("raise ValueError('a defect')", [1, 1], ["", "ValueError: a defect"], marks=pytest.mark.slow),
-        (
+        pytest.param(
             "from rlhf import InputError; raise InputError('this row is wrong')",
             [2, 2],
             ["", "ppo: this row is wrong"],
+            marks=pytest.mark.slow,
         ),
         ("os.kill(os.getpid(), signal.SIGKILL)", [137, -9], ["another process of this stage was killed", ""]),
     ],

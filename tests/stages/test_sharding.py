@@ -129,6 +129,7 @@ def test_three_processes_with_uneven_parts_and_a_shared_trunk_have_the_metrics_o
     assert_same_log(log_of(tmp_path / "one"), log_of(tmp_path / "three"))
 
 
+@pytest.mark.slow
 def test_make_takes_accelerates_configuration_of_fsdp(base, tmp_path):
     file = tmp_path / "fsdp.yaml"
     file.write_text(CONFIGURATION)

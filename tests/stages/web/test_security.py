@@ -171,6 +171,7 @@ def test_a_flood_is_answered_with_429_and_loses_nothing(page):
     assert len(page.rows()) == lines + 1
 
 
+@pytest.mark.slow
 def test_idle_connections_are_ended_so_that_they_keep_nobody_out(page):
     idle = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(500)]
     assert page.request("GET", "/")[0] == 503

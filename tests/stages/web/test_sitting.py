@@ -20,7 +20,7 @@ COUNT, K = 12, 3
 def recipe(toy_run, tmp_path):
     """The recipe mine at the size of the tests. It names a base that does not exist: BASE stands in for it."""
     path = recipe_on(tmp_path / "nowhere", tmp_path)
-    small = {"total_episodes: 3840": "total_episodes: 32", "epochs: 8": "epochs: 1"}
+    small = {"total_episodes: 3840": "total_episodes: 32", "epochs: 12": "epochs: 1"}
     text = path.read_text()
     for old, new in small.items():
         assert old in text
@@ -29,6 +29,7 @@ def recipe(toy_run, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_what_a_rater_ranks_in_the_browser_is_what_the_reward_model_and_ppo_learn_from(
     browser, toy_run, recipe, tmp_path, capsys
 ):
