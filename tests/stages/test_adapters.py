@@ -73,7 +73,7 @@ def test_a_reward_model_that_is_a_whole_model_stays_one_of_its_own(toy_run, tmp_
     assert value_model["base_model_name_or_path"] == str((toy_run / "reward").resolve())
 
 
-@pytest.mark.parametrize("name", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("sft", "reward")), "ppo"])
 def test_a_killed_stage_resumes_to_the_same_bytes(adapted, toy_run, tmp_path, name):
     models = {"sft": [], "reward": ["--model", str(adapted / "sft")]}
     models["ppo"] = [*models["reward"], "--reward_model", str(adapted / "reward"), "--total_episodes", "96"]

@@ -88,6 +88,7 @@ def test_rankings_become_a_policy_and_more_rankings_another_one(run, tmp_path, c
     assert tree(run) == before
 
 
+@pytest.mark.slow
 def test_two_people_who_contradict_each_other_teach_nothing_and_that_is_said(run, tmp_path, capsys):
     """Whatever the scores, each pair is right for one of them: the accuracy is exactly one half."""
     mine, recipe = tmp_path / "mine", toy_mine(run, tmp_path)

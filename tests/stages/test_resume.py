@@ -153,6 +153,7 @@ def test_an_interrupted_run_is_resumed_after_a_run_with_other_options(half):
     assert record(half, "ppo")["options"]["total_episodes"] == 320
 
 
+@pytest.mark.slow
 def test_two_interrupted_runs_with_different_options_are_both_resumed(half):
     step = int(newest(half).name[5:])
     other = ("--total_episodes", "320", "--kl_coef", "0.5")
