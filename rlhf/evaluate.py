@@ -1,15 +1,22 @@
-"""Metrics of models: win rate, KL and perplexity; bootstrap confidence intervals."""
+"""Metrics of models: win rate, KL and perplexity; bootstrap confidence intervals; learning curves."""
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf.engine import text_logprobs, to_device, total
 from rlhf.tokens import own_batches, pad
+
+DIVISORS = (4, 2)  # of the rankings in a learning curve: each quarter, each half
+FARTHEST = 100  # times the present number of rankings; beyond it the extrapolation is not told
+CHANCE = 0.5
+Counts = tuple[Tensor, Tensor]  # correct pairs and pairs of each test ranking, see rlhf.reward.pair_accuracy
 
 
 @dataclass(frozen=True)
@@ -89,3 +96,55 @@ def sequence_logprobs(
         mask &= torch.arange(1, input_ids.shape[1], device=device) >= first[:, None]
         sums[rows] = logprobs.where(mask, 0.0).double().sum(dim=1).cpu()
     return total(sums).numpy()
+
+
+# --- whether a reward model would gain from more rankings -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """The accuracy on held-out rankings after training on a number of rankings."""
+
+    rankings: int
+    accuracy: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """The point as it is stored in stage.json."""
+        return {"rankings": self.rankings, **self.accuracy.named("accuracy")}
+
+
+def measure_curve(count: int, train_on: Callable[[Sequence[int]], Counts], seed: int) -> list[Point]:
+    """The accuracies from each quarter and from each half of `count` rankings; empty if there are fewer than four.
+
+    `train_on` trains a new model on the rankings of these indices and returns its counts. The accuracy of a part is the
+    mean over the parts of that size, which have no ranking in common.
+    """
+    if count < max(DIVISORS):
+        return []
+    order = random.Random(f"learning curve {seed}").sample(range(count), count)
+    points = []
+    for divisor in DIVISORS:
+        counts = [train_on(order[part::divisor]) for part in range(divisor)]
+        correct, pairs = (sum(column[1:], column[0]) for column in zip(*counts, strict=True))
+        points.append(Point(count // divisor, ratio_estimate(correct.tolist(), pairs.tolist())))
+    return points
+
+
+def more_needed(points: Sequence[Point]) -> int | None:
+    """How many more rankings would bring the lower end of the accuracy's interval above chance.
+
+    Extrapolates the line of least squares of accuracy on log2 of the number of rankings, for an interval as wide as the
+    last one. None if the accuracy does not rise, or so slowly that it would take over FARTHEST times the rankings, or
+    if there is only one point.
+    """
+    last = points[-1]
+    if len(points) < 2:
+        return None
+    slope, start = np.polyfit([math.log2(point.rankings) for point in points], [p.accuracy.value for p in points], 1)
+    if slope <= 0:
+        return None
+    target = CHANCE + last.accuracy.value - last.accuracy.low
+    doublings = (target - start) / slope - math.log2(last.rankings)
+    if not 0 < doublings <= math.log2(FARTHEST):
+        return None
+    return max(1, round(last.rankings * (2**doublings - 1)))

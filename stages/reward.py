@@ -17,17 +17,14 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 from trl import RewardConfig
 
-from rlhf import InputError
-from rlhf.classifiers import Scorer
+from rlhf.classifiers import Scorer, has_head
 from rlhf.engine import sharding_plugin
-from rlhf.evaluate import Estimate, ratio_estimate
+from rlhf.evaluate import CHANCE, Counts, Estimate, Point, measure_curve, more_needed, ratio_estimate
 from rlhf.models import context_length, device, load_scorer, new_scorer, stop_token_ids
 from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences, set_normalisation
 from rlhf.rows import Row, Tally, read_lines, read_rows
-from rlhf.scoring import check_classifier
 from rlhf.tokens import comparison_dataset, demonstration_dataset, is_rendered, load_tokenizer, prompt_ids
 from stages.common.console import say
-from stages.common.learning_curve import CHANCE, Counts, Point, in_words, measure_curve
 from stages.common.options import RewardOptions
 from stages.common.preview import say_if_too_long, say_ranking
 from stages.common.stage import Stage, main
@@ -153,7 +150,7 @@ def report_accuracy(
     If training started from a reward model at `source`, they include its `accuracy_before`.
     """
     accuracies = estimates(counts(scorer))
-    if is_reward_model(source) and "accuracy" in accuracies:
+    if has_head(source) and "accuracy" in accuracies:
         before = load_scorer(source, tokenizer)
         accuracies["accuracy_before"] = estimates(counts(before.to(device())))["accuracy"]
     metrics: dict[str, float] = {}
@@ -161,15 +158,6 @@ def report_accuracy(
         say(f"{name.replace('_', ' ')} {accuracy}")
         metrics |= accuracy.named(name)
     return metrics
-
-
-def is_reward_model(source: str) -> bool:
-    """Whether a folder or hub id holds a reward model."""
-    try:
-        check_classifier(source)
-    except InputError:
-        return False
-    return True
 
 
 def report_curve(
@@ -206,6 +194,21 @@ def report_curve(
     for line in in_words(points):
         say(line)
     return {"learning_curve": [point.as_dict() for point in points]}
+
+
+def in_words(points: Sequence[Point]) -> list[str]:
+    """The curve and what follows from it, as lines; `points` end with that of all rankings."""
+    listed = ", ".join(f"{point.accuracy} from {point.rankings:,}" for point in points)
+    lines = [f"learning curve: accuracy {listed} rankings"]
+    if points[-1].accuracy.low > CHANCE:
+        return lines
+    if needed := more_needed(points):
+        advice = f"about {needed:,} more rankings may bring its interval above it, by the trend of these {len(points)} accuracies"
+    elif len(points) > 1:
+        advice = "can't tell how many more rankings would help, because it does not rise clearly with their number"
+    else:
+        advice = "can't tell how many more rankings would help: there are too few to train on parts of them"
+    return [*lines, f"the accuracy is not above chance, {CHANCE}: {advice}"]
 
 
 def estimates(counts: PairCounts) -> dict[str, Estimate]:

@@ -7,7 +7,9 @@ processes     how the processes of a stage are started, and what ends them all
 requirements  inputs that a recipe must name, checked before the first stage runs
 stage         a stage's inputs, result and record
 run           the folders of a run and its bases, with the records of finished stages
-options       the options of every stage
+options       the options of the stages up to PPO
+answer_options  the options of what answers prompts: samples, evaluate, rank and chat
+programs      the stages and tools by name
 parsing       options from recipe and command line
 recipe        YAML files with a section for each stage
 code          a hash of the code that a result depends on
@@ -24,7 +26,10 @@ needs         what a stage says of the memory that it needs
 preview       a row as the model sees it
 console       lines, durations and progress bars on the screen
 people        comparisons that people ranked
-learning_curve  whether a reward model would gain from more comparisons
 rewards       functions and classifiers that score completions
-answers       models that answer prompts, for samples and evaluate
+answers       models that answer prompts
+conversation  turns as a prompt, and the reply while it is sampled
+streaming     a response token by token
+export        a model with its chat format in a folder of its own
+card          the model card of a result
 """

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rlhf.evaluate import Estimate
-from stages.common.learning_curve import Point, in_words, measure_curve, more_needed
+from rlhf.evaluate import Estimate, Point, measure_curve, more_needed
+from stages.reward import in_words
 
 
 def curve(*accuracies, rankings=(16, 32, 64), half_width=0.06):
