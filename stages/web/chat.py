@@ -7,11 +7,10 @@ another, so that the server always answers. Who closes the page, or the connecti
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
@@ -53,59 +52,71 @@ def serve(options: ChatOptions, run: Path, models: Sequence[Answerer], conversat
 
 def create_app(talks: Talks, thumbs: Thumbs, sampler: ThreadPoolExecutor) -> Starlette:
     """The page. `sampler` has one thread."""
+    requests = Requests(talks, thumbs, sampler)
+    names = ("state", "settings", "new", "ask", "again", "stop", "rate")
+    routes = page_routes("chat.html", ["chat.js", "turns.js", "chat.css"], title="Chat", saved=str(thumbs.path))
+    return application(routes, {name: getattr(requests, name) for name in names})
 
-    def answering(talk: Talk, models: Sequence[Answerer]) -> "Answering":
-        waits = talks.answering()
-        talk.job = Job(talk, models, thumbs)
-        return Answering(talk.job, waits, sampler)
 
-    async def state(body: Row) -> Row:
-        return talk_of(body, talks).view()
+class Requests:
+    """What the page asks for, a method for each path. Each gets an object, and returns one or a stream of events."""
 
-    async def settings(body: Row) -> Row:
-        talk = idle(talk_of(body, talks))
+    def __init__(self, talks: Talks, thumbs: Thumbs, sampler: ThreadPoolExecutor):
+        self.talks, self.thumbs, self.sampler = talks, thumbs, sampler
+
+    async def state(self, body: Row) -> Row:
+        """The conversation of the tab, as the page shows it."""
+        return talk_of(body, self.talks).view()
+
+    async def settings(self, body: Row) -> Row:
+        """Changes settings."""
+        talk = idle(talk_of(body, self.talks))
         talk.change(body)
         return talk.view()
 
-    async def new(body: Row) -> Row:
-        talk = idle(talk_of(body, talks))
+    async def new(self, body: Row) -> Row:
+        """Begins a new conversation."""
+        talk = idle(talk_of(body, self.talks))
         talk.clear()
         return talk.view()
 
-    async def ask(body: Row) -> StreamingResponse:
-        talk = idle(talk_of(body, talks))
+    async def ask(self, body: Row) -> StreamingResponse:
+        """Answers a new message."""
+        talk = idle(talk_of(body, self.talks))
         models, message = models_of(body, talk), text_of(body.get("message"))
         if not message:
             raise Refused("there is no message")
         talk.check_room()
         talk.ask(message)
-        return answering(talk, models)
+        return self._answer(talk, models)
 
-    async def again(body: Row) -> StreamingResponse:
-        talk = idle(talk_of(body, talks))
+    async def again(self, body: Row) -> StreamingResponse:
+        """Answers the last message again: one model with the next seed, or all models."""
+        talk = idle(talk_of(body, self.talks))
         models = models_of(body, talk)
         if not talk.exchanges:
             raise Refused("there is no message yet")
         talk.check_room()
         if body.get("all") is not True:
             talk.next_seed()
-        return answering(talk, models)
+        return self._answer(talk, models)
 
-    async def stop(body: Row) -> Row:
-        if job := talk_of(body, talks).job:
+    async def stop(self, body: Row) -> Row:
+        """Ends the answer that is sampled."""
+        if job := talk_of(body, self.talks).job:
             job.stop()
         return {}
 
-    async def rate(body: Row) -> Row:
-        talk = talk_of(body, talks)
-        mark_answer(talk, body, thumbs)
+    async def rate(self, body: Row) -> Row:
+        """Marks an answer."""
+        talk = talk_of(body, self.talks)
+        mark_answer(talk, body, self.thumbs)
         return talk.view()
 
-    handlers: dict[str, Callable[[Row], Any]] = {
-        **{"state": state, "settings": settings, "new": new, "ask": ask, "again": again, "stop": stop, "rate": rate}
-    }
-    routes = page_routes("chat.html", ["chat.js", "turns.js", "chat.css"], saved=str(thumbs.path))
-    return application(routes, handlers)
+    def _answer(self, talk: Talk, models: Sequence[Answerer]) -> "Answering":
+        waits = self.talks.answering()
+        talk.job = Job(talk, models, self.thumbs)
+        return Answering(talk.job, waits, self.sampler)
 
 
 class Answering(StreamingResponse):

@@ -7,7 +7,7 @@ the items of the file, and makes none of them again.
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -209,14 +209,8 @@ def from_models(options: Any, stage: Any, path: Path) -> Source:
                 answers = [answer(model, number, 1, 0)[0] for model in answerers]
                 names = [model.name for model in answerers]
             else:
-                found: dict[str, Any] = {}
-                for draw in range(ROUNDS):
-                    for completion in answer(answerers[0], number, options.completions, draw):
-                        if completion.text.strip():  # a reward model can't learn from an empty completion
-                            found.setdefault(completion.text, completion)
-                    if len(found) >= options.completions:
-                        break
-                answers = list(found.values())[: options.completions]
+                k = options.completions
+                answers = different((answer(answerers[0], number, k, draw) for draw in range(ROUNDS)), k)
                 names = [answerers[0].name] * len(answers)
             columns = {"completions": [c.text for c in answers], "ended": [c.finished for c in answers]}
             return {"prompt": rows[number]["prompt"], **columns, "models": names, **rendering_of(rows[number])}
@@ -224,6 +218,21 @@ def from_models(options: Any, stage: Any, path: Path) -> Source:
         return len(rows), make
 
     return source
+
+
+def different(rounds: Iterable[list[Any]], count: int) -> list[Any]:
+    """The first `count` completions with different texts; no further round is sampled when they are there.
+
+    Empty ones are left out, because a reward model can't learn from them.
+    """
+    found: dict[str, Any] = {}
+    for completions in rounds:
+        for completion in completions:
+            if completion.text.strip():
+                found.setdefault(completion.text, completion)
+        if len(found) >= count:
+            break
+    return list(found.values())[:count]
 
 
 def rendering_of(row: Row) -> Row:
