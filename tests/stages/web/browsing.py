@@ -32,6 +32,11 @@ def shows(tab, selector, text):
     expect(tab.locator(selector)).to_contain_text(text, timeout=15_000)
 
 
+def spoken(tab):
+    """The page as a screen reader gets it."""
+    return tab.locator("body").aria_snapshot()
+
+
 def decided(tab, count):
     """Waits until the page tells that it has saved this number of rankings."""
     shows(tab, "#counts", f"{count} ranked")
