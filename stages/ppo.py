@@ -48,17 +48,16 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     reward_source = reward_model_source(options, stage)
     shared = reward_source is not None and reads_token_ids(reward_source, tokenizer)
     models = load_models(options, accelerator, tokenizer, source, reward_source if shared else None)
-    policy = models.policy
-    rows, prompts, tally = read_prompts(options, stage, policy, tokenizer)
+    rows, prompts, tally = read_prompts(options, stage, models.policy, tokenizer)
     text: Sequence[list[int]] = []
     if options.ptx_coef:
         path = stage.rows(options.text, "text.jsonl")
-        text = pretraining_text(path, options, tokenizer, context_length(policy), token_files(stage, path))
+        text = pretraining_text(path, options, tokenizer, context_length(models.policy), token_files(stage, path))
     show(options, prompts[0], tally, len(text), tokenizer)
 
     trainer = PPOTrainer(
         options,
-        policy=policy,
+        policy=models.policy,
         reference=models.reference,
         value_model=models.value_model,
         reward=make_reward(options, accelerator, tokenizer, reward_source, shared, rows, models.scorer),

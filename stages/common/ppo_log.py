@@ -54,10 +54,7 @@ def train_and_log(
         for step in trainer.train():
             seconds, started = time.time() - started, time.time()
             metrics = {"step": step.number, **step.metrics, "episodes_per_second": options.batch_size / seconds}
-            is_first = step.number == resumed + 1
-            if is_first:
-                bar.write(f"{INDENT}{trainer.sanity_report}")
-            show_step(bar, step, metrics, is_first, trainer.accelerator.mixed_precision)
+            show_step(bar, step, metrics, trainer, first=step.number == resumed + 1)
             if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
                 extra = trainer.functions.extra if trainer.functions else {}
                 bar.write(*samples(step.rollout, rows, tokenizer, extra))
@@ -94,16 +91,19 @@ def start_trackers(trainer: PPOTrainer, project: str, history: list[dict[str, An
         trainer.accelerator.log(metrics, metrics["step"])
 
 
-def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], first: bool, precision: str) -> None:
+def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], trainer: PPOTrainer, first: bool) -> None:
     """Prints a step's metrics above the progress bar, with column headings on the first step and every 20 steps.
 
-    If the probability ratio is unusual for the mixed precision, a warning follows.
+    The checks of the trainer come before the first step. If the probability ratio is unusual for the mixed precision, a
+    warning follows.
     """
+    if first:
+        bar.write(f"{INDENT}{trainer.sanity_report}")
     shown = {heading: (metrics[name], digits) for name, (heading, digits) in COLUMNS.items() if name in metrics}
     if first or step.number % 20 == 1:
         bar.write(INDENT + "".join(f"{heading:>9}" for heading in shown))
     bar.write(INDENT + "".join(f"{number:9.{digits}f}" for number, digits in shown.values()))
-    if warning := mismatch_warning(metrics, precision):
+    if warning := mismatch_warning(metrics, trainer.accelerator.mixed_precision):
         bar.write(f"{INDENT}{warning}")
 
 

@@ -86,6 +86,6 @@ def test_the_warning_is_printed_below_the_metrics_of_the_step(tokenizer):
     trainer = make_trainer(tokenizer)
     shift_sampled(trainer, lambda rollout: torch.full_like(rollout.logprobs, 0.5))
     for step in trainer.train():
-        show_step(Bar, step, {"step": step.number, **step.metrics}, True, "no")
+        show_step(Bar, step, {"step": step.number, **step.metrics}, trainer, first=True)
     assert [line.split(":")[0].strip() for line in Bar.lines if "warning" in line] == ["warning"] * 2
     assert "warning" in Bar.lines[-1] and "from 1.65 to 1.65" in Bar.lines[-1]

@@ -266,6 +266,7 @@ def test_sigterm_to_make_saves_a_step_on_all_processes_and_the_same_command_resu
     assert_same_log(log_of(uninterrupted[1]), log_of(run))
 
 
+WRONG_ROW = "from rlhf import InputError; raise InputError('this row is wrong')"
 KILLED = (
     "import os, signal; from rlhf.trainer import PPOTrainer; from stages.ppo import main, work\n"
     "update = PPOTrainer.update\n"
@@ -281,12 +282,7 @@ KILLED = (
     "failure, statuses, messages",
     [
         pytest.param("raise ValueError('a defect')", [1, 1], ["", "ValueError: a defect"], marks=pytest.mark.slow),
-        pytest.param(
-            "from rlhf import InputError; raise InputError('this row is wrong')",
-            [2, 2],
-            ["", "ppo: this row is wrong"],
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(WRONG_ROW, [2, 2], ["", "ppo: this row is wrong"], marks=pytest.mark.slow),
         ("os.kill(os.getpid(), signal.SIGKILL)", [137, -9], ["another process of this stage was killed", ""]),
     ],
 )
