@@ -45,8 +45,7 @@ Config = TypeVar("Config", SFTConfig, RewardConfig)
 
 def trainer_arguments(config_class: type[Config], options: TrainingOptions, folder: Path) -> Config:
     """The options as arguments of a TRL trainer. Raises InputError if TRL refuses them."""
-    further, precision, sharded = options.trainer or {}, options.mixed_precision, sharding_plugin() is not None
-    checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
+    precision, sharded = options.mixed_precision, sharding_plugin() is not None
     try:
         arguments = config_class(
             output_dir=str(folder),
@@ -69,13 +68,7 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
             disable_tqdm=True,
             average_tokens_across_devices=process_count() == 1,  # every process counts the tokens of the whole batch
             ddp_find_unused_parameters=False,
-            **{
-                "use_cpu": device().type == "cpu",  # without it transformers refuses bf16 on a CPU
-                **({} if set(CHECKPOINTING) & further.keys() else {checkpointing: False}),  # TRL's default is True
-                # Accelerate does not notice that a fused optimizer skips a step, and the schedule would go on
-                **({"optim": "adamw_torch"} if precision == "fp16" else {}),
-                **further,
-            },
+            **_further_arguments(config_class, options),
         )
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"TRL's {config_class.__name__} refuses these options: {error}") from error
@@ -83,10 +76,22 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
         start_sharding(device().type == "cpu", precision)  # the arguments have reset Accelerate's state
     if isinstance(arguments, SFTConfig) and arguments.max_length is None and not arguments.packing:
         # the rows are token ids already, and TRL would copy them all to add labels
-        arguments.dataset_kwargs = {"skip_prepare_dataset": True, **(further.get("dataset_kwargs") or {})}
-    # one GPU per process: DataParallel is disabled
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+        arguments.dataset_kwargs = {"skip_prepare_dataset": True, **cast(dict, arguments.dataset_kwargs or {})}
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one GPU per process: DataParallel is disabled
     return arguments
+
+
+def _further_arguments(config_class: type[Config], options: TrainingOptions) -> dict[str, Any]:
+    """The arguments in `trainer`, and defaults for what it may set."""
+    further = options.trainer or {}
+    checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
+    return {
+        "use_cpu": device().type == "cpu",  # without it transformers refuses bf16 on a CPU
+        **({} if set(CHECKPOINTING) & further.keys() else {checkpointing: False}),  # TRL's default is True
+        # Accelerate does not notice that a fused optimizer skips a step, and the schedule would go on
+        **({"optim": "adamw_torch"} if options.mixed_precision == "fp16" else {}),
+        **further,
+    }
 
 
 class Resumable(WholeCheckpoints):
@@ -297,10 +302,7 @@ def new_trainer(
     rows = in_batches(dataset, options)
     with naming_arguments(options.trainer), temporary_tables(Path(str(arguments.output_dir))):
         trainer = trainer_class(
-            model=distributed(model),
-            args=arguments,
-            train_dataset=rows,
-            processing_class=tokenizer,
+            model=distributed(model), args=arguments, train_dataset=rows, processing_class=tokenizer
         )
         if options.max_steps is not None:
             # TRL would start the rows again if there are too few for max_steps

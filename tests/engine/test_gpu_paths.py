@@ -68,9 +68,9 @@ def test_decoding_stops_at_the_first_look_after_the_last_row_has_finished(monkey
         assert len(calls) == tokens
 
 
-def test_a_cpu_looks_at_every_token_and_a_gpu_at_every_sixteenth():
+def test_a_cpu_looks_at_every_token_and_a_gpu_less_often():
     assert check_interval(torch.device("cpu")) == 1
-    assert check_interval(torch.device("cuda")) == 16
+    assert check_interval(torch.device("cuda")) > 1
 
 
 @pytest.mark.parametrize("fixed", [False, True])
