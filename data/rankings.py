@@ -15,7 +15,7 @@ A person who changes a decision adds a line. The last line of a person for an it
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -90,6 +90,19 @@ def pairs(rankings: Iterable[Row]) -> Iterator[Row]:
         for (better, chosen), (worse, rejected) in combinations(ranked, 2):
             if better < worse:
                 yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **tools}
+
+
+def by_whom(decisions: Iterable[Row]) -> str:
+    """`12 rankings by 2 people (Ada 7, Bob 5)`."""
+    people = Counter(row["rater"] for row in decisions).most_common()
+    names = ", ".join(f"{name} {count:,}" for name, count in people[:6]) + (", ..." if people[6:] else "")
+    who = "1 person" if len(people) == 1 else f"{len(people):,} people"
+    return f"{plural(sum(count for _, count in people), 'ranking')} by {who} ({names})"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 pair`, `2 pairs`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def agreement(decisions: Iterable[Row]) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from shlex import quote
 
-from data.rankings import FOLDER, read_decisions, usable
+from data.rankings import FOLDER, plural, read_decisions, usable
 from stages.common.answer_options import RankOptions
 from stages.common.console import print_lines, say
 from stages.common.interruption import STOPPED, Interrupted
@@ -27,7 +27,7 @@ from stages.web.app import create_app
 from stages.web.items import Pool, Source, from_file, from_models
 from stages.web.serving import Server
 from stages.web.store import Desk, Store
-from stages.web.summary import agreement_of, export, in_words, plural, win_rate_of
+from stages.web.summary import agreement_of, export, in_words, win_rate_of
 
 PREFERENCES = "preferences"
 SHOWS_ERROR = 2.5  # seconds for which the page is still there after an error of sampling

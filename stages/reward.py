@@ -203,7 +203,7 @@ def in_words(points: Sequence[Point]) -> list[str]:
     if points[-1].accuracy.low > CHANCE:
         return lines
     if needed := more_needed(points):
-        advice = f"about {needed:,} more rankings may bring its interval above it, by the trend of these {len(points)} accuracies"
+        advice = f"about {needed:,} more rankings may bring it there, by the trend of these {len(points)} accuracies"
     elif len(points) > 1:
         advice = "can't tell how many more rankings would help, because it does not rise clearly with their number"
     else:

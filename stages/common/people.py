@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from data.rankings import CHAT, FILE, FOLDER, read_decisions, usable
+from data.rankings import CHAT, FILE, FOLDER, by_whom, plural, read_decisions, usable
 from rlhf import InputError
 from rlhf.rows import Row, Tally, read_rows, valid_rows
 from stages.common.options import ComparisonsOptions
@@ -31,11 +31,8 @@ class People:
 
     def __str__(self) -> str:
         """`60 rankings by 2 people (Ada 40, Bob 20): 55 used, 3 skipped, 1 flagged, 1 tied`."""
-        raters = Counter(row["rater"] for row in self.decisions)
-        named = ", ".join(f"{rater} {count:,}" for rater, count in raters.most_common())
-        people = "1 person" if len(raters) == 1 else f"{len(raters):,} people"
         rest = "".join(f", {count:,} {kind}" for kind, count in self.counts().items() if count)
-        return f"{len(self.decisions):,} rankings by {people} ({named}): {self.tally.used:,} used{rest}"
+        return f"{by_whom(self.decisions)}: {self.tally.used:,} used{rest}"
 
     def counts(self) -> dict[str, int]:
         """The number of decisions that are not used, by kind."""
@@ -70,7 +67,7 @@ def read_people(options: ComparisonsOptions, find: Callable[[str], Path]) -> Peo
     if not people.train or options.held_out and not people.test:
         prompts = len({json.dumps(row["prompt"]) for row in [*people.train, *people.test]})
         raise InputError(
-            f"{', '.join(map(str, paths))}: usable rankings of {prompts} prompt{'s' * (prompts != 1)} are too few to "
+            f"{', '.join(map(str, paths))}: usable rankings of {plural(prompts, 'prompt')} are too few to "
             f"train and to hold out {options.held_out:g} of them: rank more with `{rank}`"
         )
     return people

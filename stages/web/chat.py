@@ -1,7 +1,7 @@
 """`make chat WEB=1`: the chat of the terminal as a page, with thumbs up and down.
 
-An answer is a response of JSON lines, one for each event, which end when it ends. One thread samples, one request after
-another, so that the server always answers. Who closes the page, or the connection, stops the answer.
+The response to a message is JSON lines, one for each event of the answer. One thread samples, one request after another,
+so the server always answers. Closing the page, or the connection, stops the answer.
 """
 
 import asyncio

@@ -1,12 +1,12 @@
 """What the rankings say: counts, agreement of people, win rate of one model over another; and files for training."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from data.rankings import agreement, pairs, usable
+from data.rankings import agreement, by_whom, pairs, plural, usable
 from rlhf.rows import Row, write_rows
 from rlhf.run.files import replace
 
@@ -52,8 +52,6 @@ def in_words(decisions: Sequence[Row]) -> str:
     ranked = [row for row in decisions if row["ranks"] is not None]
     if not ranked:
         return f"nothing is ranked; {plural(len(decisions), 'item')} skipped" if decisions else "nothing is ranked"
-    people = Counter(row["rater"] for row in ranked).most_common()
-    names = ", ".join(f"{name} {count:,}" for name, count in people[:6]) + (", ..." if people[6:] else "")
     seconds = median(row["seconds"] for row in ranked)
     counts = {
         "skipped": len(decisions) - len(ranked),
@@ -61,10 +59,4 @@ def in_words(decisions: Sequence[Row]) -> str:
         "all bad": sum(bool(row["all_bad"]) for row in decisions),
     }
     rest = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    who = f"{plural(len(ranked), 'ranking')} by {len(people)} {'person' if len(people) == 1 else 'people'} ({names})"
-    return f"{who}, {seconds:.0f} s each (median){'; ' + rest if rest else ''}"
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 pair`, `2 pairs`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return f"{by_whom(ranked)}, {seconds:.0f} s each (median){'; ' + rest if rest else ''}"
