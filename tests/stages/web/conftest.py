@@ -35,7 +35,7 @@ def open_tab(browser):
 
     def open_tab(page, allow_errors=False, **options):
         context = browser.new_context(reduced_motion="reduce", **options)
-        context.set_default_timeout(8000)
+        context.set_default_timeout(20_000)  # milliseconds; CI computes other tests at the same time
         contexts.append(context)
         own.add(f"127.0.0.1:{page.port}")
         tab = context.new_page()
