@@ -52,8 +52,6 @@ def read_people(options: ComparisonsOptions, find: Callable[[str], Path]) -> Peo
     if repeated := [path for path, count in Counter(map(Path.resolve, paths)).items() if count > 1]:
         raise InputError(f"{repeated[0]} is named twice among the rankings (those of the run are read anyway)")
     rank = command("rank", options)
-    if not paths:
-        raise InputError(f"no rankings in {find(OWN).parent}: run `{rank}` first")
     decisions, tally = [], Tally()
     parts: tuple[list[Row], list[Row]] = [], []
     for path in paths:
@@ -63,6 +61,8 @@ def read_people(options: ComparisonsOptions, find: Callable[[str], Path]) -> Peo
         for row in valid_rows(places, "comparisons", tally):
             kept = {column: value for column, value in row.items() if column not in OF_PAGE}
             parts[is_held_out(row["prompt"], options.held_out)].append(kept)
+    if not decisions:
+        raise InputError(f"no rankings in {find(OWN).parent}: run `{rank}` first")
     people = People(decisions, *parts, tally)
     if not people.train or options.held_out and not people.test:
         prompts = len({json.dumps(row["prompt"]) for row in [*people.train, *people.test]})

@@ -236,9 +236,11 @@ def test_the_stage_mixes_older_comparisons_into_the_training_part_only(run, tmp_
 
 def test_without_rankings_make_says_which_command_makes_them_before_any_stage_runs(run, tmp_path, capsys):
     recipe, mine = toy_mine(run, tmp_path), tmp_path / "mine"
-    output = make_here("ppo", capsys, mine, recipe, status=2)
-    assert output == f"no rankings in {mine}/rankings: run `make rank RECIPE={recipe} RUN={mine}` first\n"
+    expected = f"no rankings in {mine}/rankings: run `make rank RECIPE={recipe} RUN={mine}` first\n"
+    assert make_here("ppo", capsys, mine, recipe, status=2) == expected
     assert not mine.exists()
+    write_rankings(mine, [])  # as `make rank` leaves it if nobody has ranked
+    assert make_here("ppo", capsys, mine, recipe, status=2) == expected
     message = "no rankings in nowhere/rankings: run `make rank RECIPE=mine` first"
     with pytest.raises(InputError, match=message):
         read_people(ComparisonsOptions(recipe="mine", labeller="people"), Run(Path("nowhere")).path)
@@ -247,7 +249,7 @@ def test_without_rankings_make_says_which_command_makes_them_before_any_stage_ru
 def test_rankings_that_are_too_few_to_split_are_refused_before_any_stage_runs(run, tmp_path, capsys):
     recipe, mine = toy_mine(run, tmp_path), tmp_path / "mine"
     train, test = people_parts(0.25)
-    for prompts in (train[:2], test[:1], []):
+    for prompts in (train[:2], test[:1]):
         write_rankings(mine, rankings(*prompts, prompts_of(1, start=90)[0])[: len(prompts)])
         output = make_here("ppo", capsys, mine, recipe, status=2)
         count = f"{len(prompts)} prompt{'s' * (len(prompts) != 1)}"
