@@ -1,13 +1,15 @@
-"""Splits rows into training and test rows, on disk. Memory holds a few bytes for each row.
+"""Splits rows into training, test and validation rows, on disk. Memory holds a few bytes for each row.
 
-A share of each kind's prompts, or texts, is held out. A row of any kind with a held-out prompt is a test row.
+A share of each kind's prompts, or texts, is held out. A row of any kind with a held-out prompt is a test row. Further
+prompts may be held out for validation.
 """
 
 import json
 import random
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -28,6 +30,7 @@ class Split:
         self.folder = folder
         self.hashes: dict[str, array[int]] = {}  # of the rows of each kind, in order
         self.test: set[int] = set()  # hashes of held-out keys
+        self.validation: set[int] = set()
         self.database = sqlite3.connect(folder / "keys.sqlite", isolation_level=None)
         for statement in (
             "pragma journal_mode = off",
@@ -55,8 +58,11 @@ class Split:
                 file.writelines(map(to_line, batch))
         self.hashes[kind] = hashes
 
-    def divide(self, test_share: float, test_rows: int, seed: int) -> None:
-        """Chooses the held-out prompts: `test_share` of each kind, at most `test_rows`; at least 1 of FEW or more."""
+    def divide(self, test_share: float, test_rows: int, seed: int, validation_rows: int = 0) -> None:
+        """Chooses the held-out prompts: `test_share` of each kind, at most `test_rows`; at least 1 of FEW or more.
+
+        For validation it chooses as many others, at most `validation_rows`; of texts none.
+        """
         # each kind has a bit, which is set if the kind has the key; keys are in alphabetical order
         query = "select hash, sum(distinct kind) from keys group by key order by key"
         hashes, kinds = array("q"), array("B")
@@ -65,23 +71,32 @@ class Split:
             kinds.append(bits)
         order = array("q", range(len(hashes)))
         random.Random(f"split {seed}").shuffle(order)
+        shares = []
         for number in range(len(self.hashes)):
             bit = 1 << number
             count = sum(1 for bits in kinds if bits & bit)
-            share = max(round(test_share * count), 1 if count >= FEW and test_share else 0)
+            shares.append(max(round(test_share * count), 1 if count >= FEW and test_share else 0))
             held_out = (hashes[i] for i in order if kinds[i] & bit)
-            self.test.update(islice(held_out, min(share, test_rows)))
+            self.test.update(islice(held_out, min(shares[-1], test_rows)))
+        for number, kind in enumerate(self.hashes):
+            others = (hashes[i] for i in order if kinds[i] & 1 << number and hashes[i] not in self.test)
+            self.validation.update(islice(others, 0 if kind == "text" else min(shares[number], validation_rows)))
 
-    def write(self, kind: str, train: Path, test: Path) -> tuple[int, int]:
-        """Writes the training rows and the test rows of a kind; returns their numbers."""
-        counts = [0, 0]
-        with open(self._path(kind), "rb") as lines, open(train, "wb") as train_file, open(test, "wb") as test_file:
+    def write(self, kind: str, files: Sequence[Path]) -> list[int]:
+        """Writes the rows of a kind to a file for training, one for the test and, if there is a third one, validation.
+
+        Returns the number of rows in each.
+        """
+        counts = [0] * len(files)
+        with ExitStack() as stack:
+            lines = stack.enter_context(open(self._path(kind), "rb"))
+            parts = [stack.enter_context(open(file, "wb")) for file in files]
             for line, value in zip(lines, self.hashes[kind], strict=True):
-                held_out = value in self.test
-                (test_file if held_out else train_file).write(line)
-                counts[held_out] += 1
+                part = 1 if value in self.test else 2 if value in self.validation else 0
+                parts[part].write(line)
+                counts[part] += 1
         self._path(kind).unlink()
-        return counts[0], counts[1]
+        return counts
 
     def close(self) -> None:
         """Removes the temporary files."""

@@ -18,13 +18,15 @@ PANELS = {
     "ptx_loss": "loss on pretraining text, nats a token",
     "entropy": "entropy, nats a token",
     "length": "length, tokens",
+    "held_out/perplexity": "perplexity of held-out text",
 }
 
 
 def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
     """Plots PPO's metrics over steps into the image file `path`.
 
-    There is a panel for each metric in PANELS that occurs, for each reward function and for each criterion.
+    There is a panel for each metric in PANELS that occurs, for each reward function and for each criterion. Evaluations
+    on held-out prompts are points in the panels of their metrics.
     """
     names = dict.fromkeys(name for step in history for name in step)
     parts = [name for name in names if name.startswith(("rewards/", "gold/"))]
@@ -34,8 +36,9 @@ def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
     rows = -(-len(shown) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False, layout="constrained")
     for axis, name in zip(axes.flat, shown, strict=False):
-        points = [(step["step"], step[name]) for step in history if name in step]
-        axis.plot(*zip(*points, strict=True), linewidth=1.6)
+        for metric, style in ((name, {"linewidth": 1.6}), (f"held_out/{name}", {"marker": "o", "label": "held out"})):
+            if points := [(step["step"], step[metric]) for step in history if metric in step]:
+                axis.plot(*zip(*points, strict=True), **style)
         axis.set_title(titles[name], fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(shown) :]:

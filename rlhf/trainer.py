@@ -92,7 +92,8 @@ class PPOTrainer(TrainingState):
                 model.eval()
         self.reference = distributed(freeze(reference, accelerator))
         super().__init__(config, accelerator, policy, value_model)
-        self.config, self.pad_id, self.stop_ids = config, tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
+        self.config, self.tokenizer = config, tokenizer
+        self.pad_id, self.stop_ids = tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
         self.prompts, self.text = prompts, text
         self.reward, self.functions, self.gold = reward, functions, gold
         self.micro_batch = MicroBatch(self)
@@ -146,15 +147,34 @@ class PPOTrainer(TrainingState):
 
         Each process samples and scores its share of the rows; all of them get the whole rollout.
         """
-        config, device = self.config, self.accelerator.device
-        prompt_index = self.prompt_index(step)
-        input_ids, attention_mask = pad([self.prompts[i] for i in prompt_index.tolist()], self.pad_id, "left")
+        config, prompt_index = self.config, self.prompt_index(step)
         generator = torch.Generator().manual_seed(seed_of(config.seed, 2, step, 0))
         uniforms = random_numbers(config.response_length, config.batch_size, generator)
-        share = own_share(config.batch_size)
+        rollout = self.sample(self.accelerator.unwrap_model(self.policy), self.prompts, prompt_index, uniforms)
+        if self.functions is not None:
+            self.functions.trainer_state = TrainerState(
+                global_step=step * config.updates_per_step, max_steps=config.steps * config.updates_per_step
+            )
+            rollout.scores = self.functions(rollout, None if self.reward is None else rollout.scores)
+        return rollout
+
+    def sample(
+        self,
+        policy: PreTrainedModel,
+        prompts: Sequence[list[int]],
+        prompt_index: Tensor,
+        uniforms: Tensor,
+        reward: Callable[[Responses], Tensor] | None = None,
+    ) -> Rollout:
+        """The policy's responses to the prompts of these indices (B,), scored by `reward`, by default the run's.
+
+        `uniforms` are the random numbers, see `rlhf.rollout.random_numbers`. Scores are 0 without a reward.
+        """
+        config, device, share = self.config, self.accelerator.device, own_share(len(prompt_index))
+        input_ids, attention_mask = pad([prompts[i] for i in prompt_index.tolist()], self.pad_id, "left")
         with self.accelerator.autocast():
             responses = generate(
-                self.accelerator.unwrap_model(self.policy),
+                policy,
                 *(to_device(tensor[share], device) for tensor in (input_ids, attention_mask)),
                 response_length=config.response_length,
                 temperature=config.temperature,
@@ -168,18 +188,12 @@ class PPOTrainer(TrainingState):
                 responses,
                 reference=self.reference,
                 value_model=self.value_model,
-                reward=self.reward,
+                reward=reward or self.reward,
                 temperature=config.temperature,
                 chunk=self.micro_batch.rows or config.batch_size,
             )
         release(self.reference)
-        rollout = rollout.gathered(share, config.batch_size, self.pad_id)
-        if self.functions is not None:
-            self.functions.trainer_state = TrainerState(
-                global_step=step * config.updates_per_step, max_steps=config.steps * config.updates_per_step
-            )
-            rollout.scores = self.functions(rollout, None if self.reward is None else rollout.scores)
-        return rollout
+        return rollout.gathered(share, len(prompt_index), self.pad_id)
 
     # --- an update ----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from stages.common.parsing import load_function
 from stages.common.stage import Stage, main
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
-PARTS = ("", "_test")
+PARTS = ("", "_test", "_validation")
 PREVIEW = "preview.txt"  # what make prints if the rows are up to date
 
 
@@ -34,21 +34,23 @@ def work(options: DataOptions, stage: Stage) -> dict[str, Any]:
     kinds = [kind for kind in KINDS if getattr(options, kind)]
     counts: dict[str, int] = {}
     for name, rows in world_rows(options) if options.world else ():
-        if name.removesuffix("_test") not in kinds:
+        if name.partition("_")[0] not in kinds:
             preview = options.preview if name in KINDS else 0
             counts[name] = write(stage.partial / f"{name}.jsonl", rows, preview)
     split = Split(stage.partial)
     summary = {kind: read(kind, split, options, stage) for kind in kinds}
-    split.divide(options.test_share, options.test_rows, options.seed)
+    split.divide(options.test_share, options.test_rows, options.seed, options.validation_rows)
+    parts = PARTS if options.validation_rows else PARTS[:2]
     for kind in kinds:
-        train, test = (stage.partial / f"{kind}{part}.jsonl" for part in PARTS)
-        counts[kind], counts[f"{kind}_test"] = split.write(kind, train, test)
+        names = [f"{kind}{part}" for part in (PARTS[:2] if kind == "text" else parts)]
+        written = split.write(kind, [stage.partial / f"{name}.jsonl" for name in names])
+        counts.update(zip(names, written, strict=True))
         if not counts[kind]:
             raise InputError(
                 f"all prompts of the {kind} are held out for the test: set test_share: 0, or provide more rows"
             )
     if "prompts" not in counts:
-        for part in PARTS:
+        for part in parts:
             rows = split.distinct(_prompts_in(stage.partial, part))
             counts[f"prompts{part}"] = write(stage.partial / f"prompts{part}.jsonl", rows)
     split.close()
@@ -116,7 +118,17 @@ def world_rows(options: DataOptions) -> Iterator[tuple[str, Iterable[Row]]]:
     yield "demonstrations", world.demonstrations(options.world_demonstrations, seed, tasks)
     yield "prompts", world.prompts(options.world_prompts, seed, task_names=tasks)
     yield "prompts_test", world.prompts(tests, seed, test=True, task_names=tasks)
+    if options.validation_rows:
+        yield "prompts_validation", validation_prompts(options)
     yield "probes", world.probes()
+
+
+def validation_prompts(options: DataOptions) -> Iterator[Row]:
+    """Held-out prompts of the world that are not in its test; fewer than asked for if the world has no more."""
+    count, seed, tasks = options.validation_rows, options.seed, options.world_tasks
+    known = {row["prompt"] for row in world.prompts(options.test_rows, seed, test=True, task_names=tasks)}
+    drawn = world.prompts(20 * count, seed, test=True, task_names=tasks, stream="validation")
+    return islice((row for row in drawn if row["prompt"] not in known), count)
 
 
 def _raw_rows(sources: list[str], kind: str, options: DataOptions, tally: Tally) -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from rlhf.classifiers import Scorer
 from rlhf.config import PPOConfig
 from rlhf.models import context_length, device, load_scorer, max_prompt_length
 from rlhf.rollout import Responses
-from rlhf.rows import Row, Subset, Tally, read_rows
+from rlhf.rows import Row, Subset, Tally, read_lines, read_rows
 from rlhf.run.health import Diverged
 from rlhf.run.placement import distributed, freeze
 from rlhf.run.randomness import shuffled
@@ -28,6 +28,7 @@ from rlhf.scoring import RewardFunctions, RewardModel, reads_token_ids, reward_m
 from rlhf.tokens import TokenFiles, load_tokenizer, prompt_dataset, text_dataset, tokenised_text
 from rlhf.trainer import PPOTrainer
 from stages.common.console import say, show_output
+from stages.common.held_out import HeldOut
 from stages.common.needs import say_ppo_needs
 from stages.common.options import PPOOptions
 from stages.common.parsing import is_function, split_label
@@ -35,6 +36,7 @@ from stages.common.ppo_log import response_rows, train_and_log
 from stages.common.ppo_models import load_models
 from stages.common.preview import say_if_too_long, say_tokens
 from stages.common.rewards import load_reward
+from stages.common.run import INPUT
 from stages.common.stage import Stage, main
 from stages.common.token_files import token_files
 
@@ -68,17 +70,40 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
         gold=gold_function(options.gold, stage, accelerator, tokenizer, rows) if options.gold else None,
         accelerator=accelerator,
     )
+    held_out = make_held_out(options, stage, trainer, tokenizer) if options.eval_steps else None
     say_ppo_needs(trainer)
     stage.check_saving(trainer.save_models, tokenizer.save_pretrained)
     try:
-        history = train_and_log(trainer, options, stage, rows, tokenizer)
+        history = train_and_log(trainer, options, stage, rows, tokenizer, held_out)
     except Diverged as error:
         path = stage.keep_batch(error.step, response_rows(error.rollout, rows, tokenizer))
         raise InputError(f"{error}. The batch is in {path}") from error
+    kept = {"kept": held_out.restore_best()} if held_out and options.keep == "best" else {}
     trainer.save_models(stage.partial, options.merge)
     tokenizer.save_pretrained(stage.partial)
     report.draw_training(history, stage.partial / "ppo.png")
-    return {"rows": tally.as_dict(), "metrics": history[-1]}
+    return {"rows": tally.as_dict(), "metrics": history[-1], **kept}
+
+
+def make_held_out(
+    options: PPOOptions, stage: Stage, trainer: PPOTrainer, tokenizer: PreTrainedTokenizerBase
+) -> HeldOut:
+    """The evaluation on held-out prompts and text. Raises InputError if there are no held-out prompts."""
+    path = stage.rows(options.eval_prompts, "prompts_validation.jsonl") if options.eval_prompts else None
+    path = path or stage.input(f"{INPUT}data/prompts_validation.jsonl")
+    if not path.is_file() or not any(read_lines(path)):
+        raise InputError(
+            f"eval_steps needs held-out prompts, and {path} has none: set validation_rows under data, or eval_prompts"
+        )
+    tally, policy = Tally(), trainer.saved_policy
+    rows = read_rows(path, "prompts", tally)[: options.eval_count]
+    dataset = prompt_dataset(rows, tokenizer, max_prompt_length(policy, options.response_length), tally)
+    say(f"held-out prompts: {tally}; an evaluation every {options.eval_steps} steps")
+    text, documents = stage.input(f"{INPUT}data/text_test.jsonl"), []
+    if text.is_file() and any(read_lines(text)):
+        documents = text_dataset(read_rows(text, "text")[: options.eval_count], tokenizer, context_length(policy))
+        documents = documents["input_ids"]
+    return HeldOut(options, trainer, [rows[i] for i in dataset["row"]], dataset["input_ids"], documents)
 
 
 def show(options: PPOOptions, prompt: list[int], tally: Tally, pieces: int, tokenizer: PreTrainedTokenizerBase) -> None:

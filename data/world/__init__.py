@@ -43,12 +43,14 @@ def demonstrations(count: int, seed: int, task_names: Sequence[str] = ()) -> Ite
         yield {"prompt": format_prompt(phrase_request(request, rng)), "completion": f" {answer}"}
 
 
-def prompts(count: int, seed: int, test: bool = False, task_names: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+def prompts(
+    count: int, seed: int, test: bool = False, task_names: Sequence[str] = (), stream: str = "prompts"
+) -> Iterator[dict[str, str]]:
     """Yields requests without answers: {"prompt", "task"}; held-out requests if `test`, else only others.
 
-    If `task_names` is given, sum requests have a column `answer` with the result.
+    If `task_names` is given, sum requests have a column `answer` with the result. `stream` names the random stream.
     """
-    rng = _rng("prompts", seed, test)
+    rng = _rng(stream, seed, test)
     for _ in range(count):
         request = draw_request(rng, test, task_names)
         row = {"prompt": format_prompt(phrase_request(request, rng)), "task": request.task_name}

@@ -71,6 +71,12 @@ class TrainingState:
         """The policy and, if there is one, the value model."""
         return [model for model in (self.policy, self.value_model) if model is not None]
 
+    @property
+    def saved_policy(self) -> PreTrainedModel:
+        """The policy that is saved: its moving average, if there is one."""
+        policy = self.accelerator.unwrap_model(self.policy) if self.average is None else self.average.module
+        return cast(PreTrainedModel, policy)
+
     def models(self) -> dict[str, nn.Module]:
         """All models whose weights change, by name: policy, value model and moving average, as far as they exist."""
         models = {"policy": self.policy, "value_model": self.value_model, "average": self.average}
@@ -93,11 +99,10 @@ class TrainingState:
 
     def save_state(self, folder: Path) -> None:
         """Writes the whole training state. Every process must call it; the main process writes."""
-        models = {name: self.trained(model) for name, model in self.models().items()}
         state = {
             "steps_done": self.steps_done,
             "kl_coef": self.kl_coef,
-            "models": models,
+            "models": self.weights(),
             "optimizer": whole_optimizer_state(self.optimizer),
             "scheduler": self.scheduler.state_dict(),
             "random": [random_state()],
@@ -108,6 +113,22 @@ class TrainingState:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
             save_state(folder / "state", state)
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """The weights of each model of `models`, not copied. Every process must call it."""
+        return {name: self.trained(model) for name, model in self.models().items()}
+
+    def load_weights(self, weights: dict[str, dict[str, Tensor]]) -> None:
+        """Restores what `weights` returned. Raises KeyError if the models have other weights."""
+        for name, model in self.models().items():
+            trained = weights[name]
+            model = self.accelerator.unwrap_model(model)
+            if self.sharded:
+                load_whole_state(model, trained)
+                continue
+            if trained.keys() != self.trained(model).keys():
+                raise KeyError(f"{name} has other weights")
+            model.load_state_dict(trained, strict=False)  # without those of a frozen trunk
 
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights of a model by name, without those of a frozen trunk."""
@@ -124,15 +145,7 @@ class TrainingState:
         if state.get("trunk") != self.trunk:
             raise InputError(f"the checkpoint {folder} is of an adapter on another model: remove it, and start anew")
         self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
-        for name, model in self.models().items():
-            trained = state["models"][name]
-            model = self.accelerator.unwrap_model(model)
-            if self.sharded:
-                load_whole_state(model, trained)
-                continue
-            if trained.keys() != self.trained(model).keys():
-                raise KeyError(f"{name} has other weights")
-            model.load_state_dict(trained, strict=False)  # without those of a frozen trunk
+        self.load_weights(state["models"])
         load_whole_optimizer_state(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.accelerator.scaler is not None:
@@ -145,8 +158,7 @@ class TrainingState:
         Of a model with an adapter only that is written, unless `merge`.
         """
         policy = self.accelerator.unwrap_model(self.policy)
-        saved = policy if self.average is None else cast(PreTrainedModel, self.average.module)
-        save_model(saved, folder, merge)
+        save_model(self.saved_policy, folder, merge)
         if self.value_model is not None:
             trunk = {"policy": policy} if self.shares_trunk else {}
             value_model = cast(Any, self.accelerator.unwrap_model(self.value_model))

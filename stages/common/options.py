@@ -142,6 +142,12 @@ class DataOptions(StageOptions):
     test_rows: int = option(
         400, "maximum number of prompts, or texts, held out for the test", at_least=0, at_most=10**7
     )
+    validation_rows: int = option(
+        0,
+        "maximum number of further prompts held out, on which PPO is evaluated while it trains; 0: none",
+        at_least=0,
+        at_most=10**7,
+    )
 
 
 @dataclass
@@ -290,11 +296,36 @@ class PPOOptions(PPOConfig, SavingOptions, LoraOptions):
         None, "JSON Lines file of {text} for the pretraining mix; by default the one from `make data`"
     )
     gold: str | None = option(None, "a Python function, or a classifier, that returns true quality; it is only logged")
+    eval_steps: int | None = option(
+        None,
+        "steps between evaluations on held-out prompts, also before the first step and after the last; none: no evaluation",
+        at_least=1,
+        at_most=10**9,
+    )
+    eval_prompts: str | None = option(
+        None, "JSON Lines file of {prompt} to evaluate on; by default the validation prompts of `make data`"
+    )
+    eval_count: int = option(
+        200,
+        "maximum number of held-out prompts, and of held-out documents, of an evaluation",
+        at_least=1,
+        at_most=10**6,
+    )
+    keep: Literal["last", "best"] = option(
+        "last",
+        "last: the final weights are saved; best: those of the evaluation with the highest held-out gold (without gold, the "
+        "highest score) among those with a KL of at most keep_max_kl",
+    )
+    keep_max_kl: float | None = option(
+        None, "of keep best: largest KL to the reference, in nats per response; none: any", above=0
+    )
     show_samples: int = option(10, "steps between printed sample completions; 0: print none", at_least=0, at_most=10**9)
     log_with: str | None = option(None, "also log to tensorboard, wandb, or another tracker that Accelerate supports")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.keep == "best" and self.eval_steps is None:
+            raise InputError("keep: best compares evaluations: set eval_steps, the steps between them")
         if self.reward_label and not self.reward_model:
             raise InputError("reward_label names a label of reward_model: set reward_model too")
         named = self.named_functions

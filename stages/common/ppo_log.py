@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlhf.rows import Row, read_jsonl, write_rows
 from rlhf.run.health import mismatch_warning
 from rlhf.trainer import PPOTrainer, Step
 from stages.common.console import INDENT, ProgressBar
+from stages.common.held_out import PREFIX, HeldOut
 from stages.common.options import PPOOptions
 from stages.common.resume import Saver
 from stages.common.stage import Stage
@@ -33,55 +35,91 @@ COLUMNS = {
 
 
 def train_and_log(
-    trainer: PPOTrainer, options: PPOOptions, stage: Stage, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+    trainer: PPOTrainer,
+    options: PPOOptions,
+    stage: Stage,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs the remaining steps, from the newest checkpoint if there is one; returns the metrics of all steps."""
+    """Runs the remaining steps, from the newest checkpoint if there is one; returns the metrics of all steps.
+
+    `held_out` evaluates the policy before the first step, as step 0, and between steps.
+    """
     saver = Saver(stage, options)
-    history = resume(trainer, saver)
+    history = resume(trainer, saver, held_out)
     if options.log_with:
         start_trackers(trainer, f"{stage.run.folder.name}-{stage.name}", history)
 
-    def save(folder: Path) -> None:
-        trainer.save_state(folder)
-        trainer.save_models(folder)  # ordinary models, so that a checkpoint can be used as one
-        tokenizer.save_pretrained(folder)
-        write_rows(folder / LOG, history)
+    def record(metrics: dict[str, Any]) -> None:
+        history.append(metrics)
+        log.write(json.dumps(metrics) + "\n")
+        log.flush()
+        trainer.accelerator.log(metrics, metrics["step"])
 
-    resumed, started = len(history), time.time()
-    bar = ProgressBar(options.steps, done=resumed)
+    resumed, bar = trainer.steps_done, ProgressBar(options.steps, done=trainer.steps_done)
     write_rows(stage.partial / LOG, history)
     with open(stage.partial / LOG, "a", encoding="utf-8") as log, saver:
+        if held_out and not history:
+            record({"step": 0, **evaluate(held_out, 0, bar)})
+        started = time.time()
         for step in trainer.train():
-            seconds, started = time.time() - started, time.time()
-            metrics = {"step": step.number, **step.metrics, "episodes_per_second": options.batch_size / seconds}
+            metrics = {"step": step.number, **step.metrics}
+            metrics["episodes_per_second"] = options.batch_size / (time.time() - started)
             show_step(bar, step, metrics, trainer, first=step.number == resumed + 1)
-            if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
-                extra = trainer.functions.extra if trainer.functions else {}
-                bar.write(*samples(step.rollout, rows, tokenizer, extra))
+            show_samples(bar, step, rows, options, trainer, tokenizer)
+            if held_out and held_out.due(step.number):
+                metrics |= evaluate(held_out, step.number, bar)
             bar.update()
-            history.append(metrics)
-            log.write(json.dumps(metrics) + "\n")
-            log.flush()
-            trainer.accelerator.log(metrics, step.number)
+            record(metrics)
             saver.after_step(step.number)
             if saver.save_now:
-                saver.save(step.number, save)
+                saver.save(step.number, partial(save, trainer, tokenizer, history, held_out))
             if saver.stopping and step.number < options.steps:
                 saver.stop(step.number)
+            started = time.time()
     bar.close()
+    if held_out:
+        held_out.save_records(stage.partial)
     for tracker in trainer.accelerator.trackers:
         tracker.finish()  # Accelerate's end_training would also disconnect the processes
     return history
 
 
-def resume(trainer: PPOTrainer, saver: Saver) -> list[dict[str, Any]]:
+def save(
+    trainer: PPOTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    history: list[dict[str, Any]],
+    held_out: HeldOut | None,
+    folder: Path,
+) -> None:
+    """Fills the folder of a checkpoint."""
+    trainer.save_state(folder)
+    trainer.save_models(folder)  # ordinary models, so that a checkpoint can be used as one
+    tokenizer.save_pretrained(folder)
+    write_rows(folder / LOG, history)
+    if held_out:
+        held_out.save(folder)
+
+
+def resume(trainer: PPOTrainer, saver: Saver, held_out: HeldOut | None = None) -> list[dict[str, Any]]:
     """Restores the newest checkpoint, if there is one; returns the metrics of its steps."""
     history: list[dict[str, Any]] = []
     with saver.resuming() as checkpoint:
         if checkpoint:
             trainer.load_state(checkpoint)
             history = [row for _, row in read_jsonl(checkpoint / LOG)]
+            if held_out:
+                held_out.load(checkpoint)
     return history
+
+
+def evaluate(held_out: HeldOut, step: int, bar: ProgressBar) -> dict[str, float]:
+    """The metrics of an evaluation on held-out prompts, which it also prints."""
+    metrics = held_out.evaluate(step)
+    shown = ", ".join(f"{name.removeprefix(PREFIX)} {value:.2f}" for name, value in metrics.items())
+    bar.write(f"{INDENT}held-out prompts after step {step}: {shown}")
+    return metrics
 
 
 def start_trackers(trainer: PPOTrainer, project: str, history: list[dict[str, Any]]) -> None:
@@ -105,6 +143,20 @@ def show_step(bar: ProgressBar, step: Step, metrics: dict[str, Any], trainer: PP
     bar.write(INDENT + "".join(f"{number:9.{digits}f}" for number, digits in shown.values()))
     if warning := mismatch_warning(metrics, trainer.accelerator.mixed_precision):
         bar.write(f"{INDENT}{warning}")
+
+
+def show_samples(
+    bar: ProgressBar,
+    step: Step,
+    rows: Sequence[Row],
+    options: PPOOptions,
+    trainer: PPOTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Prints the first responses of the first step, and of every `show_samples` steps."""
+    if options.show_samples and (step.number == 1 or step.number % options.show_samples == 0):
+        extra = trainer.functions.extra if trainer.functions else {}
+        bar.write(*samples(step.rollout, rows, tokenizer, extra))
 
 
 def samples(

@@ -22,7 +22,7 @@ def divided(folder, rows, **options):
     parts = {}
     for kind in rows:
         files = folder / f"{kind}.jsonl", folder / f"{kind}_test.jsonl"
-        split.write(kind, *files)
+        split.write(kind, files)
         parts[kind] = [[row for _, row in read_jsonl(file)] for file in files]
     split.close()
     return parts
@@ -42,6 +42,28 @@ def in_memory(rows, test_share, test_rows, seed):
         kind: [[row for row in kind_rows if (json.dumps([next(iter(row.items()))]) in test) == part] for part in (0, 1)]
         for kind, kind_rows in rows.items()
     }
+
+
+def test_validation_prompts_are_neither_test_nor_training_prompts_and_do_not_move_the_others(tmp_path):
+    rows = {
+        "demonstrations": [{"prompt": str(i % 50), "completion": str(i)} for i in range(100)],
+        "text": [{"text": str(i)} for i in range(100)],
+    }
+    split = Split(tmp_path)
+    for kind, kind_rows in rows.items():
+        split.add(kind, kind_rows)
+    split.divide(0.1, 400, 0, validation_rows=3)
+    files = [tmp_path / f"{part}.jsonl" for part in ("train", "test", "validation")]
+    counts = split.write("demonstrations", files)
+    train, test, validation = ({row["prompt"] for _, row in read_jsonl(file)} for file in files)
+    assert counts == [84, 10, 6]
+    assert len(validation) == 3
+    assert not train & test | train & validation | test & validation
+    assert split.write("text", files[:2]) == [90, 10]
+    split.close()
+    before = divided(tmp_path, rows)["demonstrations"]
+    assert test == {row["prompt"] for row in before[1]}
+    assert train | validation == {row["prompt"] for row in before[0]}
 
 
 texts = st.lists(st.text("aZ\\é中\ud800\n", min_size=1, max_size=3), max_size=30)
@@ -114,7 +136,7 @@ def test_memory_does_not_grow_with_the_length_of_the_rows(tmp_path):
         split = Split(folder)
         split.add("text", ({"text": f"{i} " + "x" * length} for i in range(3000)))
         split.divide(0.1, 400, 0)
-        split.write("text", folder / "a", folder / "b")
+        split.write("text", [folder / "a", folder / "b"])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 10_000_000  # 30 MB of rows
