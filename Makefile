@@ -4,7 +4,7 @@
 VARIABLES := RECIPE RUN BASE SEED ARGS PROMPT REMAKE PROCESSES ACCELERATE PYTHON VENV
 $(foreach name,$(VARIABLES),$(eval override export $(name) := $$(value $(name))))
 # options of rank and chat; a shell may have variables of these names, so they count only on make's command line
-OF_COMMAND_LINE := MODEL COUNT K HOST PORT WEB
+OF_COMMAND_LINE := MODEL COUNT K HOST PORT WEB NAME
 $(foreach name,$(OF_COMMAND_LINE),$(if $(filter command,$(origin $(name))),\
     $(eval override export $(name) := $$(value $(name))),$(eval unexport $(name))))
 ifndef PYTHON
@@ -22,7 +22,7 @@ WITH_ARGS := $(PY) -m tests.with_args
 TOOLS := rank chat
 STAGES := data pretrain sft comparisons reward ppo samples evaluate
 
-.PHONY: help setup setup-trl112 $(STAGES) $(TOOLS) optimum test test-all bench gpu quality growth sitting mutate kill lint clean clean-previous
+.PHONY: help setup setup-trl112 $(STAGES) $(TOOLS) optimum test test-all bench gpu quality growth sitting experiment mutate kill lint clean clean-previous
 .NOTPARALLEL:
 
 help:
@@ -57,6 +57,7 @@ help:
 	@echo 'make gpu          tests, PPO in bf16 and speed on a GPU, in eight minutes; writes docs/gpu.md'
 	@echo 'make growth       cost of a step       make kill            kills every stage a hundred times, and resumes it'
 	@echo 'make sitting      raters rank in a browser, PPO follows: BASE=runs/tiny; writes into docs/taste.md'
+	@echo 'make experiment   a question on a finished run: NAME=frontier BASE=runs/tiny; without NAME, the list'
 	@echo 'make mutate       mutation testing of the equations'
 	@echo 'make clean-previous  removes replaced results, and token ids'
 
@@ -123,6 +124,10 @@ growth: setup
 
 sitting: setup
 	@$(WITH_ARGS) tests.sitting "$$BASE"
+
+# NAME, BASE and ARGS reach the program as environment variables
+experiment: setup
+	@$(PY) -m stages.experiments
 
 quality: setup setup-trl112
 	@ARGS= $(PY) -m stages reward

@@ -26,7 +26,7 @@ SINGLE = ("data", "samples", *TOOLS)  # they compute too little for several proc
 SHOWN = {"data": "preview.txt", "evaluate": "report.md"}  # files that make prints if the stage is up to date
 
 
-def make(request: Request) -> None:
+def make(request: Request, show_result: bool = True) -> None:
     """Runs the goal and the stages that it needs. Exits with the status of a stage that fails."""
     options = options_of(request)
     if request.goal not in TOOLS:
@@ -46,7 +46,8 @@ def make(request: Request) -> None:
         for decision in decisions:
             execute(request, decision, options)
     request.save_settings()
-    show(request, decisions, options)
+    if show_result:
+        show(request, decisions, options)
 
 
 def print_plan(request: Request, decisions: list[Decision]) -> None:
@@ -154,7 +155,7 @@ def run_stage(request: Request, stage: str) -> None:
     launch = (1, None) if stage in SINGLE else (request.processes, request.accelerate)
     results = {name: str(folder) for name, folder in request.run.chosen.items() if folder != request.run.folder / name}
     argv = [*request.argv(stage), *([f"--results={json.dumps(results)}"] if results else [])]
-    if status := start(stage, argv, *launch):
+    if status := start(request.modules.get(stage, stage), argv, *launch):
         sys.exit(128 - status if status < 0 else status)
 
 

@@ -1,7 +1,7 @@
 """What make was told: its goal, and its variables as they were typed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -35,6 +35,7 @@ class Request:
     remake: bool  # also run earlier stages whose code alone has changed
     processes: int | None = None  # in which each stage computes
     accelerate: str | None = None  # the file of Accelerate's configuration with which stages are launched
+    modules: dict[str, str] = field(default_factory=dict)  # of stages/, which run in place of a stage's own
 
     @classmethod
     def read(cls, goal: str, variables: Mapping[str, str]) -> "Request":
