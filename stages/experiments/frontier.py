@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from stages.experiments.output import interval, plot
-from stages.experiments.results import estimate, last, row_of, sqrt_kl
+from stages.experiments.results import estimate, last, option_of, row_of, sqrt_kl
 from stages.experiments.variants import SEEDS, Runs, Variant, ppo
 
 QUESTION = "How do the learned score and true quality depend on the KL, as beta is swept?"
@@ -13,12 +13,12 @@ PAPER = "InstructGPT, appendix E.7"
 LOOK = "whether gold falls where the score still rises, and whether the best beta is inside the range."
 CHANGE = "BETAS in `stages/experiments/frontier.py`."
 
-BETAS = (0.0, 0.03, 0.06, 0.12, 0.25, 0.5)
+BETAS = (0.0, 0.03, 0.06, None, 0.25, 0.5)  # None: that of the recipe
 
 
-def setting(beta: float) -> list[Variant]:
+def setting(beta: float | None) -> list[Variant]:
     """PPO with this beta, one variant for each seed."""
-    return [ppo(kl_coef=beta, seed=seed) for seed in SEEDS]
+    return [ppo(seed=seed) if beta is None else ppo(kl_coef=beta, seed=seed) for seed in SEEDS]
 
 
 def variants() -> list[Variant]:
@@ -32,7 +32,8 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
     for beta in BETAS:
         numbers = {name: last(runs, setting(beta), name) for name in ("score", "gold", "kl", "length")}
         root = sqrt_kl(float(np.mean(numbers["kl"])))
-        rows.append(row_of(beta=beta, **{name: estimate(n) for name, n in numbers.items()}, sqrt_kl=root))
+        value = option_of(runs, setting(beta)[0], "kl_coef")
+        rows.append(row_of(beta=value, **{name: estimate(n) for name, n in numbers.items()}, sqrt_kl=root))
     return rows
 
 
@@ -52,7 +53,8 @@ def seen(rows: list[dict[str, Any]]) -> str:
     """Where gold is best, and whether it falls beyond that while the score rises."""
     best = max(rows, key=lambda row: row["gold"])
     far = max(rows, key=lambda row: row["kl"])
-    inside = min(BETAS) < best["beta"] < max(BETAS)
+    betas = [row["beta"] for row in rows]
+    inside = min(betas) < best["beta"] < max(betas)
     first = (
         f"Gold is highest, {interval(best, 'gold')}, at beta {best['beta']:g}, "
         f"{'inside' if inside else 'at the end of'} the range, with a KL of {best['kl']:.1f} nats."

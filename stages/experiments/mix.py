@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from stages.experiments.output import interval, plot
-from stages.experiments.results import estimate, evaluations, last, perplexities, perplexity_of, row_of
+from stages.experiments.results import estimate, evaluations, last, option_of, perplexities, perplexity_of, row_of
 from stages.experiments.variants import SEEDS, Runs, Variant, ppo
 
 QUESTION = "Does the pretraining mix undo what SFT forgot, and can a larger KL penalty do the same?"
@@ -13,19 +13,21 @@ PAPER = "InstructGPT, section 4.2 and appendix E.6"
 LOOK = "how far each curve goes to the left, to the perplexity of the pretrained model, and what gold that costs."
 CHANGE = "GAMMAS in `stages/experiments/mix.py`."
 
-GAMMAS = (0.0, 0.1, 0.5, 2.0)
+GAMMAS = (0.0, 0.1, None, 2.0)  # None: that of the recipe
 BETAS = (0.25, 0.5, 1.0)  # without the mix
 RECOVERED = 0.8
 
 
-def setting(gamma: float, beta: float | None = None) -> list[Variant]:
+def setting(gamma: float | None, beta: float | None = None) -> list[Variant]:
     """PPO with this weight of the mix and of the KL penalty, by default the recipe's; one variant for each seed."""
+    if gamma is None:
+        return [ppo(seed=seed) for seed in SEEDS]
     if beta is None:
         return [ppo(ptx_coef=gamma, seed=seed) for seed in SEEDS]
     return [ppo(ptx_coef=gamma, kl_coef=beta, seed=seed) for seed in SEEDS]
 
 
-def settings() -> list[tuple[float, float | None]]:
+def settings() -> list[tuple[float | None, float | None]]:
     """(gamma, beta) of each setting."""
     return [*((gamma, None) for gamma in GAMMAS), *((0.0, beta) for beta in BETAS)]
 
@@ -50,7 +52,7 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
         entries |= {"perplexity": estimate(own), "recovered": estimate((sft["perplexity"] - own) / lost)}
         entries["gold_loss"] = estimate(plain, last(runs, chosen, "gold"))
         swept = {"beta": "recipe"} if beta is None else {"beta": beta}
-        rows.append(row_of(model="PPO", gamma=gamma, **swept, **entries))
+        rows.append(row_of(model="PPO", gamma=option_of(runs, chosen[0], "ptx_coef"), **swept, **entries))
     return rows
 
 

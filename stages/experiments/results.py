@@ -30,6 +30,11 @@ def evaluations(result: Path) -> list[dict[str, Any]]:
     return [{**log[row["step"]], **row, "perplexity": log[row["step"]].get(f"{PREFIX}perplexity")} for row in rows]
 
 
+def option_of(runs: Runs, variant: Variant, name: str) -> Any:
+    """The value of an option with which a variant's stage ran."""
+    return record_of(runs.result(variant))["options"][name]
+
+
 def last(runs: Runs, variants: Sequence[Variant], name: str) -> np.ndarray:
     """A number of each prompt after the last step, (variants, prompts); variants are the seeds of one setting."""
     return np.array([evaluations(runs.result(v))[-1][name] for v in variants], dtype=float)
