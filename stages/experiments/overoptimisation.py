@@ -22,6 +22,8 @@ SIZES = (0.25, 1, 4)  # comparisons, in those of the finished run
 NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128)  # n of best-of-n
 SIGNALS = ("kl", "length", "entropy", "disagreement")  # what is known without gold
 METHODS = ("PPO", "RLOO", "best of n")
+# far enough from the SFT model that gold can fall
+LONGER = {"total_episodes": 5120, "eval_steps": 5, "lr_scheduler_type": "constant"}
 
 
 def reward_model(size: float) -> Variant | None:
@@ -42,7 +44,8 @@ def second_reward_model() -> Variant:
 def setting(method: str, size: float) -> list[Variant]:
     """PPO or RLOO without a KL penalty on a reward model, one variant for each seed."""
     options: dict[str, Any] = {} if method == "PPO" else {"advantage_estimator": "rloo", "num_generations": 4}
-    return [ppo(reward_model(size), **options, kl_coef=0.0, seed=seed) for seed in SEEDS]
+    options |= {"kl_coef": 0.0, **LONGER}
+    return [ppo(reward_model(size), **options, seed=seed) for seed in SEEDS]
 
 
 def settings() -> list[tuple[str, float]]:
@@ -160,29 +163,31 @@ def mean_curve(rows: list[dict[str, Any]], name: str) -> list[float]:
     return [float(np.mean([row[name] for row in points if row["step"] == step])) for step in steps]
 
 
+def turn_of(rows: list[dict[str, Any]], name: str, count: int) -> int | None:
+    """Which of `count` evaluations is the turn of a signal; None if it has none, or if the table lacks it."""
+    curve = mean_curve(rows, name)
+    index = turn(curve) if curve else None
+    # entropy is that of training steps, so it has no value before the first one
+    return None if index is None else count - len(curve) + index
+
+
 def seen(rows: list[dict[str, Any]]) -> str:
     """The fitted peaks by size, and the signals that turn before gold."""
-    forms = {(row["method"], row["size"]): row for row in rows if "alpha" in row}
-    peaks = [forms["PPO", size].get("peak_kl", math.inf) for size in SIZES]
+    forms = {row["size"]: row for row in rows if "alpha" in row and row["method"] == "PPO"}
+    peaks = [forms[size]["peak_kl"] if forms[size].get("inside") == "True" else math.inf for size in SIZES]
     listed = ", ".join(
-        f"{peak:.1f} nats with {size:g} ×" if peak < math.inf else f"no peak with {size:g} ×"
+        f"at {peak:.1f} nats with {size:g} ×" if peak < math.inf else f"not within the range with {size:g} ×"
         for size, peak in zip(SIZES, peaks, strict=True)
     )
-    moves = (
-        "more comparisons move the peak out" if peaks == sorted(set(peaks)) else "the peak does not move out steadily"
-    )
+    out = peaks == sorted(peaks) and peaks[0] < peaks[-1]
+    moves = "more comparisons move the peak out" if out else "more comparisons do not move the peak out steadily"
     gold, score = mean_curve(rows, "gold"), mean_curve(rows, "score")
-    top = int(np.argmax(gold))
-    # entropy is measured in training steps, so that it has no value before the first one
-    turns = {
-        name: (len(gold) - len(curve) + t)
-        for name in SIGNALS
-        if (t := turn(curve := mean_curve(rows, name))) is not None
-    }
-    early = [name for name, index in turns.items() if index < top]
+    early = [
+        name for name in SIGNALS if (index := turn_of(rows, name, len(gold))) is not None and index < np.argmax(gold)
+    ]
     signals = f"{', '.join(early)} turn{'s' * (len(early) == 1)} before it" if early else "no signal turns before it"
     return (
-        f"PPO's gold peaks at a KL of {listed} the comparisons: {moves}. "
+        f"Along the KL, the form fitted to PPO's gold peaks {listed} the comparisons: {moves}. "
         f"At the run's own size gold goes {gold[0]:.2f}, {max(gold):.2f} at its highest, {gold[-1]:.2f} at the end, while "
         f"the score goes from {score[0]:.2f} to {score[-1]:.2f}; of {', '.join(SIGNALS)}, {signals}."
     )

@@ -99,8 +99,10 @@ class Runs:
         started, workers = time.time(), workers_of(len(ordered))
         print_lines(f"{len(ordered)} runs of stages, {workers} at once, in {self.root / 'variants'}")
         with ThreadPoolExecutor(workers) as pool:
-            futures = {v: pool.submit(self._make, v) for v in ordered if v.name not in self.made}
-            self.made |= {v.name: future for v, future in futures.items()}
+            futures: dict[Variant, Future] = {}
+            for v in ordered:  # each after its parent
+                if v.name not in self.made:
+                    self.made[v.name] = futures[v] = pool.submit(self._make, v)
             try:
                 for number, (v, future) in enumerate(futures.items(), start=1):
                     taken = future.result()
