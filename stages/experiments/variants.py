@@ -20,7 +20,7 @@ from rlhf import InputError
 from stages.common.console import duration, print_lines, say
 from stages.common.processes import cores
 from stages.common.request import NAMES
-from stages.common.run import RECORD
+from stages.common.run import BASE, RECORD
 
 LOG = "output.txt"  # in the folder of a variant: what its stage printed
 LONGEST_NAME = 150  # characters; longer names end in a hash
@@ -45,7 +45,7 @@ class Variant:
         words += [
             f"{option}-{value}" for option, value in self.options if option not in SHORT or value != SHORT[option]
         ]
-        own = "-".join(words).replace("/", "-").replace(" ", "-")
+        own = "-".join(words).replace(BASE, "").replace("/", "-").replace(" ", "-")
         name = f"{self.parent.name}--{own}" if self.parent else own
         return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 
@@ -95,12 +95,15 @@ class Runs:
 
         Raises InputError with the last lines of the output if one fails.
         """
-        ordered = list(dict.fromkeys(v for wanted in variants for v in lineage(wanted)))
+        wanted = dict.fromkeys(v for chosen in variants for v in lineage(chosen))
+        ordered = sorted(wanted, key=lambda v: len(lineage(v)))  # a variant that waits for its parent holds a worker
         started, workers = time.time(), workers_of(len(ordered))
         print_lines(f"{len(ordered)} runs of stages, {workers} at once, in {self.root / 'variants'}")
         with ThreadPoolExecutor(workers) as pool:
-            futures = {v: pool.submit(self._make, v) for v in ordered if v.name not in self.made}
-            self.made |= {v.name: future for v, future in futures.items()}
+            futures = {}
+            for v in (v for v in ordered if v.name not in self.made):
+                # entered before the next is submitted, which may start at once and look for its parent
+                self.made[v.name] = futures[v] = pool.submit(self._make, v)
             try:
                 for number, (v, future) in enumerate(futures.items(), start=1):
                     taken = future.result()
