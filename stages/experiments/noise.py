@@ -58,20 +58,29 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
     """A row for the SFT model, and one for each setting: accuracies of the reward model, and PPO's answers at the end.
 
     `accuracy` is that of pairs of a prompt's own completions, `accuracy_swapped` that of pairs with a completion of
-    another prompt, both of the finished run's held-out rankings. `distinct` and `commonest` are shares of `forms`. The
-    intervals of the accuracies are over prompts alone: each setting has one reward model.
+    another prompt, both of the finished run's held-out rankings. `accuracy_lost` and `gold_lost` are what the setting
+    loses against the first one. `distinct` and `commonest` are shares of `forms`. The intervals of the accuracies are
+    over prompts alone: each setting has one reward model.
     """
     test = held_out(runs)
     starts = [evaluations(runs.result(v))[0] for v in setting(*USUAL)]
     gold = estimate(np.array([start["gold"] for start in starts], dtype=float))
     rows = [row_of(model="SFT", gold=gold, **shares([start["completions"] for start in starts]))]
+    first: dict[str, np.ndarray] = {}
     for noise, swapped in SETTINGS:
         made, trained = setting(noise, swapped), reward(noise, swapped)
         scores = [scores_of(runs.result(trained) if trained else Run(runs.base).find("reward"), test)]
+        numbers = {"accuracy": accuracies(scores, test.own()), "gold": last(runs, made, "gold")}
+        first = first or numbers
         entries = {
-            "accuracy": estimate(accuracies(scores, test.own())),
+            **{name: estimate(values) for name, values in numbers.items()},
+            **{
+                f"{name}_lost": estimate(first[name], values)
+                for name, values in numbers.items()
+                if first is not numbers
+            },
             "accuracy_swapped": estimate(accuracies(scores, test.order(), without=test.own())),
-            **{name: estimate(last(runs, made, name)) for name in ("gold", "kl")},
+            "kl": estimate(last(runs, made, "kl")),
             **shares([evaluations(runs.result(v))[-1]["completions"] for v in made]),
         }
         rows.append(row_of(model="PPO", noise=noise, swapped=swapped, **entries))
@@ -125,7 +134,7 @@ def seen(rows: list[dict[str, Any]]) -> str:
     """What the largest noise costs, and whether answers become alike without completions of other prompts."""
     swept = sorted((row for row in rows if row.get("swapped") == USUAL[1]), key=lambda row: row["noise"])
     least, most = swept[0], swept[-1]
-    falls = {name: most[f"{name}_high"] < least[f"{name}_low"] for name in ("accuracy", "gold")}
+    falls = {name: most[f"{name}_lost_low"] > 0 for name in ("accuracy", "gold")}
     outcome = {
         (True, True): "both fall",
         (True, False): "the accuracy falls, gold does not clearly",

@@ -106,24 +106,27 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
     """A row for each form and epoch: accuracy on the rankings trained on, and accuracy and loss on held-out ones.
 
     The training accuracy and the losses are those of the labeller's ranks. The held-out accuracy is that of true
-    quality if it is known. `lost` is the held-out accuracy of one element minus that of the shuffled pairs.
+    quality if it is known. Of shuffled pairs, `lost` is the held-out accuracy of one element minus their own, and
+    `fitted` their training accuracy minus that of one element. `risen` is the loss minus the lowest of the form.
     """
     test, train = held_out(runs), read_rankings(runs, runs.root / FOLDER / FORMS["one element"])
     rows: list[dict[str, Any]] = []
-    reference: list[np.ndarray] = []  # the held-out accuracy of the first form by epoch
+    by_form: dict[str, list[dict[str, np.ndarray]]] = {}
     for form in FORMS:
-        for epoch in range(1, EPOCHS + 1):
-            numbers = after_epoch(runs, form, epoch, train, test)
-            if form == "one element":
-                reference.append(numbers["accuracy"])
-            else:
-                numbers["lost"] = (reference[epoch - 1], numbers["accuracy"])
-            entries = {name: estimate(*n) if isinstance(n, tuple) else estimate(n) for name, n in numbers.items()}
+        own = by_form[form] = [after_epoch(runs, form, epoch, train, test) for epoch in range(1, EPOCHS + 1)]
+        lowest = min((numbers["loss"] for numbers in own), key=np.mean)
+        for epoch, (numbers, other) in enumerate(zip(own, by_form["one element"], strict=True), start=1):
+            entries = {name: estimate(values) for name, values in numbers.items()}
+            if numbers["loss"] is not lowest:
+                entries["risen"] = estimate(numbers["loss"], lowest)
+            if form == "shuffled":
+                entries["lost"] = estimate(other["accuracy"], numbers["accuracy"])
+                entries["fitted"] = estimate(numbers["train_accuracy"], other["train_accuracy"])
             rows.append(row_of(form=form, epoch=epoch, **entries))
     return rows
 
 
-def after_epoch(runs: Runs, form: str, epoch: int, train: Rankings, test: Rankings) -> dict[str, Any]:
+def after_epoch(runs: Runs, form: str, epoch: int, train: Rankings, test: Rankings) -> dict[str, np.ndarray]:
     """Numbers of the checkpoints after an epoch, (seeds, rankings) each."""
     folders = [runs.result(v) / CHECKPOINTS / f"step-{epoch * (RANKINGS // BATCH):07d}" for v in setting(form)]
     on_train = [scores_of(folder, train) for folder in folders]
@@ -146,6 +149,7 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
     left.set(title="accuracy", xlabel="epochs")
     right.set(title="loss on held-out rankings", xlabel="epochs")
     for axis in (left, right):
+        axis.set_xticks(sorted({row["epoch"] for row in rows}))
         axis.legend(fontsize=8)
 
 
@@ -153,8 +157,7 @@ def seen(rows: list[dict[str, Any]]) -> str:
     """Whether shuffled pairs cost held-out accuracy, and whether the loss of each form rises after its lowest."""
     by_form = {form: [row for row in rows if row["form"] == form] for form in FORMS}
     element, shuffled = (own[-1] for own in by_form.values())
-    fits = shuffled["train_accuracy_low"] > element["train_accuracy_high"]
-    fit = "fit the training pairs better" if fits else "do not fit the training pairs clearly better"
+    fit = "fit" if shuffled["fitted_low"] > 0 else "do not clearly fit"
     outcome = (
         "lose accuracy"
         if shuffled["lost_low"] > 0
@@ -163,7 +166,7 @@ def seen(rows: list[dict[str, Any]]) -> str:
         else "do not clearly change the accuracy"
     )
     first = (
-        f"After {element['epoch']:.0f} epochs shuffled pairs {fit} ({shuffled['train_accuracy']:.3f} against "
+        f"After {element['epoch']:.0f} epochs shuffled pairs {fit} the training pairs better ({shuffled['train_accuracy']:.3f} against "
         f"{element['train_accuracy']:.3f}), and {outcome} on held-out pairs: {interval(shuffled, 'accuracy', 3)} against "
         f"{interval(element, 'accuracy', 3)}."
     )
@@ -176,5 +179,5 @@ def _course(form: str, rows: list[dict[str, Any]]) -> str:
     lowest, last = min(rows, key=lambda row: row["loss"]), rows[-1]
     if lowest is last:
         return f"{name} is lowest after the last epoch, {last['loss']:.3f}"
-    rises = "rises" if last["loss_low"] > lowest["loss_high"] else "rises, within its interval,"
+    rises = "rises" if last["risen_low"] > 0 else "rises, within its interval,"
     return f"{name} {rises} from {lowest['loss']:.3f} after epoch {lowest['epoch']:.0f} to {last['loss']:.3f}"

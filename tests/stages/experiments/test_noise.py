@@ -13,7 +13,8 @@ from stages.experiments.variants import SEEDS, Runs
 def row(label_noise, swapped, accuracy, gold, distinct):
     """A row of PPO, with intervals of 0.01 to both sides."""
     made = {"model": "PPO", "noise": float(label_noise), "swapped": float(swapped), "accuracy_swapped": 0.9}
-    for name, number in {"accuracy": accuracy, "gold": gold, "distinct": distinct}.items():
+    lost = {"accuracy_lost": 0.7 - accuracy, "gold_lost": 6.0 - gold}
+    for name, number in {"accuracy": accuracy, "gold": gold, "distinct": distinct, **lost}.items():
         made |= {name: number, f"{name}_low": number - 0.01, f"{name}_high": number + 0.01}
     return made
 

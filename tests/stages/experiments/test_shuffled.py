@@ -16,26 +16,28 @@ from stages.experiments.variants import SEEDS, Runs
 RANKING = {"prompt": "P", "completions": ["a", "b", "c"], "ranks": [1, 0, 1], "ended": [True, False, True]}
 
 
-def row(form, epoch, train=0.7, accuracy=0.6, loss=0.6, lost=None, width=0.01):
-    """A row of the table, each interval as wide as two `width`."""
-    numbers = {"train_accuracy": train, "accuracy": accuracy, "loss": loss} | ({} if lost is None else {"lost": lost})
+def row(form, epoch, loss=0.6, **others):
+    """A row of the table, with intervals of 0.01 to both sides."""
+    numbers = {"train_accuracy": 0.7, "accuracy": 0.6, "loss": loss, **others}
+    if form == "shuffled":
+        numbers = {"lost": 0.0, "fitted": 0.0, **numbers}
     made = {"form": form, "epoch": float(epoch), **numbers}
     for name, number in numbers.items():
-        made |= {f"{name}_low": number - width, f"{name}_high": number + width}
+        made |= {f"{name}_low": number - 0.01, f"{name}_high": number + 0.01}
     return made
 
 
 OVERFITTING = [
-    row("one element", 1, loss=0.66),
+    row("one element", 1, loss=0.66, risen=0.06),
     row("one element", 2, loss=0.60),
-    row("shuffled", 1, loss=0.61, lost=0.0),
-    row("shuffled", 2, train=0.9, accuracy=0.55, loss=0.8, lost=0.05),
+    row("shuffled", 1, loss=0.61),
+    row("shuffled", 2, loss=0.80, risen=0.19, train_accuracy=0.9, fitted=0.2, accuracy=0.55, lost=0.05),
 ]
 EQUAL = [
     row("one element", 1, loss=0.60),
-    row("one element", 2, loss=0.605),
-    row("shuffled", 1, loss=0.61, lost=0.0),
-    row("shuffled", 2, loss=0.60, lost=0.0),
+    row("one element", 2, loss=0.605, risen=0.005),
+    row("shuffled", 1, loss=0.61, risen=0.01),
+    row("shuffled", 2, loss=0.60),
 ]
 
 
@@ -94,14 +96,17 @@ def test_losses_of_rankings_have_the_mean_of_the_ranking_loss():
 
 def test_overfitting_of_shuffled_pairs_is_told():
     text = shuffled.seen(OVERFITTING)
-    assert "fit the training pairs better (0.900 against 0.700), and lose accuracy on held-out pairs" in text
+    assert (
+        "shuffled pairs fit the training pairs better (0.900 against 0.700), and lose accuracy on held-out pairs"
+        in text
+    )
     assert "of one element per prompt is lowest after the last epoch, 0.600" in text
     assert "of shuffled pairs rises from 0.610 after epoch 1 to 0.800" in text
 
 
 def test_no_difference_is_told_as_none():
     text = shuffled.seen(EQUAL)
-    assert "do not fit the training pairs clearly better" in text and "do not clearly change the accuracy" in text
+    assert "do not clearly fit the training pairs better" in text and "do not clearly change the accuracy" in text
     assert "of one element per prompt rises, within its interval, from 0.600 after epoch 1 to 0.605" in text
 
 
