@@ -93,7 +93,10 @@ def forms(completions: Sequence[str]) -> list[str]:
 
 
 def shares(by_seed: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Of the completions of all prompts, the share of distinct forms and of the most frequent form; means over seeds."""
+    """The shares of distinct forms and of the most frequent form of the completions of all prompts.
+
+    Means over seeds; the interval is from the lowest to the highest seed.
+    """
     counts = [Counter(forms(completions)) for completions in by_seed]
     distinct = [len(count) / count.total() for count in counts]
     commonest = [max(count.values()) / count.total() for count in counts]
@@ -143,14 +146,15 @@ def seen(rows: list[dict[str, Any]]) -> str:
     }[falls["accuracy"], falls["gold"]]
     first = (
         f"From noise {least['noise']:g} to {most['noise']:g} the accuracy goes from {least['accuracy']:.3f} to "
-        f"{most['accuracy']:.3f} and gold after PPO from {interval(least, 'gold')} to {interval(most, 'gold')}: {outcome}."
+        f"{most['accuracy']:.3f} and gold after PPO from {interval(least, 'gold')} to {interval(most, 'gold')}: "
+        f"{outcome}."
     )
     usual, without = _compared(rows)
     alike = without["distinct_high"] < usual["distinct_low"]
     second = (
-        f"Without completions of other prompts the accuracy of rejecting them is {without['accuracy_swapped']:.3f} in place "
-        f"of {usual['accuracy_swapped']:.3f}, gold {interval(without, 'gold')} in place of {interval(usual, 'gold')}, and "
-        f"distinct answers, names ignored, {without['distinct']:.2f} of all in place of {usual['distinct']:.2f}: "
-        f"{'the policy repeats answers more' if alike else 'the policy does not clearly repeat answers more'}."
+        f"Without completions of other prompts the accuracy of rejecting them is {without['accuracy_swapped']:.3f} in "
+        f"place of {usual['accuracy_swapped']:.3f}, gold {interval(without, 'gold')} in place of "
+        f"{interval(usual, 'gold')}, and distinct answers, names ignored, {without['distinct']:.2f} of all in place of "
+        f"{usual['distinct']:.2f}: the policy {'repeats' if alike else 'does not clearly repeat'} answers more."
     )
     return f"{first} {second}"

@@ -118,7 +118,7 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
         for epoch, (numbers, other) in enumerate(zip(own, by_form["one element"], strict=True), start=1):
             entries = {name: estimate(values) for name, values in numbers.items()}
             if numbers["loss"] is not lowest:
-                entries["risen"] = estimate(numbers["loss"], lowest)
+                entries["risen"] = estimate(numbers["loss"] - lowest)  # of the same models
             if form == "shuffled":
                 entries["lost"] = estimate(other["accuracy"], numbers["accuracy"])
                 entries["fitted"] = estimate(numbers["train_accuracy"], other["train_accuracy"])
@@ -166,9 +166,9 @@ def seen(rows: list[dict[str, Any]]) -> str:
         else "do not clearly change the accuracy"
     )
     first = (
-        f"After {element['epoch']:.0f} epochs shuffled pairs {fit} the training pairs better ({shuffled['train_accuracy']:.3f} against "
-        f"{element['train_accuracy']:.3f}), and {outcome} on held-out pairs: {interval(shuffled, 'accuracy', 3)} against "
-        f"{interval(element, 'accuracy', 3)}."
+        f"After {element['epoch']:.0f} epochs shuffled pairs {fit} the training pairs better "
+        f"({shuffled['train_accuracy']:.3f} against {element['train_accuracy']:.3f}), and {outcome} on held-out pairs: "
+        f"{interval(shuffled, 'accuracy', 3)} against {interval(element, 'accuracy', 3)}."
     )
     return f"{first} The held-out loss {', and '.join(_course(form, own) for form, own in by_form.items())}."
 
@@ -176,7 +176,7 @@ def seen(rows: list[dict[str, Any]]) -> str:
 def _course(form: str, rows: list[dict[str, Any]]) -> str:
     """How the held-out loss of a form goes on after its lowest, in words."""
     name = "of one element per prompt" if form == "one element" else "of shuffled pairs"
-    lowest, last = min(rows, key=lambda row: row["loss"]), rows[-1]
+    lowest, last = next(row for row in rows if "risen" not in row), rows[-1]
     if lowest is last:
         return f"{name} is lowest after the last epoch, {last['loss']:.3f}"
     rises = "rises" if last["risen_low"] > 0 else "rises, within its interval,"

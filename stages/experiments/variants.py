@@ -20,7 +20,7 @@ from rlhf import InputError
 from stages.common.console import duration, print_lines, say
 from stages.common.processes import cores
 from stages.common.request import NAMES
-from stages.common.run import BASE, RECORD
+from stages.common.run import BASE, RECORD, Run
 
 LOG = "output.txt"  # in the folder of a variant: what its stage printed
 LONGEST_NAME = 150  # characters; longer names end in a hash
@@ -87,8 +87,8 @@ class Runs:
         return self.base if variant is None else self.root / "variants" / variant.name
 
     def result(self, variant: Variant) -> Path:
-        """The result of a variant's stage."""
-        return self.folder(variant) / variant.stage
+        """The result of a variant's stage: that of its parent's run if make found that the variant is the same."""
+        return Run(self.folder(variant)).find(variant.stage)
 
     def make(self, variants: Sequence[Variant]) -> None:
         """Makes the variants and their parents, as many at once as there are cores; prints each that is finished.
