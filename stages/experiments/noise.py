@@ -118,12 +118,12 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
     middle.axhline(rows[0]["gold"], color="grey", linestyle=":", label="SFT")
     middle.legend()
     compared = [rows[0], *_compared(rows)]
-    names = ["SFT", f"PPO, {USUAL[1]} swapped in", "PPO, none"]
+    names = ["SFT", f"PPO, {USUAL[1]} added", "PPO, none"]
     errors = np.array(
         [[row["distinct"] - row["distinct_low"], row["distinct_high"] - row["distinct"]] for row in compared]
     )
     right.bar(names, [row["distinct"] for row in compared], yerr=errors.T, capsize=3)
-    right.set(title="distinct answers, share of prompts", ylim=(0, 1.05))
+    right.set(title="share of distinct answers", ylim=(0, 1.05))
     right.tick_params(axis="x", labelsize=7)
 
 
