@@ -54,6 +54,8 @@ def run(name: str, base: Path, docs: bool) -> None:
     """Runs an experiment and writes its output."""
     module, runs, started = load(name), Runs(base), time.time()
     print_lines(f"{module.QUESTION} ({module.PAPER})", "")
+    if hasattr(module, "prepare"):  # files that the options of its variants name, and checks of the finished run
+        module.prepare(runs)
     runs.make(module.variants())
     rows = module.measure(runs)
     from stages.experiments.output import publish, write_output

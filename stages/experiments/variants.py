@@ -20,7 +20,7 @@ from rlhf import InputError
 from stages.common.console import duration, print_lines, say
 from stages.common.processes import cores
 from stages.common.request import NAMES
-from stages.common.run import RECORD
+from stages.common.run import BASE, RECORD, Run
 
 LOG = "output.txt"  # in the folder of a variant: what its stage printed
 LONGEST_NAME = 150  # characters; longer names end in a hash
@@ -45,7 +45,7 @@ class Variant:
         words += [
             f"{option}-{value}" for option, value in self.options if option not in SHORT or value != SHORT[option]
         ]
-        own = "-".join(words).replace("/", "-").replace(" ", "-")
+        own = "-".join(words).replace(BASE, "").replace("/", "-").replace(" ", "-")
         name = f"{self.parent.name}--{own}" if self.parent else own
         return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 
@@ -87,22 +87,23 @@ class Runs:
         return self.base if variant is None else self.root / "variants" / variant.name
 
     def result(self, variant: Variant) -> Path:
-        """The result of a variant's stage."""
-        return self.folder(variant) / variant.stage
+        """The result of a variant's stage: that of its parent's run if make found that the variant is the same."""
+        return Run(self.folder(variant)).find(variant.stage)
 
     def make(self, variants: Sequence[Variant]) -> None:
         """Makes the variants and their parents, as many at once as there are cores; prints each that is finished.
 
         Raises InputError with the last lines of the output if one fails.
         """
-        ordered = list(dict.fromkeys(v for wanted in variants for v in lineage(wanted)))
+        wanted = dict.fromkeys(v for chosen in variants for v in lineage(chosen))
+        ordered = sorted(wanted, key=lambda v: len(lineage(v)))  # a variant that waits for its parent holds a worker
         started, workers = time.time(), workers_of(len(ordered))
         print_lines(f"{len(ordered)} runs of stages, {workers} at once, in {self.root / 'variants'}")
         with ThreadPoolExecutor(workers) as pool:
             futures: dict[Variant, Future] = {}
-            for v in ordered:  # each after its parent
-                if v.name not in self.made:
-                    self.made[v.name] = futures[v] = pool.submit(self._make, v)
+            for v in (v for v in ordered if v.name not in self.made):
+                # entered before the next is submitted, which may start at once and look for its parent
+                self.made[v.name] = futures[v] = pool.submit(self._make, v)
             try:
                 for number, (v, future) in enumerate(futures.items(), start=1):
                     taken = future.result()
