@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from rlhf.evaluate import Estimate
-from stages.experiments import best_of_n, details, frontier, mix, overoptimisation, seeds
+from stages.experiments import best_of_n, details, estimators, frontier, mix, overoptimisation, seeds
 from stages.experiments.__main__ import load, names
 from stages.experiments.output import read_table, write_table
 from stages.experiments.results import row_of
@@ -165,3 +165,17 @@ def test_seeds_has_mean_deviation_and_smallest_gain():
     )
     assert text.endswith("The gain over SFT is 2.00 ± 1.00, at least 1.00.")
     assert drawn(seeds, rows) == 2
+
+
+def test_estimators_says_which_bounds_overlap_and_which_is_fastest():
+    golds = {"PPO": (6.0, 90), "RLOO": (6.3, 60), "GRPO": (6.2, 62), "GSPO": (5.0, 61)}
+    rows = [row_of(method=m, episodes=0, seconds=0.0, gold=around(4.0), score=0.0, kl=0.0) for m in golds]
+    rows += [
+        row_of(method=m, episodes=4096, seconds=float(s), gold=around(g), score=0.1, kl=1.0)
+        for m, (g, s) in golds.items()
+    ]
+    text = estimators.seen(rows)
+    assert "After 4,096 episodes RLOO has the highest gold, 6.30 [6.20, 6.40]" in text
+    assert "overlap with those of GRPO; PPO, GSPO are lower" in text
+    assert text.endswith("RLOO takes the least time, 60 s, with a gold of 6.30 [6.20, 6.40]; PPO takes 90 s.")
+    assert drawn(estimators, rows) == 2

@@ -1,0 +1,91 @@
+"""Advantage estimators and policy losses: gold against seconds and against episodes."""
+
+from typing import Any
+
+import numpy as np
+
+from rlhf.rows import read_jsonl
+from stages.common.ppo_log import LOG
+from stages.experiments.output import interval, plot
+from stages.experiments.results import estimate, evaluations, option_of, row_of
+from stages.experiments.variants import SEEDS, Runs, Variant, ppo
+
+QUESTION = "Which advantage estimator and which policy loss reach the highest gold, by time and by episodes?"
+PAPER = "PPO and RLOO; GRPO 2402.03300, Dr. GRPO 2503.20783, GSPO 2507.18071, CISPO 2506.13585, DAPO 2503.14476"
+LOOK = "whether the bands of the last points overlap; the methods of one group of four responses have no value model."
+CHANGE = "SETTINGS in `stages/experiments/estimators.py`; all use the learning rate of the recipe."
+
+GROUP = {"num_generations": 4}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "PPO": {},
+    "REINFORCE": {"advantage_estimator": "reinforce"},
+    "RLOO": {"advantage_estimator": "rloo", **GROUP},
+    "GRPO": {"advantage_estimator": "grpo", **GROUP},
+    "Dr. GRPO": {"advantage_estimator": "dr_grpo", **GROUP},
+    "GSPO": {"advantage_estimator": "grpo", "policy_loss": "gspo", "cliprange": 3e-4, "cliprange_high": 4e-4, **GROUP},
+    "CISPO": {"advantage_estimator": "grpo", "policy_loss": "cispo", **GROUP},
+    "DAPO's clip": {"advantage_estimator": "grpo", "cliprange_high": 0.28, "loss_aggregation": "tokens", **GROUP},
+}
+
+
+def setting(name: str) -> list[Variant]:
+    """PPO with these options, one variant for each seed."""
+    return [ppo(**SETTINGS[name], seed=seed) for seed in SEEDS]
+
+
+def variants() -> list[Variant]:
+    """Each method with each seed."""
+    return [v for name in SETTINGS for v in setting(name)]
+
+
+def measure(runs: Runs) -> list[dict[str, Any]]:
+    """A row for each evaluation of each method: episodes, seconds of training so far, gold, score and KL."""
+    rows = []
+    for name in SETTINGS:
+        curves = [evaluations(runs.result(v)) for v in setting(name)]
+        batch = option_of(runs, setting(name)[0], "batch_size")
+        for points in zip(*curves, strict=True):
+            step = points[0]["step"]
+            numbers = {key: np.array([point[key] for point in points], dtype=float) for key in ("gold", "score", "kl")}
+            seconds = float(np.mean([seconds_until(runs, v, step) for v in setting(name)]))
+            means = {key: float(values.mean()) for key, values in numbers.items() if key != "gold"}
+            gold = estimate(numbers["gold"])
+            rows.append(row_of(method=name, episodes=step * batch, seconds=seconds, gold=gold, **means))
+    return rows
+
+
+def seconds_until(runs: Runs, variant: Variant, step: int) -> float:
+    """The seconds that the steps of a variant took up to this one, without evaluations."""
+    batch = option_of(runs, variant, "batch_size")
+    rows = (row for _, row in read_jsonl(runs.result(variant) / LOG) if 0 < row["step"] <= step)
+    return float(sum(batch / row["episodes_per_second"] for row in rows))
+
+
+def draw(rows: list[dict[str, Any]], figure: Any) -> None:
+    """Gold against episodes and against seconds, a line for each method."""
+    left, right = figure.subplots(1, 2, sharey=True)
+    for number, name in enumerate(SETTINGS):
+        curve = [row for row in rows if row["method"] == name]
+        for axis, x in ((left, "episodes"), (right, "seconds")):
+            plot(axis, curve, x, "gold", label=name, color=f"C{number}", alpha=0.8)
+            axis.set_xlabel(x if x == "episodes" else "seconds of training, one thread")
+    left.set_ylabel("gold (true quality)")
+    right.legend(fontsize=8)
+
+
+def seen(rows: list[dict[str, Any]]) -> str:
+    """The best method at the end, those whose interval overlaps with its own, and the fastest."""
+    final: dict[str, dict[str, Any]] = {row["method"]: row for row in rows}  # the last row of each method
+    best = max(final, key=lambda name: final[name]["gold"])
+    others = [name for name in final if name != best]
+    close = [name for name in others if final[name]["gold_high"] >= final[best]["gold_low"]]
+    below = [name for name in others if name not in close]
+    fastest = min(final, key=lambda name: final[name]["seconds"])
+    overlap = f"overlap with those of {', '.join(close)}" if close else "overlap with no other"
+    clear = f"; {', '.join(below)} {'are' if below[1:] else 'is'} lower" if below else ""
+    return (
+        f"After {final[best]['episodes']:,.0f} episodes {best} has the highest gold, {interval(final[best], 'gold')}; its "
+        f"bounds {overlap}{clear}. "
+        f"{fastest} takes the least time, {final[fastest]['seconds']:.0f} s, with a gold of "
+        f"{interval(final[fastest], 'gold')}; PPO takes {final['PPO']['seconds']:.0f} s."
+    )
