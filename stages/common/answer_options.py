@@ -37,6 +37,9 @@ class EvaluateOptions(StageOptions):
     temperature: float = option(
         1.0, "sampling temperature; greedy decoding is evaluated as well", at_least=0.01, at_most=100
     )
+    temperatures: list[float] = option(
+        [], "further temperatures at which the models answer; their metrics end in _t and the temperature: gold_t0.7"
+    )
     response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     best_of: int = option(
         0,
@@ -46,6 +49,9 @@ class EvaluateOptions(StageOptions):
     )
     gold: str | None = option(None, "a Python function, or a sequence classifier, that returns true quality")
     perfect: float = option(10.0, "gold score from which an answer counts as perfect")
+    reward_model: str | None = option(
+        None, "a sequence classifier, folder#label if it has several labels; by default the result of `make reward`"
+    )
 
 
 @dataclass
