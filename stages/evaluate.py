@@ -3,23 +3,38 @@
 make evaluate
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rlhf import report
 from rlhf.escape import markdown
-from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate, without_nan
+from rlhf.evaluate import (
+    best_of_n_kl,
+    length_controlled_win_rate,
+    perplexity,
+    preferences,
+    ratio_estimate,
+    sequence_logprobs,
+    tie_rate,
+    win_rate,
+    without_nan,
+)
 from rlhf.models import context_length
 from rlhf.rows import Row, read_lines, read_rows, write_rows
 from rlhf.run.files import write_json
 from rlhf.scoring import RewardFunction
+from rlhf.scoring.pairwise_judges import Judge, judge_pairs
 from rlhf.tokens import completion_ids, is_rendered, prompt_ids, same_vocabulary, text_dataset
 from stages.common.answer_options import EvaluateOptions
 from stages.common.answers import Answerer, Answers, answerable, gold_of, load_answerers, say_answering_needs
-from stages.common.console import print_lines
+from stages.common.benchmarks import measure_benchmarks, read_benchmarks
+from stages.common.console import print_lines, show_output
 from stages.common.needs import scorers
 from stages.common.options import CHAIN
+from stages.common.parsing import load_function
+from stages.common.requirements import only_benchmarks
 from stages.common.reward_scores import RewardScores, load_reward_scores
 from stages.common.rewards import load_reward
 from stages.common.run import INPUT
@@ -29,13 +44,46 @@ Metrics = dict[str, float]
 GREEDY = 0.0  # temperature
 
 
+@dataclass
+class Scoring:
+    """What rates answers, each None if there is none."""
+
+    gold: RewardFunction | None
+    reward: RewardScores | None
+    judge: Judge | None
+
+
 def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
-    """Writes metrics.json, report.md and the rows behind them; prints the table; returns the metrics for the record."""
+    """Writes metrics.json, report.md and the rows behind them; prints the tables; returns the metrics for the record."""
+    reward = load_reward_scores(options.reward_model, stage)
+    benchmarks = read_benchmarks(options.benchmarks, reward, stage)
+    metrics: dict[str, Any] = {}
+    sections, count = [], None
+    if not only_benchmarks(options, stage.run):
+        count = evaluate_models(metrics, reward, options, stage)
+        sections.append(report.metrics_table(metrics) + report.agreement_line(metrics))
+    if reward and benchmarks:
+        metrics["benchmarks"] = measure_benchmarks(benchmarks, reward)
+        sections.append(report.benchmark_tables(metrics["benchmarks"]))
+    write_json(stage.partial / "metrics.json", metrics)
+    text = "\n\n".join(sections)
+    print_lines("", *text.split("\n"))
+    heading = f"# {markdown(stage.run.folder.name)}" + ("" if count is None else f", {count} held-out prompts")
+    (stage.partial / "report.md").write_text(f"{heading}\n\n{text}\n", encoding="utf-8")
+    return {"metrics": metrics}
+
+
+def evaluate_models(
+    metrics: dict[str, Any], reward: RewardScores | None, options: EvaluateOptions, stage: Stage
+) -> int:
+    """Adds the metrics of the models and those of earlier stages, and writes the rows; returns the number of prompts."""
     rows = read_rows(stage.rows(None, "prompts_test.jsonl"), "prompts")[: options.count]
     answerers = load_answerers(options.models, stage)
     rows = answerable(rows, answerers, options.response_length)
-    reward, answers = load_reward_scores(options.reward_model, stage), list[Row]()
-    metrics: dict[str, Any] = {**measure(answerers, rows, reward, answers, options, stage)}
+    gold = load_reward(options.gold, stage, rows) if options.gold else None
+    scoring = Scoring(gold, reward, load_function(options.judge) if options.judge else None)
+    of_models, answers = measure(answerers, rows, scoring, options, stage)
+    metrics |= of_models
     write_rows(stage.partial / "answers.jsonl", answers)
     write_rankings(reward, stage)
     if accuracy := stage.record("reward").get("metrics"):
@@ -43,35 +91,25 @@ def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
     if agreement := stage.record("comparisons").get("metrics"):
         metrics["people"] = agreement
     metrics["seconds"] = {name: record["seconds"] for name in CHAIN if (record := stage.record(name))}
-    write_json(stage.partial / "metrics.json", metrics)
-    text = report.metrics_table(metrics) + report.agreement_line(metrics)
-    print_lines("", *text.split("\n"))
-    heading = f"# {markdown(stage.run.folder.name)}, {len(rows)} held-out prompts"
-    (stage.partial / "report.md").write_text(f"{heading}\n\n{text}\n", encoding="utf-8")
-    return {"metrics": metrics}
+    return len(rows)
 
 
 def measure(
-    answerers: list[Answerer],
-    rows: list[Row],
-    reward: RewardScores | None,
-    written: list[Row],
-    options: EvaluateOptions,
-    stage: Stage,
-) -> dict[str, Metrics]:
-    """The metrics of each model by name. Models listed after `sft`, but for `pretrain`, are also compared with it.
+    answerers: list[Answerer], rows: list[Row], scoring: Scoring, options: EvaluateOptions, stage: Stage
+) -> tuple[dict[str, Metrics], list[Row]]:
+    """The metrics of each model by name, and the rows of answers.jsonl.
 
-    The rows of answers.jsonl are appended to `written`.
+    Models listed after `sft`, but for `pretrain`, are also compared with it.
     """
-    gold = load_reward(options.gold, stage, rows) if options.gold else None
     count = len(rows) * max(1, options.best_of)
-    others = [*scorers(gold), *([reward.model] if reward else [])]
+    others = [*scorers(scoring.gold), *([scoring.reward.model] if scoring.reward else [])]
     say_answering_needs(answerers, others, rows, options.response_length, count)
     metrics: dict[str, Metrics] = {}
     reference: dict[str, Answers] = {}
+    written: list[Row] = []
     for model in answerers:
         answers = {
-            suffix: answer(model, rows, temperature, options, gold, reward)
+            suffix: answer(model, rows, temperature, options, scoring)
             for suffix, temperature in temperatures(options).items()
         }
         metrics[model.name] = {**answer_metrics(answers, options), **pretraining_metrics(model, stage)}
@@ -80,12 +118,12 @@ def measure(
             reference = answers
             for own in answers.values():
                 own.kl = np.zeros(len(rows)) if own.temperature else None
-            if options.best_of and reward:
-                metrics["best_of_n"], baseline = best_of_n(model, rows, reward, options, gold)
+            if options.best_of and scoring.reward:
+                metrics["best_of_n"], baseline = best_of_n(model, rows, options, scoring)
         elif model.name != "pretrain" and reference:
-            metrics[model.name] |= compare_with_sft(answers, reference)
+            metrics[model.name] |= compare_with_sft(answers, reference, scoring.judge)
         written += [row for own in answers.values() for row in own.as_rows()] + baseline
-    return metrics
+    return metrics, written
 
 
 def temperatures(options: EvaluateOptions) -> dict[str, float]:
@@ -95,14 +133,7 @@ def temperatures(options: EvaluateOptions) -> dict[str, float]:
     return {"": options.temperature, "_greedy": GREEDY, **others}
 
 
-def answer(
-    model: Answerer,
-    rows: list[Row],
-    temperature: float,
-    options: EvaluateOptions,
-    gold: RewardFunction | None,
-    reward: RewardScores | None,
-) -> Answers:
+def answer(model: Answerer, rows: list[Row], temperature: float, options: EvaluateOptions, scoring: Scoring) -> Answers:
     """One answer of a model to each row's prompt, with its gold score and the reward model's."""
     completions = model.answer(rows, options.response_length, temperature, options.seed)
     prompts = prompt_ids(
@@ -111,8 +142,8 @@ def answer(
         [row.get("tools") for row in rows],
         [is_rendered(row) for row in rows],
     )
-    answers = Answers(model, rows, temperature, prompts, completions, gold_of(gold, rows, completions))
-    answers.scores = reward.of_answers(answers) if reward else None
+    answers = Answers(model, rows, temperature, prompts, completions, gold_of(scoring.gold, rows, completions))
+    answers.scores = scoring.reward.of_answers(answers) if scoring.reward else None
     return answers
 
 
@@ -160,7 +191,7 @@ def recall(model: Answerer, probes: list[Row]) -> float:
     return float(np.mean([a.ids[: len(ids)] == ids for a, ids in zip(answers, expected, strict=True)]))
 
 
-def compare_with_sft(answers: dict[str, Answers], reference: dict[str, Answers]) -> Metrics:
+def compare_with_sft(answers: dict[str, Answers], reference: dict[str, Answers], judge: Judge | None) -> Metrics:
     """The KL to the SFT model, in nats per response, and the win rates against it, for each temperature."""
     metrics: Metrics = {}
     for suffix, own in answers.items():
@@ -171,7 +202,41 @@ def compare_with_sft(answers: dict[str, Answers], reference: dict[str, Answers])
         theirs = reference[suffix]
         if own.gold and theirs.gold and (wins := win_rate(own.gold, theirs.gold)):
             metrics |= wins.named(f"win_rate{suffix}")
+    for suffix, own in answers.items():
+        theirs = reference[suffix]
+        if own.gold and theirs.gold:
+            metrics |= win_metrics(preferences(own.gold, theirs.gold).tolist(), own, theirs, suffix)
+    if judge is not None:
+        for suffix, own in answers.items():
+            metrics |= judge_metrics(judge, own, reference[suffix], suffix)
     return metrics
+
+
+def win_metrics(preference: list[float], answers: Answers, others: Answers, suffix: str, judged: str = "") -> Metrics:
+    """The share of ties and the win rate at equal length, in characters; `preference` has 1 for a win, 0.5 for a tie."""
+    difference = [float(len(a) - len(b)) for a, b in zip(answers.texts, others.texts, strict=True)]
+    estimates = {
+        "ties": tie_rate(preference),
+        "win_rate_length_controlled": length_controlled_win_rate(preference, difference),
+    }
+    return {
+        name: value
+        for kind, estimate in estimates.items()
+        if estimate
+        for name, value in estimate.named(f"{judged}{kind}{suffix}").items()
+    }
+
+
+def judge_metrics(judge: Judge, answers: Answers, others: Answers, suffix: str) -> Metrics:
+    """The win rates by a pairwise judge, and how often its verdict depends on the order of the answers."""
+    prompts = [row["prompt"] for row in answers.rows]
+    verdicts = judge_pairs(judge, prompts, answers.texts, others.texts, show_output)
+    preference = verdicts.preferences.tolist()
+    return {
+        **ratio_estimate(preference).named(f"judge_win_rate{suffix}"),
+        **ratio_estimate(verdicts.disagreements.tolist()).named(f"judge_disagreement{suffix}"),
+        **win_metrics(preference, answers, others, suffix, "judge_"),
+    }
 
 
 def log_ratios(answers: Answers, reference: Answerer) -> np.ndarray | None:
@@ -190,11 +255,11 @@ def log_ratios(answers: Answers, reference: Answerer) -> np.ndarray | None:
 
 
 def best_of_n(
-    model: Answerer, rows: list[Row], reward: RewardScores, options: EvaluateOptions, gold: RewardFunction | None
+    model: Answerer, rows: list[Row], options: EvaluateOptions, scoring: Scoring
 ) -> tuple[Metrics, list[Row]]:
     """Metrics of best-of-n, the highest-scoring of n answers: a baseline without policy training; and its answers."""
     repeated = [row for row in rows for _ in range(options.best_of)]
-    answers = answer(model, repeated, options.temperature, options, gold, reward)
+    answers = answer(model, repeated, options.temperature, options, scoring)
     assert answers.scores is not None
     scores = answers.scores.view(-1, options.best_of)
     best = scores.argmax(dim=1).numpy() + options.best_of * np.arange(len(rows))

@@ -29,9 +29,9 @@ class RewardScores:
     It is loaded when it first scores something.
     """
 
-    def __init__(self, source: str, label: str | None, stop_source: str):
+    def __init__(self, name: str, source: str, label: str | None, stop_source: str):
         """`source` is a folder or hub id; `stop_source` names the model whose stop tokens end a completion."""
-        self.source, self.label, self.stop_source = source, label, stop_source
+        self.name, self.source, self.label, self.stop_source = name, source, label, stop_source
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -127,9 +127,9 @@ def load_reward_scores(name: str | None, stage: Stage) -> RewardScores | None:
     """The reward model with this name, folder#label, or by default the run's; None without one."""
     if name is not None:
         source, label = split_label(name)
-        return RewardScores(stage.model(source, "reward"), label, source)
+        return RewardScores(name, stage.model(source, "reward"), label, source)
     folder = Path(stage.model(f"{INPUT}reward", "reward"))
     if not folder.is_dir():
         return None
     sft = stage.run.path(f"{INPUT}sft")
-    return RewardScores(str(folder), None, str(sft if sft.is_dir() else folder))
+    return RewardScores("reward", str(folder), None, str(sft if sft.is_dir() else folder))
