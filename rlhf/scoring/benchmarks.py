@@ -141,8 +141,10 @@ def ratio(parts: np.ndarray, wholes: np.ndarray) -> Statistic:
 
 def bootstrap(statistic: Statistic, rows: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
     """The statistic of all rows, and of DRAWS resamples of them; NaN where a resample lacks what it needs."""
-    weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=DRAWS).astype(float)
-    return float(statistic(np.ones((1, rows)))[0]), statistic(weights)
+    share = np.full(rows, 1 / rows)
+    # in parts, for less memory
+    draws = [statistic(rng.multinomial(rows, share, size=DRAWS // 20).astype(float)) for _ in range(20)]
+    return float(statistic(np.ones((1, rows)))[0]), np.concatenate(draws)
 
 
 def interval(value: float, draws: np.ndarray) -> Estimate:
