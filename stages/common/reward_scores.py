@@ -131,5 +131,5 @@ def load_reward_scores(name: str | None, stage: Stage) -> RewardScores | None:
     folder = Path(stage.model(f"{INPUT}reward", "reward"))
     if not folder.is_dir():
         return None
-    sft = stage.run.path(f"{INPUT}sft")
+    sft = stage.input(f"{INPUT}sft")
     return RewardScores("reward", str(folder), None, str(sft if sft.is_dir() else folder))
