@@ -95,12 +95,14 @@ class RewardScores:
         return ranking_rows(kept, raw(scores, self.scorer.config), lengths)
 
     def _of_text_rankings(self, rows: Sequence[Row]) -> list[Row]:
+        """The same from a model that reads text. No ranking is left out: longer ones are cut at the left."""
         repeated = [row for row in rows for _ in row["completions"]]
         completions = [completion for row in rows for completion in row["completions"]]
         ended = [flag for row in rows for flag in row.get("ended", [True] * len(row["completions"]))]
         scores = self.of_texts(repeated, completions, ended)
         texts = [text if isinstance(text, str) else str(text[-1]["content"]) for text in completions]
-        lengths = [len(ids) for ids in self.text.tokenizer(texts, add_special_tokens=False).input_ids]
+        ids = self.text.tokenizer(texts, add_special_tokens=False).input_ids
+        lengths = [len(own) + flag for own, flag in zip(ids, ended, strict=True)]  # with the stop token
         return ranking_rows(rows, raw(scores, self.text.config), lengths)
 
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rlhf import InputError
 from stages.common.answer_options import EvaluateOptions
 from stages.common.parsing import check_values
+from stages.common.reward_scores import RewardScores
 from tests.pipeline import TOY, stage
 
 JUDGES = """
@@ -86,6 +87,15 @@ def test_the_scores_of_rankings_are_logits_of_the_reward_model_without_this_proj
                 logit = model(torch.tensor([prompt + reply])).logits.item()
             assert row["scores"][i] == pytest.approx(logit, abs=1e-4)
             assert row["lengths"][i] == len(reply)
+
+
+def test_a_reward_model_that_reads_text_gives_rankings_the_same_scores_and_lengths(toy_run):
+    rows = read(toy_run / "comparisons" / "test.jsonl")[:4]
+    by_ids, by_text = (RewardScores("reward", str(toy_run / "reward"), None, str(toy_run / "sft")) for _ in range(2))
+    by_text.tokenizer = None
+    for one, other in zip(by_ids.of_rankings(rows), by_text.of_rankings(rows), strict=True):
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-4)
+        assert other["lengths"] == one["lengths"]
 
 
 def test_no_rankings_are_written_without_a_reward_model(run):
