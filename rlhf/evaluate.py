@@ -66,6 +66,56 @@ def win_rate(scores: Sequence[float], others: Sequence[float]) -> Estimate | Non
     return ratio_estimate((difference > 0) + 0.5 * (difference == 0))
 
 
+def preferences(scores: Sequence[float], others: Sequence[float]) -> np.ndarray:
+    """1 where `scores` is higher than `others`, 0 where it is lower, 0.5 for a tie, and NaN for a NaN, (B,)."""
+    return (np.sign(np.asarray(scores, dtype=float) - np.asarray(others, dtype=float)) + 1) / 2
+
+
+def tie_rate(preference: Sequence[float]) -> Estimate | None:
+    """The share of prompts with preference 0.5. NaN is left out; None if no prompt is left."""
+    known = without_nan(preference)
+    return ratio_estimate(known == 0.5) if len(known) else None
+
+
+def length_controlled_win_rate(preference: Sequence[float], length_difference: Sequence[float]) -> Estimate | None:
+    """The win rate that a logistic regression predicts for two answers of the same length.
+
+    preference ~ sigmoid(intercept + slope * tanh(difference / its standard deviation)), so the result is
+    sigmoid(intercept). AlpacaEval 2 (arXiv 2404.04475), without its terms for the model and the prompt. The
+    slope has a unit Gaussian prior, because its estimate would be infinite if length alone decides. NaN is left out. None
+    if no prompt is left, or if all differences are the same and not 0. Percentile-bootstrap interval over prompts.
+    """
+    known = ~np.isnan(np.asarray(preference, dtype=float))
+    wins, difference = (np.asarray(values, dtype=float)[known] for values in (preference, length_difference))
+    if not len(wins) or (difference.any() and not difference.std()):
+        return None
+    length = np.tanh(difference / (difference.std() or 1.0))
+    rng, share = np.random.default_rng(0), np.full(len(wins), 1 / len(wins))
+    # 1000 resamples, in parts for less memory
+    draws = [_rate_at_equal_length(wins, length, rng.multinomial(len(wins), share, size=50)) for _ in range(20)]
+    low, high = np.percentile(np.concatenate(draws), (2.5, 97.5))
+    return Estimate(float(_rate_at_equal_length(wins, length, np.ones((1, len(wins))))[0]), float(low), float(high))
+
+
+def _rate_at_equal_length(wins: np.ndarray, length: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """sigmoid(intercept), (draws,), for each row of `weights` (draws, B) of the prompts, by Newton's method."""
+    mean = (weights * wins).sum(axis=1) / weights.sum(axis=1)
+    one_sided = (mean == 0) | (mean == 1)  # the intercept would be infinite
+    start = np.where(one_sided, 0.5, mean)
+    intercept, slope = np.log(start / (1 - start)), np.zeros(len(weights))
+    for _ in range(30):
+        expected = 1 / (1 + np.exp(-intercept[:, None] - slope[:, None] * length))
+        error, spread = weights * (wins - expected), weights * expected * (1 - expected)
+        a, b, c = spread.sum(axis=1), (spread * length).sum(axis=1), (spread * length**2).sum(axis=1) + 1
+        up, right = error.sum(axis=1), (error * length).sum(axis=1) - slope
+        steps = (c * up - b * right) / (a * c - b * b), (a * right - b * up) / (a * c - b * b)
+        # a whole step from far away could overshoot
+        intercept, slope = intercept + np.clip(steps[0], -1, 1), slope + np.clip(steps[1], -1, 1)
+        if np.abs(steps).max(where=~one_sided, initial=0.0) < 1e-9:
+            break
+    return np.where(one_sided, mean, 1 / (1 + np.exp(-intercept)))
+
+
 def best_of_n_kl(n: int) -> float:
     """The KL, in nats, between the best of n samples and one: ln n - (n - 1) / n (arXiv 2009.01325, appendix G.3)."""
     return math.log(n) - (n - 1) / n

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -20,6 +21,9 @@ PANELS = {
     "length": "length, tokens",
     "held_out/perplexity": "perplexity of held-out text",
 }
+
+
+BENCHMARK_COLUMNS = ("pair_accuracy", "best_of_n", "ties_score", "score")  # the mean is that of the last one
 
 
 def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
@@ -51,10 +55,31 @@ def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """A Markdown table of the metrics, with a row per metric and a column per model."""
-    models = [name for name in metrics if name not in ("reward", "people", "seconds")]
+    models = [name for name in metrics if name not in ("reward", "people", "seconds", "benchmarks")]
     names = dict.fromkeys(name for model in models for name in metrics[model] if not name.endswith(("_low", "_high")))
     rows = [["", *map(markdown, models)]]
     rows += [[markdown(name), *(_cell(metrics[model], name) for model in models)] for name in names]
+    return _table(rows)
+
+
+def benchmark_tables(benchmarks: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table for each benchmark file, with a row per subset and their mean in the last row."""
+    sections = []
+    for file, metrics in benchmarks.items():
+        subsets = metrics["subsets"]
+        names = [name for name in BENCHMARK_COLUMNS if any(name in subset for subset in subsets.values())]
+        rows = [["", "rows", *names]]
+        rows += [
+            [markdown(name), str(subset["rows"]), *(_cell(subset, column) for column in names)]
+            for name, subset in subsets.items()
+        ]
+        rows.append(["mean", str(metrics["rows"]), *[""] * (len(names) - 1), _cell(metrics, "mean")])
+        sections.append(f"{markdown(file)}, reward model {markdown(metrics['model'])}\n\n{_table(rows)}")
+    return "\n\n".join(sections)
+
+
+def _table(rows: list[list[str]]) -> str:
+    """A Markdown table whose first row is the header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

@@ -3,124 +3,138 @@
 make evaluate
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rlhf import report
-from rlhf.classifiers import Scorer
-from rlhf.engine import on_main
 from rlhf.escape import markdown
-from rlhf.evaluate import best_of_n_kl, perplexity, ratio_estimate, sequence_logprobs, win_rate, without_nan
-from rlhf.models import context_length, device, load_scorer
-from rlhf.reward import score_sequences
-from rlhf.rollout import Completion
-from rlhf.rows import Row, read_rows
+from rlhf.evaluate import (
+    best_of_n_kl,
+    length_controlled_win_rate,
+    perplexity,
+    preferences,
+    ratio_estimate,
+    sequence_logprobs,
+    tie_rate,
+    win_rate,
+    without_nan,
+)
+from rlhf.models import context_length
+from rlhf.rows import Row, read_lines, read_rows, write_rows
 from rlhf.run.files import write_json
-from rlhf.scoring import RewardFunction, RewardModel
-from rlhf.tokens import completion_ids, is_rendered, load_tokenizer, prompt_ids, same_vocabulary, text_dataset
+from rlhf.scoring import RewardFunction
+from rlhf.scoring.pairwise_judges import Judge, judge_pairs
+from rlhf.tokens import completion_ids, is_rendered, prompt_ids, same_vocabulary, text_dataset
 from stages.common.answer_options import EvaluateOptions
-from stages.common.answers import Answerer, answerable, gold_of, load_answerers, say_answering_needs
-from stages.common.console import print_lines
+from stages.common.answers import Answerer, Answers, answerable, gold_of, load_answerers, say_answering_needs
+from stages.common.benchmarks import measure_benchmarks, read_benchmarks
+from stages.common.console import print_lines, show_output
 from stages.common.needs import scorers
 from stages.common.options import CHAIN
+from stages.common.parsing import load_function
+from stages.common.requirements import only_benchmarks
+from stages.common.reward_scores import RewardScores, load_reward_scores
 from stages.common.rewards import load_reward
 from stages.common.run import INPUT
 from stages.common.stage import Stage, main
 
 Metrics = dict[str, float]
+GREEDY = 0.0  # temperature
 
 
 @dataclass
-class Answers:
-    """A model's sampled or greedy answers to the held-out prompts, with their gold scores if known."""
+class Scoring:
+    """What rates answers, each None if there is none."""
 
-    model: Answerer
-    rows: list[Row]
-    prompts: list[list[int]]
-    completions: list[Completion]
-    gold: list[float] | None
-
-    @property
-    def sequences(self) -> list[list[int]]:
-        """The token ids of each prompt with its completion."""
-        return [prompt + completion.ids for prompt, completion in zip(self.prompts, self.completions, strict=True)]
-
-
-Score = Callable[[Answers], Tensor]  # the scores of answers, (B,), on the CPU
+    gold: RewardFunction | None
+    reward: RewardScores | None
+    judge: Judge | None
 
 
 def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
-    """Writes metrics.json and report.md, and prints the table; returns the metrics for the record."""
+    """Writes metrics.json, report.md and the rows behind them; prints the tables; returns the metrics for the record."""
+    reward = load_reward_scores(options.reward_model, stage)
+    benchmarks = read_benchmarks(options.benchmarks, reward, stage)
+    metrics: dict[str, Any] = {}
+    sections, count = [], None
+    if not only_benchmarks(options, stage.run):
+        count = evaluate_models(metrics, reward, options, stage)
+        sections.append(report.metrics_table(metrics) + report.agreement_line(metrics))
+    if reward and benchmarks:
+        metrics["benchmarks"] = measure_benchmarks(benchmarks, reward)
+        sections.append(report.benchmark_tables(metrics["benchmarks"]))
+    write_json(stage.partial / "metrics.json", metrics)
+    text = "\n\n".join(sections)
+    print_lines("", *text.split("\n"))
+    heading = f"# {markdown(stage.run.folder.name)}" + ("" if count is None else f", {count} held-out prompts")
+    (stage.partial / "report.md").write_text(f"{heading}\n\n{text}\n", encoding="utf-8")
+    return {"metrics": metrics}
+
+
+def evaluate_models(
+    metrics: dict[str, Any], reward: RewardScores | None, options: EvaluateOptions, stage: Stage
+) -> int:
+    """Adds the metrics of the models and those of earlier stages, and writes the rows; returns the number of prompts."""
     rows = read_rows(stage.rows(None, "prompts_test.jsonl"), "prompts")[: options.count]
     answerers = load_answerers(options.models, stage)
     rows = answerable(rows, answerers, options.response_length)
-    metrics: dict[str, Any] = {**measure(answerers, rows, options, stage)}
+    gold = load_reward(options.gold, stage, rows) if options.gold else None
+    scoring = Scoring(gold, reward, load_function(options.judge) if options.judge else None)
+    of_models, answers = measure(answerers, rows, scoring, options, stage)
+    metrics |= of_models
+    write_rows(stage.partial / "answers.jsonl", answers)
+    write_rankings(reward, stage)
     if accuracy := stage.record("reward").get("metrics"):
         metrics["reward"] = accuracy
     if agreement := stage.record("comparisons").get("metrics"):
         metrics["people"] = agreement
     metrics["seconds"] = {name: record["seconds"] for name in CHAIN if (record := stage.record(name))}
-    write_json(stage.partial / "metrics.json", metrics)
-    text = report.metrics_table(metrics) + report.agreement_line(metrics)
-    print_lines("", *text.split("\n"))
-    heading = f"# {markdown(stage.run.folder.name)}, {len(rows)} held-out prompts"
-    (stage.partial / "report.md").write_text(f"{heading}\n\n{text}\n", encoding="utf-8")
-    return {"metrics": metrics}
+    return len(rows)
 
 
-def measure(answerers: list[Answerer], rows: list[Row], options: EvaluateOptions, stage: Stage) -> dict[str, Metrics]:
-    """The metrics of each model by name. Models listed after `sft`, but for `pretrain`, are also compared with it."""
-    gold = load_reward(options.gold, stage, rows) if options.gold else None
-    score = load_score(stage)
+def measure(
+    answerers: list[Answerer], rows: list[Row], scoring: Scoring, options: EvaluateOptions, stage: Stage
+) -> tuple[dict[str, Metrics], list[Row]]:
+    """The metrics of each model by name, and the rows of answers.jsonl.
+
+    Models listed after `sft`, but for `pretrain`, are also compared with it.
+    """
     count = len(rows) * max(1, options.best_of)
-    say_answering_needs(answerers, [*scorers(gold), *scorers(score)], rows, options.response_length, count)
+    others = [*scorers(scoring.gold), *([scoring.reward.model] if scoring.reward else [])]
+    say_answering_needs(answerers, others, rows, options.response_length, count)
     metrics: dict[str, Metrics] = {}
-    reference: list[Answers] = []
+    reference: dict[str, Answers] = {}
+    written: list[Row] = []
     for model in answerers:
-        sampled, greedy = (answer(model, rows, t, options, gold) for t in (options.temperature, 0.0))
-        metrics[model.name] = {**answer_metrics(sampled, greedy, score, options), **pretraining_metrics(model, stage)}
+        answers = {
+            suffix: answer(model, rows, temperature, options, scoring)
+            for suffix, temperature in temperatures(options).items()
+        }
+        metrics[model.name] = {**answer_metrics(answers, options), **pretraining_metrics(model, stage)}
+        baseline: list[Row] = []
         if model.name == "sft":
-            reference = [sampled, greedy]
-            if options.best_of and score:
-                metrics["best_of_n"] = best_of_n(model, rows, score, options, gold)
+            reference = answers
+            for own in answers.values():
+                own.kl = np.zeros(len(rows)) if own.temperature else None
+            if options.best_of and scoring.reward:
+                metrics["best_of_n"], baseline = best_of_n(model, rows, options, scoring)
         elif model.name != "pretrain" and reference:
-            metrics[model.name] |= compare_with_sft([sampled, greedy], reference, options)
-    return metrics
+            metrics[model.name] |= compare_with_sft(answers, reference, scoring.judge)
+        written += [row for own in answers.values() for row in own.as_rows()] + baseline
+    return metrics, written
 
 
-def load_score(stage: Stage) -> Score | None:
-    """Scores of the run's reward model, of token ids or, for a model with another tokenizer, of text; None without one."""
-    folder = Path(stage.model(f"{INPUT}reward", "reward"))
-    if not folder.is_dir():
-        return None
-    scorer, tokenizer = load_scorer(folder).to(device()), load_tokenizer(folder)
-    text_scorer = cache(partial(RewardModel, folder))  # loaded only if a model has another tokenizer
-
-    def score(scorer: Scorer, answers: Answers) -> Tensor:
-        own, finished = answers.model.tokenizer, [completion.finished for completion in answers.completions]
-        if same_vocabulary(own, tokenizer):
-            return score_sequences(scorer, answers.sequences, own.pad_token_id)
-        prompts, texts = (
-            [row["prompt"] for row in answers.rows],
-            [completion.text for completion in answers.completions],
-        )
-        tools, rendered = [row.get("tools") for row in answers.rows], [is_rendered(row) for row in answers.rows]
-        return torch.tensor(on_main(lambda: text_scorer()(prompts, texts, finished, tools, rendered)))
-
-    return partial(score, scorer)
+def temperatures(options: EvaluateOptions) -> dict[str, float]:
+    """The temperatures of the answers by the ending of the names of their metrics."""
+    known = (options.temperature, GREEDY)
+    others = {f"_t{t:g}": t for t in options.temperatures if t not in known}
+    return {"": options.temperature, "_greedy": GREEDY, **others}
 
 
-def answer(
-    model: Answerer, rows: list[Row], temperature: float, options: EvaluateOptions, gold: RewardFunction | None
-) -> Answers:
-    """One answer of a model to each row's prompt, with gold scores."""
+def answer(model: Answerer, rows: list[Row], temperature: float, options: EvaluateOptions, scoring: Scoring) -> Answers:
+    """One answer of a model to each row's prompt, with its gold score and the reward model's."""
     completions = model.answer(rows, options.response_length, temperature, options.seed)
     prompts = prompt_ids(
         model.tokenizer,
@@ -128,23 +142,31 @@ def answer(
         [row.get("tools") for row in rows],
         [is_rendered(row) for row in rows],
     )
-    return Answers(model, rows, prompts, completions, gold_of(gold, rows, completions))
+    answers = Answers(model, rows, temperature, prompts, completions, gold_of(scoring.gold, rows, completions))
+    answers.scores = scoring.reward.of_answers(answers) if scoring.reward else None
+    return answers
 
 
-def answer_metrics(sampled: Answers, greedy: Answers, score: Score | None, options: EvaluateOptions) -> Metrics:
+def answer_metrics(answers: dict[str, Answers], options: EvaluateOptions) -> Metrics:
     """Gold and reward score if known, the mean length of the sampled answers, and the share that ends with eos."""
+    first = {suffix: answers[suffix] for suffix in ("", "_greedy")}
+    metrics = score_metrics(first, options)
+    metrics["length"] = float(np.mean([len(completion.ids) for completion in answers[""].completions]))
+    metrics["ended"] = float(np.mean([completion.finished for completion in answers[""].completions]))
+    return metrics | score_metrics({suffix: own for suffix, own in answers.items() if suffix not in first}, options)
+
+
+def score_metrics(answers: dict[str, Answers], options: EvaluateOptions) -> Metrics:
+    """The mean gold score, the share of perfect answers, and the reward model's mean score, if known."""
     metrics: Metrics = {}
-    golds = {"": sampled.gold, "_greedy": greedy.gold}
-    known_golds = {suffix: without_nan(gold) for suffix, gold in golds.items() if gold is not None}
-    for suffix, gold in known_golds.items():
+    golds = {suffix: without_nan(own.gold) for suffix, own in answers.items() if own.gold is not None}
+    for suffix, gold in golds.items():
         metrics |= ratio_estimate(gold.tolist()).named(f"gold{suffix}")
-    for suffix, gold in known_golds.items():
+    for suffix, gold in golds.items():
         metrics[f"perfect{suffix}"] = float(np.mean(gold >= options.perfect))
-    if score is not None:
-        metrics["score"] = float(score(sampled).mean())
-        metrics["score_greedy"] = float(score(greedy).mean())
-    metrics["length"] = float(np.mean([len(completion.ids) for completion in sampled.completions]))
-    metrics["ended"] = float(np.mean([completion.finished for completion in sampled.completions]))
+    for suffix, own in answers.items():
+        if own.scores is not None:
+            metrics[f"score{suffix}"] = float(own.scores.mean())
     return metrics
 
 
@@ -169,39 +191,93 @@ def recall(model: Answerer, probes: list[Row]) -> float:
     return float(np.mean([a.ids[: len(ids)] == ids for a, ids in zip(answers, expected, strict=True)]))
 
 
-def compare_with_sft(answers: list[Answers], reference: list[Answers], options: EvaluateOptions) -> Metrics:
-    """The KL to the SFT model, in nats per response, and the win rates against it, sampled and greedy."""
+def compare_with_sft(answers: dict[str, Answers], reference: dict[str, Answers], judge: Judge | None) -> Metrics:
+    """The KL to the SFT model, in nats per response, and the win rates against it, for each temperature."""
     metrics: Metrics = {}
-    sampled = answers[0]
-    for name, ours, theirs in zip(("win_rate", "win_rate_greedy"), answers, reference, strict=True):
-        if ours.gold and theirs.gold and (wins := win_rate(ours.gold, theirs.gold)):
-            metrics |= wins.named(name)
-    if not same_vocabulary(sampled.model.tokenizer, reference[0].model.tokenizer):
-        return metrics  # a KL needs the same token ids in both models
-    pad_id, starts = sampled.model.tokenizer.pad_token_id, [len(ids) for ids in sampled.prompts]
+    for suffix, own in answers.items():
+        own.kl = log_ratios(own, reference[suffix].model)
+        if own.kl is not None:
+            metrics |= ratio_estimate(own.kl.tolist()).named(f"kl{suffix}")
+    for suffix, own in answers.items():
+        theirs = reference[suffix]
+        if own.gold and theirs.gold and (wins := win_rate(own.gold, theirs.gold)):
+            metrics |= wins.named(f"win_rate{suffix}")
+    for suffix, own in answers.items():
+        theirs = reference[suffix]
+        if own.gold and theirs.gold:
+            metrics |= win_metrics(preferences(own.gold, theirs.gold).tolist(), own, theirs, suffix)
+    if judge is not None:
+        for suffix, own in answers.items():
+            metrics |= judge_metrics(judge, own, reference[suffix], suffix)
+    return metrics
+
+
+def win_metrics(preference: list[float], answers: Answers, others: Answers, suffix: str, judged: str = "") -> Metrics:
+    """The share of ties and the win rate at equal length, in characters; `preference` has 1 for a win, 0.5 for a tie."""
+    difference = [float(len(a) - len(b)) for a, b in zip(answers.texts, others.texts, strict=True)]
+    estimates = {
+        "ties": tie_rate(preference),
+        "win_rate_length_controlled": length_controlled_win_rate(preference, difference),
+    }
+    return {
+        name: value
+        for kind, estimate in estimates.items()
+        if estimate
+        for name, value in estimate.named(f"{judged}{kind}{suffix}").items()
+    }
+
+
+def judge_metrics(judge: Judge, answers: Answers, others: Answers, suffix: str) -> Metrics:
+    """The win rates by a pairwise judge, and how often its verdict depends on the order of the answers."""
+    prompts = [row["prompt"] for row in answers.rows]
+    verdicts = judge_pairs(judge, prompts, answers.texts, others.texts, show_output)
+    preference = verdicts.preferences.tolist()
+    return {
+        **ratio_estimate(preference).named(f"judge_win_rate{suffix}"),
+        **ratio_estimate(verdicts.disagreements.tolist()).named(f"judge_disagreement{suffix}"),
+        **win_metrics(preference, answers, others, suffix, "judge_"),
+    }
+
+
+def log_ratios(answers: Answers, reference: Answerer) -> np.ndarray | None:
+    """The log-ratio (B,) of each answer to the reference, in nats, at the temperature of the answers.
+
+    None for greedy answers, and if the two models have different tokens.
+    """
+    if answers.temperature == GREEDY or not same_vocabulary(answers.model.tokenizer, reference.tokenizer):
+        return None
+    pad_id, starts = answers.model.tokenizer.pad_token_id, [len(ids) for ids in answers.prompts]
     logprobs, ref_logprobs = (
-        sequence_logprobs(policy, sampled.sequences, starts, pad_id, options.temperature)
-        for policy in (sampled.model.policy, reference[0].model.policy)
+        sequence_logprobs(policy, answers.sequences, starts, pad_id, answers.temperature)
+        for policy in (answers.model.policy, reference.policy)
     )
-    return ratio_estimate((logprobs - ref_logprobs).tolist()).named("kl") | metrics
+    return logprobs - ref_logprobs
 
 
 def best_of_n(
-    model: Answerer, rows: list[Row], score: Score, options: EvaluateOptions, gold_function: RewardFunction | None
-) -> Metrics:
-    """Metrics of best-of-n, the highest-scoring of n answers: a baseline without policy training."""
+    model: Answerer, rows: list[Row], options: EvaluateOptions, scoring: Scoring
+) -> tuple[Metrics, list[Row]]:
+    """Metrics of best-of-n, the highest-scoring of n answers: a baseline without policy training; and its answers."""
     repeated = [row for row in rows for _ in range(options.best_of)]
-    answers = answer(model, repeated, options.temperature, options, gold_function)
-    scores = score(answers).view(-1, options.best_of)
+    answers = answer(model, repeated, options.temperature, options, scoring)
+    assert answers.scores is not None
+    scores = answers.scores.view(-1, options.best_of)
     best = scores.argmax(dim=1).numpy() + options.best_of * np.arange(len(rows))
     metrics: Metrics = {
         "n": options.best_of,
         "kl": best_of_n_kl(options.best_of),
         "score": float(scores.amax(dim=1).mean()),
     }
-    if answers.gold is not None and len(gold := without_nan(np.array(answers.gold)[best].tolist())):
-        metrics |= ratio_estimate(gold.tolist()).named("gold")
-    return metrics
+    if answers.gold is not None and len(known := without_nan(np.array(answers.gold)[best].tolist())):
+        metrics |= ratio_estimate(known.tolist()).named("gold")
+    return metrics, answers.as_rows("best_of_n", best.tolist())
+
+
+def write_rankings(reward: RewardScores | None, stage: Stage) -> None:
+    """Writes rankings.jsonl, the held-out rankings with the reward model's scores, if there are both."""
+    file = stage.input(f"{INPUT}comparisons/test.jsonl")
+    if reward and file.is_file() and any(read_lines(file)):
+        write_rows(stage.partial / "rankings.jsonl", reward.of_rankings(read_rows(file, "comparisons")))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The picture and the table of a run show the metrics that there are."""
 
-from rlhf.report import agreement_line, draw_training, metrics_table
+from rlhf.report import agreement_line, benchmark_tables, draw_training, metrics_table
 
 
 def test_a_picture_is_drawn_of_a_run_that_lacks_some_metrics(tmp_path):
@@ -30,3 +30,19 @@ def test_a_picture_has_a_panel_for_each_reward_function_and_criterion(tmp_path, 
     names = ("rewards/right", "rewards/right/steps", "gold/correct", "other")
     draw_training([{"step": 1, "score": 0.1, **dict.fromkeys(names, 1.0)}], tmp_path / "ppo.png")
     assert titles == ["score", "rewards/right", "rewards/right/steps", "gold/correct"]
+
+
+def test_the_table_of_a_benchmark_ends_with_the_mean_over_subsets():
+    def interval(name, value):
+        return {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
+
+    chat = {"rows": 3, **interval("pair_accuracy", 0.5), **interval("score", 0.5)}
+    table = benchmark_tables(
+        {"a.jsonl": {"model": "x|y", "rows": 3, "subsets": {"chat": chat}, **interval("mean", 0.5)}}
+    )
+    lines = table.splitlines()
+    assert lines[0] == "a.jsonl, reward model x\\|y"
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert cells[0] == ["", "rows", "pair_accuracy", "score"]
+    assert cells[2] == ["chat", "3", "0.50 [0.40, 0.60]", "0.50 [0.40, 0.60]"]
+    assert cells[3] == ["mean", "3", "", "0.50 [0.40, 0.60]"]

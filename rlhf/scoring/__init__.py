@@ -3,6 +3,8 @@
 scores           reward models and reward functions as functions from responses to scores
 reward_models    sequence classifiers that read text, called like reward functions
 function_calls   how a Python function is called: as TRL calls it
+pairwise_judges  how a function that compares two answers is called
+benchmarks       accuracies of a reward model on RewardBench and RewardBench 2
 """
 
 from rlhf.scoring.function_calls import RewardFunction

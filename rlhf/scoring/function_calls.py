@@ -124,6 +124,11 @@ def _accepted(function: RewardFunction, columns: Columns, tools: dict[str, Any])
 # --- coroutines -------------------------------------------------------------------------------------------------------
 
 
+def awaited(function: Callable[..., Any], result: Any) -> Any:
+    """What a function returned or, if it returned a coroutine, the result of that. Raises InputError as calls do."""
+    return _gathered([_finished(function, result)])[0] if inspect.isawaitable(result) else result
+
+
 async def _finished(function: RewardFunction, result: Any) -> Any:
     with errors_of(function):
         return await result

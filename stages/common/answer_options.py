@@ -1,7 +1,8 @@
 """The options of the programs that answer prompts with finished models: samples, evaluate, rank and chat."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from rlhf import InputError
 from rlhf.option import option
 from stages.common.options import StageOptions
 
@@ -37,6 +38,9 @@ class EvaluateOptions(StageOptions):
     temperature: float = option(
         1.0, "sampling temperature; greedy decoding is evaluated as well", at_least=0.01, at_most=100
     )
+    temperatures: list[float] = option(
+        [], "further temperatures at which the models answer; their metrics end in _t and the temperature: gold_t0.7"
+    )
     response_length: int = option(64, "tokens after which a completion is truncated", at_least=1, at_most=10**6)
     best_of: int = option(
         0,
@@ -46,6 +50,27 @@ class EvaluateOptions(StageOptions):
     )
     gold: str | None = option(None, "a Python function, or a sequence classifier, that returns true quality")
     perfect: float = option(10.0, "gold score from which an answer counts as perfect")
+    judge: str | None = option(
+        None, "a Python function, module:function, that tells which of two answers is better; asked in both orders"
+    )
+    reward_model: str | None = option(
+        None, "a sequence classifier, folder#label if it has several labels; by default the result of `make reward`"
+    )
+    benchmarks: list[str] = option(
+        [], "files in the row formats of RewardBench or RewardBench 2, on which the reward model is measured"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        limits = {field.name: field.metadata["range"] for field in fields(self)}["temperature"]
+        for temperature in self.temperatures:
+            if temperature and temperature not in limits:
+                raise InputError(f"temperatures contains {temperature:g}; each must be {limits}, or 0 for greedy")
+
+    @property
+    def labelled_reward_model(self) -> str | None:
+        """The reward model, with #label if that is named."""
+        return self.reward_model
 
 
 @dataclass

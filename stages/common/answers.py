@@ -1,11 +1,14 @@
 """Models that answer prompts, for samples and evaluate."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf import InputError
@@ -45,6 +48,52 @@ class Answerer:
             temperature=temperature,
             seed=seed,
         )
+
+
+@dataclass
+class Answers:
+    """A model's answers to the held-out prompts at one temperature (0: greedy), and what is known of each answer."""
+
+    model: Answerer
+    rows: list[Row]
+    temperature: float
+    prompts: list[list[int]]
+    completions: list[Completion]
+    gold: list[float] | None = None
+    scores: Tensor | None = None  # (B,), of the reward model
+    kl: np.ndarray | None = None  # (B,), log-ratio to the SFT model, nats
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """The token ids of each prompt with its completion."""
+        return [prompt + completion.ids for prompt, completion in zip(self.prompts, self.completions, strict=True)]
+
+    @property
+    def texts(self) -> list[str]:
+        """The answers as text."""
+        return [completion.text for completion in self.completions]
+
+    def as_rows(self, name: str | None = None, chosen: Sequence[int] | None = None) -> list[Row]:
+        """The rows of answers.jsonl under the model's name or another one; `chosen` are the indices of some answers."""
+
+        def number(values: Any, i: int) -> float | None:
+            return None if values is None or not math.isfinite(value := float(values[i])) else value
+
+        return [
+            {
+                "prompt": self.rows[i]["prompt"],
+                "task": self.rows[i].get("task"),
+                "model": name or self.model.name,
+                "temperature": self.temperature,
+                "completion": self.completions[i].text,
+                "finished": self.completions[i].finished,
+                "length": len(self.completions[i].ids),
+                "score": number(self.scores, i),
+                "gold": number(self.gold, i),
+                "kl": number(self.kl, i),
+            }
+            for i in (range(len(self.completions)) if chosen is None else chosen)
+        ]
 
 
 def answerable(rows: Sequence[Row], answerers: list[Answerer], response_length: int) -> list[Row]:

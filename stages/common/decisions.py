@@ -16,7 +16,7 @@ from stages.common.options import CHAIN
 from stages.common.parsing import Parsed, functions_of, parse_given
 from stages.common.programs import STAGES, TOOLS
 from stages.common.request import Request
-from stages.common.requirements import stages_before_ppo
+from stages.common.requirements import only_benchmarks, stages_before_ppo
 from stages.common.run import INPUT, MISSING, record_of, stage_of
 from stages.common.stage import difference
 
@@ -67,10 +67,17 @@ def stages_up_to(goal: str, options: Options) -> list[str]:
     return [*stages_before_ppo(options["ppo"].options), *goals]
 
 
+def stages_for(request: Request, options: Options) -> list[str]:
+    """The stages that make runs or checks: those up to the goal, or evaluate alone if it only measures benchmarks."""
+    if request.goal == "evaluate" and only_benchmarks(options["evaluate"].options, request.run):
+        return [request.goal]
+    return stages_up_to(request.goal, options)
+
+
 def plan(request: Request, options: Options) -> list[Decision]:
     """A decision for each stage up to the goal. Chooses the folder of each stage's result for the stages after it."""
     decisions: list[Decision] = []
-    for stage in stages_up_to(request.goal, options):
+    for stage in stages_for(request, options):
         pending = {decision.stage for decision in decisions if decision.runs}
         decision = decide(request, stage, options, pending)
         request.run.chosen[stage] = decision.folder

@@ -89,6 +89,9 @@ def parse_given(stage: str, argv: list[str]) -> Parsed:
 
 def check_values(options: StageOptions) -> None:
     """Raises InputError if options name a function, a classifier, a schedule, a tracker or an argument that is none."""
+    judge = getattr(options, "judge", None)
+    if judge and not is_function(judge):
+        raise InputError(f"judge is {judge!r}; a pairwise judge is a Python function, named module:function")
     for function in functions_of(options):
         load_function(function)
     for name in _scoring(options):
@@ -101,7 +104,8 @@ def check_values(options: StageOptions) -> None:
 
 def functions_of(options: StageOptions) -> list[str]:
     """The user's functions ("module:function") that the options and their sources of rows name."""
-    named = filter(is_function, _scoring(options))
+    judges = [judge] if (judge := getattr(options, "judge", None)) else []
+    named = filter(is_function, [*_scoring(options), *judges])
     hints = get_type_hints(type(options))
     lists = [getattr(options, name) for name, hint in hints.items() if hint == list[SourceText]]
     adapters = [Source.parse(source).adapter for sources in lists for source in sources]

@@ -11,7 +11,7 @@ from pathlib import Path
 from rlhf import InputError
 from rlhf.run.files import set_aside
 from stages.common.console import duration, escape_unencodable, print_error, print_lines, say, stdout_closed
-from stages.common.decisions import NEVER_MADE, Decision, Options, decide, options_of, plan, stages_up_to
+from stages.common.decisions import NEVER_MADE, Decision, Options, decide, options_of, plan, stages_for
 from stages.common.interruption import lock
 from stages.common.options import CHAIN, PEOPLE
 from stages.common.parsing import check_values
@@ -30,7 +30,7 @@ def make(request: Request, show_result: bool = True) -> None:
     """Runs the goal and the stages that it needs. Exits with the status of a stage that fails."""
     options = options_of(request)
     if request.goal not in TOOLS:
-        check_sources(stages_up_to(request.goal, options), {name: parsed.options for name, parsed in options.items()})
+        check_sources(stages_for(request, options), {name: parsed.options for name, parsed in options.items()})
     decisions = plan(request, options)
     if request.goal == "samples" or request.goal in TOOLS:
         # they use the stages that have finished
