@@ -33,6 +33,7 @@ LEFT_OUT = ("step", "ratio_p01", "ratio_p99")  # percentiles of what should be 1
 CONSTANT = ("kl_coef", "learning_rate", "ratio_mean", "skipped", "episodes_per_second")  # shown only if they change
 HELD_OUT = "held_out/"
 MOST_PANELS = 40
+MOST_POINTS = 300  # of a line; a longer one shows means of several steps
 LEAD = (
     "Each panel shows a metric of PPO at each step. A healthy run: the score and gold rise together, the KL grows slowly, "
     "the entropy falls slowly, the loss on pretraining text stays flat. A score that rises while gold falls is "
@@ -65,6 +66,8 @@ def _legend(files: RunFiles, logs: dict[str, list[Row]]) -> str:
         parts.append(f"One seed, {len(own):,} steps. `SEED=1` makes a sibling run; the report then shows a band.")
     if any(name.startswith(HELD_OUT) for row in own for name in row):
         parts.append("Orange points are measured on held-out prompts or text.")
+    if len(own) > MOST_POINTS:
+        parts.append(f"Each point of a line is the mean of {-(-len(own) // MOST_POINTS)} steps.")
     parts += [
         f"The options of {name} differ: {', '.join(options)}."
         for name, options in files.other_options.items()
@@ -101,9 +104,25 @@ def _panel(index: int, metric: str, logs: dict[str, list[Row]], own: str) -> Pic
         steps = sorted(by_step)
         line = [(step, statistics.median(by_step[step])) for step in steps]
         band = [(step, min(by_step[step]), max(by_step[step])) for step in steps]
+    size = -(-len(line) // MOST_POINTS)
+    line, band = thinned(line, size), thinned_band(band, size)
     name = f"curve-{index:02d}-" + re.sub(r"[^a-z0-9]+", "-", metric.lower()).strip("-")
-    single = series[own] if len(logs) > 1 else ()
+    single = thinned(series[own], size) if len(logs) > 1 else ()
     return drawing.curve(name, title, _in_words(title, line, points), line, band, points, single)
+
+
+def thinned(line: Sequence[tuple[float, float]], size: int) -> list[tuple[float, float]]:
+    """The means of the steps and of the values of every `size` points; a shorter line draws faster and takes less room."""
+    parts = [line[i : i + size] for i in range(0, len(line), size or 1)]
+    return [
+        (statistics.fmean(step for step, _ in part), statistics.fmean(value for _, value in part)) for part in parts
+    ]
+
+
+def thinned_band(band: Sequence[tuple[float, float, float]], size: int) -> list[tuple[float, float, float]]:
+    """The mean step, minimum and maximum of every `size` points."""
+    parts = [band[i : i + size] for i in range(0, len(band), size or 1)]
+    return [(statistics.fmean(p[0] for p in part), min(p[1] for p in part), max(p[2] for p in part)) for part in parts]
 
 
 def _in_words(title: str, line: Sequence[tuple[float, float]], points: Sequence[tuple[float, float]]) -> str:

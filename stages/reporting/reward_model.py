@@ -47,13 +47,18 @@ def pairs_of(rankings: Iterable[Row]) -> list[Pair]:
             for j in range(len(ranks)):
                 if ranks[i] >= ranks[j]:
                     continue
-                known = quality[i] is not None and quality[j] is not None
-                pairs.append(
-                    Pair(
-                        prompt, scores[i] - scores[j], lengths[i] - lengths[j], ranks[j] - ranks[i],
-                        quality[i] - quality[j] if known else None, len(ranks), row.get("task"), bool(swapped[i] or swapped[j]),
-                    )
-                )  # fmt: skip
+                first, second = quality[i], quality[j]
+                pair = Pair(
+                    prompt=prompt,
+                    score=scores[i] - scores[j],
+                    length=lengths[i] - lengths[j],
+                    ranks=ranks[j] - ranks[i],
+                    quality=None if first is None or second is None else first - second,
+                    completions=len(ranks),
+                    task=row.get("task"),
+                    swapped=bool(swapped[i] or swapped[j]),
+                )
+                pairs.append(pair)
     return pairs
 
 
