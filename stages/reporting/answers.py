@@ -23,17 +23,27 @@ ORDER = ("pretrain", SFT, POLICY)
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer, in pieces: (text, whether its words differ from the SFT answer's)."""
+    """A model's answer."""
 
     model: str
-    pieces: Sequence[tuple[str, bool]]
+    text: str
+    reference: str | None  # the SFT answer; None if there is none, or if this is it
     cut: int  # characters that are left out at the end
     finished: bool
     length: int
     score: float | None
     gold: float | None
     kl: float | None
-    same: bool  # as the SFT answer
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the SFT answer word for word."""
+        return not self.cut and self.text == self.reference
+
+    @property
+    def pieces(self) -> list[tuple[str, bool]]:
+        """The text in pieces: (piece, whether its words differ from the SFT answer's)."""
+        return [(self.text, False)] if self.reference is None else changed_words(self.reference, self.text)
 
     @property
     def numbers(self) -> list[tuple[str, str]]:
@@ -170,14 +180,9 @@ def _prompt(rows: Sequence[Row], models: Sequence[str], temperatures: Sequence[f
 
 def _answer(row: Row, reference: str | None) -> Answer:
     text = text_of(row["completion"]).strip()
-    shown, cut = text[:LONGEST], max(0, len(text) - LONGEST)
-    changed = reference is not None and row["model"] != SFT
-    pieces = (
-        changed_words(reference.strip()[:LONGEST], shown) if changed and reference is not None else [(shown, False)]
-    )
-    same = changed and reference is not None and text == reference.strip()
+    compared = None if reference is None or row["model"] == SFT else reference.strip()[:LONGEST]
     numbers = (row["finished"], row["length"], row["score"], row["gold"], row["kl"])
-    return Answer(row["model"], pieces, cut, *numbers, same)
+    return Answer(row["model"], text[:LONGEST], compared, max(0, len(text) - LONGEST), *numbers)
 
 
 def text_of(content: Any) -> str:
@@ -191,14 +196,13 @@ def text_of(content: Any) -> str:
 
 def changed_words(reference: str, text: str) -> list[tuple[str, bool]]:
     """The text in pieces: (piece, whether its words are not in the reference at that place). Joined they are the text."""
-    words, others = (re.findall(r"\s+|\S+", part) for part in (text, reference))
-    matcher = difflib.SequenceMatcher(None, others, words, autojunk=False)
-    changed = [kind != "equal" for kind, _, _, begin, end in matcher.get_opcodes() for _ in range(begin, end)]
-    for i, word in enumerate(words):
-        if word.isspace():  # a space is changed between changed words only, so that they are marked as one
-            changed[i] = 0 < i < len(words) - 1 and changed[i - 1] and changed[i + 1]
-    runs = itertools.groupby(zip(words, changed, strict=True), key=lambda pair: pair[1])
-    return [("".join(word for word, _ in run), key) for key, run in runs] or [("", False)]
+    parts, others = (re.split(r"(\s+)", one) for one in (text, reference))  # words at even places, spaces between them
+    matcher = difflib.SequenceMatcher(None, others[::2], parts[::2])  # its heuristic keeps long texts fast
+    words = [kind != "equal" for kind, _, _, begin, end in matcher.get_opcodes() for _ in range(begin, end)]
+    # a space is changed between changed words only, so that they are marked as one
+    changed = [words[i // 2] and words[(i + 1) // 2] for i in range(len(parts))]
+    runs = itertools.groupby(zip(parts, changed, strict=True), key=lambda pair: pair[1])
+    return [("".join(part for part, _ in run), key and bool(text)) for key, run in runs]
 
 
 def _first(comparison: Comparison) -> tuple[dict[str, list[Prompt]], list[Prompt]]:
@@ -236,4 +240,4 @@ def _fitting(shown: Sequence[Prompt], rest: Sequence[Prompt]) -> list[Prompt]:
 def _size(prompt: Prompt) -> int:
     answers = [answer for answers in prompt.answers.values() for answer in answers]
     texts = sum(len(text) for _, text in prompt.turns)
-    return texts + sum(MARKUP + sum(len(piece) for piece, _ in answer.pieces) for answer in answers)
+    return texts + sum(MARKUP + len(answer.text) for answer in answers)
