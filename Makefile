@@ -19,7 +19,7 @@ PY := "$$VENV/bin/python"
 # runs a module with the arguments in ARGS
 WITH_ARGS := $(PY) -m tests.with_args
 # what the run is used for
-TOOLS := rank chat
+TOOLS := rank chat report
 STAGES := data pretrain sft comparisons reward ppo samples evaluate
 
 .PHONY: help setup setup-trl112 $(STAGES) $(TOOLS) optimum test test-all bench gpu quality growth sitting experiment mutate kill lint clean clean-previous
@@ -38,6 +38,7 @@ help:
 	@echo
 	@echo 'make rank         rank answers in a browser: MODEL=sft COUNT=60 K=4 HOST=127.0.0.1 PORT=8000'
 	@echo 'make chat         talk to the models in the terminal, or with WEB=1 in a browser'
+	@echo 'make report       one page of what the run has made, <run>/report.html; evaluates first if needed'
 	@echo
 	@echo 'Each stage first runs the stages it needs that are missing or out of date, and prints why.'
 	@echo 'RECIPE=tiny       a name in stages/recipes, or the path of a YAML file'

@@ -3,12 +3,13 @@
 pipeline      the program behind `make`: prints which stages run, and runs them
 request       what make was told
 decisions     which stages have to run, and why
+evaluation    the evaluation that a report needs
 processes     how the processes of a stage are started, and what ends them all
 requirements  inputs that a recipe must name, checked before the first stage runs
 stage         a stage's inputs, result and record
 run           the folders of a run and its bases, with the records of finished stages
 options       the options of the stages up to PPO
-answer_options  the options of what answers prompts: samples, evaluate, rank and chat
+answer_options  the options of what uses finished models: samples, evaluate, rank, chat and report
 programs      the stages and tools by name
 parsing       options from recipe and command line
 recipe        YAML files with a section for each stage

@@ -1,4 +1,4 @@
-"""The options of the programs that answer prompts with finished models: samples, evaluate, rank and chat."""
+"""The options of the programs that use finished models: samples, evaluate, rank, chat and report."""
 
 from dataclasses import dataclass, fields
 
@@ -122,3 +122,8 @@ class ChatOptions(StageOptions):
     host: str = option("127.0.0.1", "address on which the page is served; 0.0.0.0: every address of this computer")
     port: int = option(0, "port of the page; 0: any free one", at_least=0, at_most=65535)
     browser: bool = option(True, "open the page in a browser, if there is a display")
+
+
+@dataclass
+class ReportOptions(StageOptions):
+    """A report has no options of its own: it shows what the run's folder holds; `output` is the folder it goes to."""

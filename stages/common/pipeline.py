@@ -12,9 +12,10 @@ from rlhf import InputError
 from rlhf.run.files import set_aside
 from stages.common.console import duration, escape_unencodable, print_error, print_lines, say, stdout_closed
 from stages.common.decisions import NEVER_MADE, Decision, Options, decide, options_of, plan, stages_for
+from stages.common.evaluation import evaluation_of
 from stages.common.interruption import lock
 from stages.common.options import CHAIN, PEOPLE
-from stages.common.parsing import check_values
+from stages.common.parsing import check_values, parse_given
 from stages.common.processes import start
 from stages.common.programs import OPTIONS, TOOLS
 from stages.common.request import Request, command
@@ -35,6 +36,8 @@ def make(request: Request, show_result: bool = True) -> None:
     if request.goal == "samples" or request.goal in TOOLS:
         # they use the stages that have finished
         request.run.chosen = {d.stage: d.folder for d in decisions if not d.runs}
+        if request.goal == "report":
+            evaluate_first(request)
         run_stage(request, request.goal)
         return
     running = [decision.stage for decision in decisions if decision.runs]
@@ -48,6 +51,20 @@ def make(request: Request, show_result: bool = True) -> None:
     request.save_settings()
     if show_result:
         show(request, decisions, options)
+
+
+def evaluate_first(request: Request) -> None:
+    """Evaluates the models that exist if `make evaluate` would do so; trains none."""
+    if (evaluation := evaluation_of(request)) is None:
+        return
+    options = {"evaluate": parse_given("evaluate", evaluation.argv("evaluate"))}
+    decision = decide(evaluation, "evaluate", options, set())
+    request.run.chosen["evaluate"] = decision.folder
+    if decision.runs:
+        check_values(options["evaluate"].options)
+        say(_in_words(decision) if decision.reasons != [NEVER_MADE] else "evaluates first", "evaluate")
+        with locked(request):
+            execute(evaluation, decision, options)
 
 
 def print_plan(request: Request, decisions: list[Decision]) -> None:

@@ -1,6 +1,6 @@
 """The programs of the pipeline by name: stages, which make a result, and tools, which use finished results."""
 
-from stages.common.answer_options import ChatOptions, EvaluateOptions, RankOptions, SamplesOptions
+from stages.common.answer_options import ChatOptions, EvaluateOptions, RankOptions, ReportOptions, SamplesOptions
 from stages.common.options import (
     ComparisonsOptions,
     DataOptions,
@@ -22,6 +22,7 @@ OPTIONS: dict[str, type[StageOptions]] = {
     "evaluate": EvaluateOptions,
     "rank": RankOptions,
     "chat": ChatOptions,
+    "report": ReportOptions,
 }
-TOOLS = ("rank", "chat")
+TOOLS = ("rank", "chat", "report")
 STAGES = tuple(name for name in OPTIONS if name not in TOOLS)
