@@ -36,6 +36,7 @@ class TrainingState:
         self.accelerator = accelerator
         self.trunk = getattr(policy.config, FINGERPRINT, None)  # of a policy with an adapter
         self.kl_coef, self.steps_done = config.kl_coef, 0
+        self.baseline: float | None = None  # of advantage_estimator reinforce, after the first step
         self.shares_trunk = isinstance(value_model, ValueHead)  # the value model is a head on the policy
         policy = distributed(policy)
         value_model = None if value_model is None else distributed(value_model)
@@ -102,6 +103,8 @@ class TrainingState:
             "scheduler": self.scheduler.state_dict(),
             "random": [random_state()],
         }
+        if self.baseline is not None:
+            state["baseline"] = self.baseline
         if self.trunk is not None:
             state["trunk"] = self.trunk
         if self.accelerator.scaler is not None:
@@ -123,7 +126,7 @@ class TrainingState:
         state = load_state(folder / "state")
         if state.get("trunk") != self.trunk:
             raise InputError(f"the checkpoint {folder} is of an adapter on another model: remove it, and start anew")
-        self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
+        self.steps_done, self.kl_coef, self.baseline = state["steps_done"], state["kl_coef"], state.get("baseline")
         for name, model in self.models().items():
             trained = state["models"][name]
             model = self.accelerator.unwrap_model(model)
