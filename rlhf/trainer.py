@@ -93,10 +93,8 @@ class PPOTrainer(TrainingState):
         if config.ptx_coef and not text:
             raise InputError("ptx_coef is above 0, but there is no pretraining text: pass `text`, or set ptx_coef to 0")
         if config.has_value_model != (value_model is not None):
-            problem = "needs" if config.has_value_model else "uses no"
-            raise InputError(
-                f"advantage_estimator {config.advantage_estimator} {problem} value model: see `value_model`"
-            )
+            problem = "needs a value model: pass" if config.has_value_model else "uses no value model: leave out"
+            raise InputError(f"advantage_estimator {config.advantage_estimator} {problem} `value_model`")
         if reward is None and functions is None:
             raise InputError("there is no reward: pass `reward`, or `functions`")
         config.check_split(accelerator.num_processes)

@@ -41,8 +41,8 @@ def gradients(tokenizer, make, rows=None, change=None, **options) -> torch.Tenso
 
 
 def off_policy(trainer: PPOTrainer) -> None:
-    """Moves the weights of the policy after each rollout, so that ratios are not 1, and some are clipped."""
-    collect = trainer.collect
+    """Some responses end, and the policy moves after each rollout, so that ratios are not 1, and some are clipped."""
+    trainer.stop_ids, collect = list(range(0, 400, 12)), trainer.collect
 
     def moved(step):
         rollout = collect(step)
@@ -67,7 +67,6 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(
 @pytest.mark.parametrize("options", OTHERS, ids=str)
 @pytest.mark.parametrize("mask_truncated", [False, True])
 def test_no_estimator_or_loss_makes_the_gradient_depend_on_the_split(tokenizer, options, mask_truncated):
-    """Responses have different lengths, with `mask_truncated` some have no token in the loss, and ratios are not 1."""
     options = {**options, "mask_truncated": mask_truncated, "ptx_coef": 0.0, "change": off_policy}
     whole = gradients(tokenizer, tiny_gpt2, **options)
     assert whole.any()
