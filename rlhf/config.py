@@ -88,10 +88,24 @@ class PPOConfig(PrecisionOptions):
         above=0,
     )
     kl_horizon: float = option(10_000, "horizon of the adaptive kl_coef, in episodes; smaller adapts faster", above=0)
-    advantage_estimator: Literal["gae", "rloo"] = option(
+    advantage_estimator: Literal["gae", "rloo", "grpo", "dr_grpo", "reinforce"] = option(
         "gae",
-        "gae: generalised advantage estimation with a value model (InstructGPT); rloo: no value model, the baseline of a "
-        "response is the mean return of the other num_generations - 1 responses to its prompt (arXiv 2402.14740)",
+        "gae: generalised advantage estimation with a value model (InstructGPT). The others need no value model: rloo, "
+        "grpo and dr_grpo compare the num_generations responses to a prompt, reinforce compares with earlier batches. "
+        "rloo: the return minus the mean of the other responses (arXiv 2402.14740); grpo: standardised (arXiv 2402.03300); "
+        "dr_grpo: minus the mean (arXiv 2503.20783); reinforce: minus a running mean (Williams 1992). The KL penalty is in "
+        "the reward with all of them, where grpo's paper has a KL loss",
+    )
+    whiten_advantages: bool | None = option(
+        None,
+        "scale advantages to mean 0 and variance 1 over the tokens of the batch; none: with gae and rloo only, as the "
+        "others define their own normalisation (with reinforce it would cancel the baseline)",
+    )
+    baseline_decay: float = option(
+        0.9,
+        "decay per step of the running mean of batches' mean returns, which is the baseline of reinforce",
+        at_least=0,
+        below=1,
     )
     gamma: float = option(1.0, "discount factor per token; 1 is no discount (InstructGPT: none)", at_least=0, at_most=1)
     lam: float = option(
@@ -101,9 +115,30 @@ class PPOConfig(PrecisionOptions):
         at_most=1,
     )
     whiten_rewards: bool = option(False, "scale rewards to unit variance, without shifting their mean (Ziegler et al.)")
+    policy_loss: Literal["ppo", "gspo", "cispo"] = option(
+        "ppo",
+        "ppo: the clipped surrogate of each token (arXiv 1707.06347); gspo: with the length-normalised ratio of the whole "
+        "response (arXiv 2507.18071); cispo: the clipped ratio is a constant weight of the log-probability, so that "
+        "clipped tokens keep a gradient (arXiv 2506.13585)",
+    )
+    loss_aggregation: Literal["tokens", "responses", "constant"] | None = option(
+        None,
+        "tokens: the policy's loss is the mean over the tokens of a minibatch; responses: over responses, of the mean over "
+        "tokens; constant: the sum over tokens divided by responses x response_length; none: as in the paper of policy_loss "
+        "(gspo: responses, cispo: tokens), with ppo in that of advantage_estimator (grpo: responses, dr_grpo: constant, "
+        "others: tokens)",
+    )
     cliprange: float = option(
         0.2,
-        "clip range: the probability ratio is clipped to 1 - cliprange and 1 + cliprange (InstructGPT: 0.2)",
+        "clip range: the probability ratio is clipped to 1 - cliprange and 1 + cliprange (InstructGPT: 0.2; GSPO's "
+        "paper: 3e-4)",
+        above=0,
+        at_most=1000,
+    )
+    cliprange_high: float | None = option(
+        None,
+        "the ratio is clipped to 1 + cliprange_high instead (DAPO, arXiv 2503.14476: 0.28; GSPO's paper: 4e-4); none: to "
+        "1 + cliprange",
         above=0,
         at_most=1000,
     )
@@ -160,7 +195,7 @@ class PPOConfig(PrecisionOptions):
 
     def _check_estimator(self) -> None:
         name = self.advantage_estimator
-        if not self.has_value_model and self.num_generations < 2:
+        if self.compares_responses and self.num_generations < 2:
             raise InputError(
                 f"advantage_estimator {name} compares responses to one prompt: num_generations must be at least 2"
             )
@@ -188,6 +223,29 @@ class PPOConfig(PrecisionOptions):
     def has_value_model(self) -> bool:
         """Whether the advantage estimator needs a value model."""
         return self.advantage_estimator == "gae"
+
+    @property
+    def compares_responses(self) -> bool:
+        """Whether the advantage estimator compares the responses to a prompt."""
+        return self.advantage_estimator not in ("gae", "reinforce")
+
+    @property
+    def whitens_advantages(self) -> bool:
+        """`whiten_advantages`, or the default of the advantage estimator."""
+        default = self.advantage_estimator in ("gae", "rloo")
+        return default if self.whiten_advantages is None else self.whiten_advantages
+
+    @property
+    def aggregation(self) -> str:
+        """`loss_aggregation`, or that of the paper."""
+        of_paper = {"gspo": "responses", "cispo": "tokens", "grpo": "responses", "dr_grpo": "constant"}
+        default = of_paper.get(self.policy_loss) or of_paper.get(self.advantage_estimator, "tokens")
+        return self.loss_aggregation or default
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """By how much a ratio may be below 1 and above 1."""
+        return self.cliprange, self.cliprange if self.cliprange_high is None else self.cliprange_high
 
     @property
     def steps(self) -> int:

@@ -88,7 +88,8 @@ def problem_of(value: Any, hint: Any, limits: Range = Range()) -> str:  # noqa: 
     or_none = " or none" if optional else ""
     or_word = f"{' or '.join(words)}, or " if words and get_origin(kind) is not Literal else ""
     if names := get_args(kind) if get_origin(kind) is Literal else ():
-        allowed = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        *first, last = (*names, "none") if optional else names
+        allowed = " or ".join(filter(None, [", ".join(first), last]))
         return "" if value in names else f"it must be {allowed}{did_you_mean(value, names)}"
     if not _is_of(value, kind) or (isinstance(value, Real) and not _is_finite(value)):
         finite = "finite " if isinstance(value, float) and kind is float else ""

@@ -57,9 +57,48 @@ def rloo(rewards: Tensor, mask: Tensor, num_generations: int) -> Tensor:
     responses to its prompt. A return is the sum of a response's rewards. The `num_generations` (at least 2) responses
     to a prompt are consecutive rows. Source: arXiv 2402.14740, section 3.
     """
-    returns = rewards.where(mask, 0.0).sum(dim=1).view(-1, num_generations)
+    returns = _returns(rewards, mask).view(-1, num_generations)
     others = (returns.sum(dim=1, keepdim=True) - returns) / (num_generations - 1)
-    return (returns - others).view(-1, 1).expand(mask.shape).where(mask, 0.0)
+    return _of_tokens(returns - others, mask)
+
+
+def grpo(rewards: Tensor, mask: Tensor, num_generations: int) -> Tensor:
+    """Group-relative advantages (B, T), 0 after the response: returns standardised over the responses to a prompt.
+
+    Rows and returns as in `rloo`. The standard deviation is that of a sample (division by n - 1), plus 1e-4, as in TRL.
+    Source: arXiv 2402.03300, section 4.1.2.
+    """
+    returns = _returns(rewards, mask).view(-1, num_generations)
+    centred = returns - returns.mean(dim=1, keepdim=True)
+    return _of_tokens(centred / (returns.std(dim=1, keepdim=True) + 1e-4), mask)
+
+
+def dr_grpo(rewards: Tensor, mask: Tensor, num_generations: int) -> Tensor:
+    """The same without the division by the standard deviation, which gives prompts of little variance more weight.
+
+    Source: arXiv 2503.20783, section 3.2.
+    """
+    returns = _returns(rewards, mask).view(-1, num_generations)
+    return _of_tokens(returns - returns.mean(dim=1, keepdim=True), mask)
+
+
+# those that compare the responses to a prompt, and need no value model
+GROUP_ESTIMATORS = {"rloo": rloo, "grpo": grpo, "dr_grpo": dr_grpo}
+
+
+def reinforce(rewards: Tensor, mask: Tensor, baseline: float | None) -> Tensor:
+    """Returns minus a baseline, (B, T), 0 after the response; returns as in `rloo`.
+
+    The baseline is the running mean return of earlier batches; None, of the first batch, is the batch's own mean.
+    Source: Williams, Machine Learning 8 (1992), 229-256, there as "reinforcement comparison".
+    """
+    returns = _returns(rewards, mask)
+    return _of_tokens(returns - (returns.mean() if baseline is None else baseline), mask)
+
+
+def running_mean(mean: float | None, number: float, decay: float) -> float:
+    """The exponential moving average after one more number; without a `mean`, that number."""
+    return number if mean is None else decay * mean + (1 - decay) * number
 
 
 def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
@@ -74,11 +113,70 @@ def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     return (whitened if shift_mean else whitened + mean).where(mask, 0.0)
 
 
-def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float) -> Tensor:
-    """PPO's clipped surrogate, negated, as the mean over tokens. Scalar. Source: arXiv 1707.06347, equation 7."""
+def ppo_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float, cliprange_high: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate, negated, and the ratio r that it clips; both (B, T), of each token.
+
+    -min(r A, clip(r, 1 - cliprange, 1 + cliprange_high) A) with r = pi / pi_old. Source: arXiv 1707.06347, equation 7;
+    with a higher upper bound arXiv 2503.14476 (DAPO), section 3.1.
+    """
     ratio = _log_ratio(logprobs, old_logprobs, mask).exp()
-    clipped = ratio.clamp(1 - cliprange, 1 + cliprange)
-    return masked_mean(-torch.min(ratio * advantages, clipped * advantages), mask)
+    clipped = ratio.clamp(1 - cliprange, 1 + cliprange_high)
+    return -torch.min(ratio * advantages, clipped * advantages), ratio
+
+
+def gspo_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float, cliprange_high: float
+) -> tuple[Tensor, Tensor]:
+    """The same with the ratio of the whole response, pi(y|x) / pi_old(y|x), to the power 1 / |y|; both (B, T).
+
+    Every token has the value of that ratio and the gradient of its own log-probability, so its advantage may differ
+    from those of the others. Source: arXiv 2507.18071, section 4.3 (GSPO-token). With equal advantages that is GSPO.
+    """
+    log_ratio = _log_ratio(logprobs, old_logprobs, mask)
+    of_response = log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    log_ratio = of_response.detach() + (log_ratio - log_ratio.detach())
+    return ppo_loss(log_ratio, torch.zeros_like(log_ratio), advantages, mask, cliprange, cliprange_high)
+
+
+def cispo_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float, cliprange_high: float
+) -> tuple[Tensor, Tensor]:
+    """-clip(r, 1 - cliprange, 1 + cliprange_high) A log pi, and r = pi / pi_old; both (B, T), of each token.
+
+    The clipped ratio is a constant weight, so that a token outside the clip range keeps its gradient. Source: arXiv
+    2506.13585, equations 4 and 5.
+    """
+    ratio = _log_ratio(logprobs, old_logprobs, mask).exp()
+    weight = ratio.detach().clamp(1 - cliprange, 1 + cliprange_high)
+    return -weight * advantages * logprobs.where(mask, 0.0), ratio
+
+
+LOSSES = {"ppo": ppo_loss, "gspo": gspo_loss, "cispo": cispo_loss}
+
+
+def aggregate(losses: Tensor, mask: Tensor, aggregation: str, length: int) -> Tensor:
+    """One number of the losses (B, T) of tokens. Scalar.
+
+    tokens: the mean over tokens. responses: the mean over responses of the mean over their tokens (GRPO, arXiv
+    2402.03300, equation 3). constant: the sum over tokens, divided by B * length (Dr. GRPO, arXiv 2503.20783).
+    """
+    if aggregation == "tokens":
+        return masked_mean(losses, mask)
+    sums, counts = losses.where(mask, 0.0).sum(dim=1), mask.sum(dim=1)
+    if aggregation == "constant":
+        return sums.mean() / length
+    return masked_mean(sums / counts.clamp(min=1), counts > 0)
+
+
+def aggregated_count(mask: Tensor, aggregation: str) -> Tensor:
+    """The tokens, the responses with a token in the mask, or the rows that `aggregate` averages over. Scalar.
+
+    The mean of `aggregate` over micro-batches, weighted by this number, is that of the whole batch.
+    """
+    units = {"tokens": mask, "responses": mask.any(dim=1), "constant": mask.new_ones(len(mask))}
+    return units[aggregation].sum()
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, cliprange_value: float) -> Tensor:
@@ -110,10 +208,9 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(torch.expm1(log_ratio) - log_ratio, mask)
 
 
-def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, cliprange: float) -> Tensor:
-    """The share of tokens whose probability ratio is outside the clip range. Scalar."""
-    ratio = _log_ratio(logprobs, old_logprobs, mask).exp()
-    return masked_mean(((ratio - 1).abs() > cliprange).float(), mask)
+def clip_fraction(ratio: Tensor, mask: Tensor, cliprange: float, cliprange_high: float) -> Tensor:
+    """The share of tokens whose ratio is outside the clip range. Scalar."""
+    return masked_mean(((ratio - 1 > cliprange_high) | (1 - ratio > cliprange)).float(), mask)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
@@ -130,3 +227,13 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     # masked before exp, because an overflow outside the mask would give a gradient of 0 * inf = NaN
     return (logprobs - old_logprobs).where(mask, 0.0)
+
+
+def _returns(rewards: Tensor, mask: Tensor) -> Tensor:
+    """The sum of the rewards of each response, (B,)."""
+    return rewards.where(mask, 0.0).sum(dim=1)
+
+
+def _of_tokens(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Advantages of responses, B in any shape, for each of their tokens, (B, T)."""
+    return advantages.view(-1, 1).expand(mask.shape).where(mask, 0.0)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
-from rlhf.engine import balanced_share, clip_gradients, most, own_share, release, text_logprobs, to_device
+from rlhf.engine import balanced_share, most, own_share, release, text_logprobs, to_device
 from rlhf.models import mixed_precision, stop_token_ids
 from rlhf.rollout import (
     Responses,
@@ -26,14 +26,14 @@ from rlhf.rollout import (
     response_values,
     score_responses,
 )
-from rlhf.run.health import check_metrics, check_rollout, check_update
+from rlhf.run.health import check_metrics, check_rollout
 from rlhf.run.memory import MicroBatch
-from rlhf.run.metrics import Meter, add_logged, add_rollout_metrics
+from rlhf.run.metrics import Meter, step_metrics
 from rlhf.run.placement import distributed, freeze
 from rlhf.run.randomness import seed_of, shuffled
-from rlhf.run.sanity import sanity_check
+from rlhf.run.sanity import check_first_rollout
 from rlhf.run.state import TrainingState
-from rlhf.scoring import RewardFunctions, reward_model_scores
+from rlhf.scoring import RewardFunctions
 from rlhf.tokens import pad
 
 
@@ -42,8 +42,17 @@ class Experience(Rollout):
     """A rollout with its advantages and returns."""
 
     loss_mask: Tensor  # (B, T) bool, True on tokens that the losses use; with mask_truncated, only finished responses
-    advantages: Tensor  # (B, T) whitened over the loss mask
+    advantages: Tensor  # (B, T) of the advantage estimator; if whitened, over the loss mask
     returns: Tensor  # (B, T) targets of the value model; 0 without one
+
+
+@dataclass
+class Counts:
+    """What the losses of a whole minibatch are means over; scalars."""
+
+    tokens: Tensor  # tokens of responses
+    policy: Tensor  # tokens, responses or rows: `rlhf.ppo.aggregated_count`
+    text_tokens: Tensor  # pretraining tokens
 
 
 @dataclass
@@ -56,7 +65,7 @@ class Step:
 
 
 class PPOTrainer(TrainingState):
-    """Trains `policy` and `value_model` in place; `value_model` is None if `advantage_estimator` is rloo.
+    """Trains `policy` and `value_model` in place; `value_model` is None unless `advantage_estimator` is gae.
 
     `reference` is frozen, in place. `prompts` are lists of token ids, and so are the pretraining documents `text`,
     which are required unless ptx_coef is 0. `reward` maps responses to scores (B,); it gets parts of a rollout, of
@@ -83,6 +92,9 @@ class PPOTrainer(TrainingState):
         accelerator = accelerator or Accelerator(mixed_precision=mixed_precision(config))
         if config.ptx_coef and not text:
             raise InputError("ptx_coef is above 0, but there is no pretraining text: pass `text`, or set ptx_coef to 0")
+        if config.has_value_model != (value_model is not None):
+            problem = "needs a value model: pass" if config.has_value_model else "uses no value model: leave out"
+            raise InputError(f"advantage_estimator {config.advantage_estimator} {problem} `value_model`")
         if reward is None and functions is None:
             raise InputError("there is no reward: pass `reward`, or `functions`")
         config.check_split(accelerator.num_processes)
@@ -92,7 +104,7 @@ class PPOTrainer(TrainingState):
                 model.eval()
         self.reference = distributed(freeze(reference, accelerator))
         super().__init__(config, accelerator, policy, value_model)
-        self.config, self.tokenizer = config, tokenizer
+        self.tokenizer = tokenizer
         self.pad_id, self.stop_ids = tokenizer.pad_token_id, stop_token_ids(policy, tokenizer)
         self.prompts, self.text = prompts, text
         self.reward, self.functions, self.gold = reward, functions, gold
@@ -108,37 +120,21 @@ class PPOTrainer(TrainingState):
             # responses to a batch of prompts, with log-probabilities, values and scores
             rollout = self.collect(step)
             check_rollout(step + 1, rollout)
-            self.sanity_report = self.sanity_report or self.check_sanity(rollout)
+            self.sanity_report = self.sanity_report or check_first_rollout(self, rollout)
 
-            # a KL penalty on every token, the score on the last one (InstructGPT, equation 2)
-            scores = rollout.scores - (config.missing_eos_penalty or 0.0) * ~rollout.finished
-            rewards = ppo.kl_penalised_rewards(
-                scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef
-            )
-            if config.whiten_rewards:
-                rewards = ppo.whiten(rewards, rollout.mask, shift_mean=False)
-            if self.value_model is None:
-                advantages = ppo.rloo(rewards, rollout.mask, config.num_generations)
-                returns = torch.zeros_like(advantages)
-            else:
-                advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
-            loss_mask = rollout.mask & rollout.finished[:, None] if config.mask_truncated else rollout.mask
-            advantages = ppo.whiten(advantages, loss_mask)
+            rewards = self.rewards(rollout)
+            experience = self.experience(rollout, rewards)
 
             # a few epochs over the batch; every optimizer step also gets new pretraining text
-            experience = Experience(**vars(rollout), loss_mask=loss_mask, advantages=advantages, returns=returns)
             meter = Meter()
             for update, rows in enumerate(self.minibatches(step)):
                 text = self.pretraining_text(step * config.updates_per_step + update)
                 warming_up = self.value_model is not None and step < config.value_warmup_steps
                 self.update(experience.select(rows), text, meter, train_policy=not warming_up)
 
-            metrics = self.metrics(experience, rewards, meter)
+            metrics = step_metrics(self, experience, rewards, meter)
             check_metrics(step + 1, metrics, config, rollout)
-            if config.kl_target is not None:
-                self.kl_coef = ppo.adapted_kl_coef(
-                    self.kl_coef, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon
-                )
+            self.adapt(metrics)
             self.steps_done = step + 1
             yield Step(self.steps_done, metrics, rollout)
 
@@ -195,16 +191,53 @@ class PPOTrainer(TrainingState):
         release(self.reference)
         return rollout.gathered(share, len(prompt_index), self.pad_id)
 
+    # --- advantages ---------------------------------------------------------------------------------------------------
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """A KL penalty on every token, the score on the last one, (B, T) (InstructGPT, equation 2)."""
+        config = self.config
+        scores = rollout.scores - (config.missing_eos_penalty or 0.0) * ~rollout.finished
+        rewards = ppo.kl_penalised_rewards(scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, self.kl_coef)
+        return ppo.whiten(rewards, rollout.mask, shift_mean=False) if config.whiten_rewards else rewards
+
+    def experience(self, rollout: Rollout, rewards: Tensor) -> Experience:
+        """The rollout with the advantages of the `advantage_estimator`."""
+        config, mask, name = self.config, rollout.mask, self.config.advantage_estimator
+        returns = torch.zeros_like(rewards)
+        if name == "gae":
+            advantages, returns = ppo.gae(rewards, rollout.values, mask, config.gamma, config.lam)
+        elif name == "reinforce":
+            advantages = ppo.reinforce(rewards, mask, self.baseline)
+        else:
+            advantages = ppo.GROUP_ESTIMATORS[name](rewards, mask, config.num_generations)
+        loss_mask = mask & rollout.finished[:, None] if config.mask_truncated else mask
+        if config.whitens_advantages:
+            advantages = ppo.whiten(advantages, loss_mask)
+        return Experience(**vars(rollout), loss_mask=loss_mask, advantages=advantages, returns=returns)
+
+    def adapt(self, metrics: dict[str, float]) -> None:
+        """Changes the KL coefficient with `kl_target`, and the baseline of `reinforce`, after a step."""
+        config = self.config
+        if config.kl_target is not None:
+            self.kl_coef = ppo.adapted_kl_coef(
+                self.kl_coef, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon
+            )
+        if config.advantage_estimator == "reinforce":
+            self.baseline = ppo.running_mean(self.baseline, metrics["reward"], config.baseline_decay)
+
     # --- an update ----------------------------------------------------------------------------------------------------
 
     def update(self, batch: Experience, text: list[list[int]], meter: Meter, train_policy: bool) -> None:
         """One optimizer step on a minibatch and on pretraining text. Each process computes its share of both.
 
-        Each loss is a mean over the tokens of the whole minibatch. A micro-batch is weighted by its share of these
-        tokens, so the gradient does not depend on how the minibatch is split.
+        Each loss is a mean over the whole minibatch, mostly over its tokens. A micro-batch is weighted by its share of
+        what the mean is over, so the gradient does not depend on how the minibatch is split.
         """
-        tokens = batch.loss_mask.sum().clamp(min=1)
-        text_tokens = torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device)
+        counts = Counts(
+            tokens=batch.loss_mask.sum().clamp(min=1),
+            policy=ppo.aggregated_count(batch.loss_mask, self.config.aggregation).clamp(min=1),
+            text_tokens=torch.tensor(sum(len(ids) - 1 for ids in text), device=self.accelerator.device),
+        )
         own = batch.select(balanced_share(batch.attention_mask.sum(dim=1), self.config.num_generations))
         text = [text[i] for i in balanced_share(torch.tensor([len(ids) for ids in text]))]
 
@@ -213,11 +246,11 @@ class PPOTrainer(TrainingState):
             parts = [own.select(rows).trimmed() for rows in torch.arange(len(own.mask)).chunk(count)]
             for number, part in enumerate(parts):
                 with self.synchronised(last=number == len(parts) - 1):
-                    self.add_gradients(part, text[number :: len(parts)], tokens, text_tokens, losses)
+                    self.add_gradients(part, text[number :: len(parts)], counts, losses)
             # a process with fewer micro-batches computes one without tokens: all call sharded models equally often
             for _ in range(most(len(parts)) - len(parts) if self.sharded else 0):
                 empty = replace(parts[0], loss_mask=torch.zeros_like(parts[0].loss_mask))
-                self.add_gradients(empty, [], tokens, text_tokens, Meter())
+                self.add_gradients(empty, [], counts, Meter())
             return losses
 
         losses = self.micro_batch.run(accumulate, len(own.mask))
@@ -225,23 +258,23 @@ class PPOTrainer(TrainingState):
             self.policy.zero_grad(set_to_none=True)
         self.optimizer_step(batch, losses, meter)
 
-    def add_gradients(
-        self, part: Experience, documents: list[list[int]], tokens: Tensor, text_tokens: Tensor, losses: Meter
-    ) -> None:
-        """Adds the gradients of a micro-batch. `tokens` and `text_tokens` are the counts of the whole minibatch."""
+    def add_gradients(self, part: Experience, documents: list[list[int]], counts: Counts, losses: Meter) -> None:
+        """Adds the gradients of a micro-batch. `counts` are those of the whole minibatch."""
         config, mask, count = self.config, part.loss_mask, part.loss_mask.sum()
-        weight = count / tokens
         with self.accelerator.autocast():
             value_head = self.value_model if self.shares_trunk else None
             logprobs, values = response_logprobs(self.policy, part, config.temperature, value_head)
-        pg_loss = ppo.policy_loss(logprobs, part.logprobs, part.advantages, mask, config.cliprange)
-        loss = pg_loss * weight
+        policy_loss = ppo.LOSSES[config.policy_loss]
+        token_losses, ratio = policy_loss(logprobs, part.logprobs, part.advantages, mask, *config.clip_range)
+        pg_loss = ppo.aggregate(token_losses, mask, config.aggregation, config.response_length)
+        pg_count = ppo.aggregated_count(mask, config.aggregation)
+        loss = pg_loss * (pg_count / counts.policy)
 
         # PPO-ptx: pretraining text in the same optimizer step, against forgetting
         if documents or (self.sharded and config.ptx_coef):
             ptx_loss, ptx_count = self.text_loss(documents or [self.text[0]])
             ptx_count = ptx_count * bool(documents)
-            loss = loss + config.ptx_coef * ptx_loss * ptx_count / text_tokens
+            loss = loss + config.ptx_coef * ptx_loss * ptx_count / counts.text_tokens
             losses.add("ptx_loss", ptx_loss, ptx_count)
 
         if not self.shares_trunk:
@@ -253,14 +286,14 @@ class PPOTrainer(TrainingState):
                     values = response_values(self.value_model, part)
         if values is not None:
             vf_loss = ppo.value_loss(values, part.values, part.returns, mask, config.cliprange_value)
-            self.backward(loss + config.vf_coef * vf_loss * weight)
+            self.backward(loss + config.vf_coef * vf_loss * (count / counts.tokens))
             losses.add("vf_loss", vf_loss, count)
 
         # of a step, the first update counts: its policy is still the one that sampled, so the ratio should be 1
         losses.add_numbers("ratio", (logprobs.detach() - part.logprobs)[part.mask].exp())
-        losses.add("pg_loss", pg_loss, count)
+        losses.add("pg_loss", pg_loss, pg_count)
         losses.add("approx_kl", ppo.approx_kl(logprobs, part.logprobs, mask), count)
-        losses.add("clip_fraction", ppo.clip_fraction(logprobs, part.logprobs, mask, config.cliprange), count)
+        losses.add("clip_fraction", ppo.clip_fraction(ratio, mask, *config.clip_range), count)
 
     def text_loss(self, documents: list[list[int]]) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy, in nats, of all tokens but the first of each document, and their count; scalars."""
@@ -269,34 +302,6 @@ class PPOTrainer(TrainingState):
         with self.accelerator.autocast():
             logprobs, mask = text_logprobs(self.policy, input_ids, attention_mask)
         return -ppo.masked_mean(logprobs, mask), mask.sum()
-
-    def optimizer_step(self, batch: Experience, losses: Meter, meter: Meter) -> None:
-        """Clips gradients and steps. If a gradient is not finite, raises Diverged, or skips with `skip_nonfinite`.
-
-        With fp16 the loss scaler skips such a step and lowers its scale, until that is below 1. Schedule and moving
-        average then wait.
-        """
-        config, scaler = self.config, self.accelerator.scaler
-        self.accelerator.unscale_gradients()  # for both models at once; torch refuses a second time
-        # moved to one device, because the norm of a model without gradients is on the CPU
-        norms = torch.stack(
-            [clip_gradients(model, config.max_grad_norm).to(batch.mask.device) for model in self.trained_models()]
-        )
-        if not config.skip_nonfinite and (scaler is None or scaler.get_scale() < 1):
-            check_update(self.steps_done + 1, norms, batch)
-        skip = ~norms.isfinite().all()
-        if not skip or scaler is not None:
-            self.optimizer.step()  # the scaler skips by itself, and must see every step
-        if not skip:
-            meter.extend(losses)
-        if config.skip_nonfinite or scaler is not None:
-            meter.add("skipped", skip, torch.ones_like(skip))
-        self.optimizer.zero_grad(set_to_none=True)
-        if scaler is not None and skip:
-            return
-        self.scheduler.step()
-        if self.average is not None:
-            self.average.update_parameters(self.accelerator.unwrap_model(self.policy))
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
@@ -323,42 +328,3 @@ class PPOTrainer(TrainingState):
             return []
         size = config.ptx_batch_size
         return [self.text[i] for i in shuffled(len(self.text), update * size, size, (config.seed, 4))]
-
-    # --- measurements -------------------------------------------------------------------------------------------------
-
-    def metrics(self, batch: Experience, rewards: Tensor, meter: Meter) -> dict[str, float]:
-        """All metrics of a step by name: those of its updates, which `meter` holds, and those of its rollout."""
-        add_rollout_metrics(meter, batch, rewards, None if self.gold is None else self.gold(batch))
-        responses = torch.tensor(len(batch.mask), device=batch.mask.device)
-        if self.value_model is not None:
-            explained = ppo.explained_variance(batch.values, batch.returns, batch.mask)
-            meter.add("explained_variance", explained, responses)
-        meter.add("kl_coef", torch.tensor(self.kl_coef), responses)
-        meter.add("learning_rate", torch.tensor(self.scheduler.get_last_lr()[0]), responses)
-        if self.functions is not None:
-            add_logged(meter, self.functions.logged, responses.device)
-        if isinstance(self.gold, RewardFunctions):
-            criteria = {name: numbers for name, numbers in self.gold.logged.items() if name.startswith("gold/")}
-            add_logged(meter, criteria, responses.device)
-        return meter.means()
-
-    def check_sanity(self, rollout: Rollout) -> str:
-        """The report of `rlhf.run.sanity.sanity_check` on the first micro-batch. Raises InputError if a check fails.
-
-        The scores of a reward function are not checked, because they may depend on more than the response.
-        """
-        is_model = getattr(self.reward, "func", None) is reward_model_scores
-        share = own_share(len(rollout.mask))
-        part = rollout.select(slice(0, self.micro_batch.rows or share.stop - share.start)).trimmed()
-        with self.accelerator.autocast():
-            if is_model and self.reward is not None and self.functions is not None:
-                with torch.no_grad():
-                    part.scores = self.reward(part)  # without what the functions add
-            return sanity_check(
-                part,
-                policy=self.accelerator.unwrap_model(self.policy),
-                reference=self.reference,
-                reward=self.reward if is_model else None,
-                temperature=self.config.temperature,
-                precision=self.accelerator.mixed_precision,
-            )

@@ -116,7 +116,7 @@ class World:
         }  # fmt: skip
         text = options.pop("text", ())
         config = PPOConfig(**(defaults | options))
-        value_model = None if config.advantage_estimator == "rloo" else Scorer(self.trained(self.value_model().model))
+        value_model = Scorer(self.trained(self.value_model().model)) if config.has_value_model else None
         return PPOTrainer(
             config,
             policy=self.trained(self.policy()),

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import fields
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf import InputError
+from rlhf import InputError, ppo
 from rlhf.config import PPOConfig
 
 
@@ -32,15 +33,61 @@ from rlhf.config import PPOConfig
         ({"bf16": 1}, "bf16 is 1; it must be true or false"),
         ({"lr_scheduler_type": 3}, "lr_scheduler_type is 3; it must be a text"),
         ({"num_generations": 3}, "multiple of 2 minibatches x 3 responses to each prompt"),
-        ({"advantage_estimator": "grpo"}, "advantage_estimator is 'grpo'; it must be gae or rloo$"),
-        ({"advantage_estimator": "GAE"}, 'it must be gae or rloo, did you mean "gae"\\?'),
-        ({"advantage_estimator": "rloo"}, "num_generations must be at least 2"),
+        ({"advantage_estimator": "remax"}, "is 'remax'; it must be gae, rloo, grpo, .* or "),
+        ({"advantage_estimator": "GAE"}, 'it must be gae, rloo, .*, did you mean "gae"\\?'),
+        *(
+            ({"advantage_estimator": name}, f"{name} compares .*num_generations must be at least 2")
+            for name in ("rloo", "grpo", "dr_grpo")
+        ),
+        ({"advantage_estimator": "reinforce", "share_trunk": True}, "reinforce uses no values"),
+        ({"policy_loss": "grpo"}, "policy_loss is 'grpo'; it must be ppo, gspo or cispo"),
+        ({"loss_aggregation": "token"}, 'it must be tokens, responses, constant or none, did you mean "tokens"'),
+        ({"loss_aggregation": "none"}, "loss_aggregation is 'none'; it must be"),
+        ({"cliprange_high": 0.0}, "cliprange_high is 0.0; it must be above 0"),
         ({"advantage_estimator": "rloo", "num_generations": 2, "share_trunk": True}, "uses no values"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         PPOConfig(**({"batch_size": 8, "total_episodes": 16} | options))
+
+
+@pytest.mark.parametrize(
+    "estimator, loss, whitened, aggregation",
+    [
+        ("gae", "ppo", True, "tokens"),
+        ("rloo", "ppo", True, "tokens"),
+        ("reinforce", "ppo", False, "tokens"),
+        ("grpo", "ppo", False, "responses"),
+        ("dr_grpo", "ppo", False, "constant"),
+        ("gae", "gspo", True, "responses"),
+        ("dr_grpo", "gspo", False, "responses"),
+        ("grpo", "cispo", False, "tokens"),
+    ],
+)
+def test_whitening_and_aggregation_are_those_of_the_papers_unless_they_are_set(estimator, loss, whitened, aggregation):
+    options = {"batch_size": 8, "total_episodes": 16, "num_generations": 2}
+    options |= {"advantage_estimator": estimator, "policy_loss": loss}
+    config = PPOConfig(**options)
+    assert (config.whitens_advantages, config.aggregation) == (whitened, aggregation)
+    for whitened, aggregation in ((True, "constant"), (False, "tokens")):
+        config = PPOConfig(whiten_advantages=whitened, loss_aggregation=aggregation, **options)
+        assert (config.whitens_advantages, config.aggregation) == (whitened, aggregation)
+
+
+@pytest.mark.parametrize("cliprange_high, expected", [(None, (0.1, 0.1)), (0.3, (0.1, 0.3))])
+def test_the_upper_clip_range_is_the_lower_one_unless_it_is_set(cliprange_high, expected):
+    assert PPOConfig(cliprange=0.1, cliprange_high=cliprange_high).clip_range == expected
+
+
+def test_every_name_of_an_estimator_or_a_loss_has_its_function():
+    hints = get_type_hints(PPOConfig)
+    assert set(get_args(hints["advantage_estimator"])) == {"gae", "reinforce", *ppo.GROUP_ESTIMATORS}
+    assert set(get_args(hints["policy_loss"])) == set(ppo.LOSSES)
+
+
+def test_reinforce_needs_only_one_response_to_a_prompt():
+    assert not PPOConfig(advantage_estimator="reinforce", num_generations=1).has_value_model
 
 
 def test_minibatches_with_fewer_prompts_than_processes_are_refused():

@@ -169,6 +169,11 @@ def test_whitening_does_not_depend_on_scale_or_origin(batch, scale, origin):
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
+def ppo_loss(logprobs, old_logprobs, advantages, mask, cliprange):
+    """PPO's loss with a symmetric clip range, as the mean over tokens."""
+    return ppo.masked_mean(ppo.ppo_loss(logprobs, old_logprobs, advantages, mask, cliprange, cliprange)[0], mask)
+
+
 @pytest.mark.parametrize(
     ("ratio", "advantage", "expected"),
     [
@@ -180,7 +185,7 @@ def test_whitening_does_not_depend_on_scale_or_origin(batch, scale, origin):
     ],
 )
 def test_the_clipped_surrogate_equals_the_published_formula_in_each_case(ratio, advantage, expected):
-    loss = ppo.policy_loss(T([[math.log(ratio)]]), T([[0.0]]), T([[advantage]]), masks([1], 1), cliprange=0.2)
+    loss = ppo_loss(T([[math.log(ratio)]]), T([[0.0]]), T([[advantage]]), masks([1], 1), cliprange=0.2)
     assert float(loss) == pytest.approx(expected)
 
 
@@ -188,13 +193,13 @@ def test_the_clipped_surrogate_equals_the_published_formula_in_each_case(ratio, 
 def test_a_gradient_step_makes_good_tokens_more_likely_and_bad_ones_less_likely(advantage, sign):
     logits = torch.zeros(1, 1, 3, requires_grad=True)
     logprob = torch.log_softmax(logits, dim=-1)[:, :, 1]
-    ppo.policy_loss(logprob, logprob.detach(), T([[advantage]]), masks([1], 1), cliprange=0.2).backward()
+    ppo_loss(logprob, logprob.detach(), T([[advantage]]), masks([1], 1), cliprange=0.2).backward()
     assert math.copysign(1, -float(logits.grad[0, 0, 1])) == sign
 
 
 def test_a_good_token_beyond_the_clip_range_has_no_gradient():
     logprob = T([[math.log(1.3)]], requires_grad=True)
-    ppo.policy_loss(logprob, T([[0.0]]), T([[1.0]]), masks([1], 1), cliprange=0.2).backward()
+    ppo_loss(logprob, T([[0.0]]), T([[1.0]]), masks([1], 1), cliprange=0.2).backward()
     assert float(logprob.grad) == 0
 
 
@@ -221,10 +226,10 @@ def test_losses_and_metrics_do_not_depend_on_padding(batch):
     def results(new, old, advantages, returns, mask):
         return torch.stack(
             [
-                ppo.policy_loss(new, old, advantages, mask, 0.2),
+                ppo_loss(new, old, advantages, mask, 0.2),
                 ppo.value_loss(new, old, returns, mask, 0.2),
                 ppo.approx_kl(new, old, mask),
-                ppo.clip_fraction(new, old, mask, 0.2),
+                ppo.clip_fraction((new - old).exp(), mask, 0.2, 0.3),
                 ppo.explained_variance(new, returns, mask),
                 ppo.masked_mean(new, mask),
             ]
@@ -245,10 +250,10 @@ def test_no_number_outside_the_mask_changes_a_result(batch, number):
             *ppo.gae(a, b, mask, 0.9, 0.8),
             ppo.whiten(a, mask),
             ppo.whiten(a, mask, shift_mean=False),
-            ppo.policy_loss(a, b, c, mask, 0.2),
+            ppo_loss(a, b, c, mask, 0.2),
             ppo.value_loss(a, b, d, mask, 0.2),
             ppo.approx_kl(a, b, mask),
-            ppo.clip_fraction(a, b, mask, 0.2),
+            ppo.clip_fraction(a, mask, 0.2, 0.3),
             ppo.explained_variance(a, d, mask),
         )
 
@@ -261,9 +266,7 @@ def test_no_number_outside_the_mask_changes_a_result(batch, number):
 def test_a_ratio_that_overflows_outside_the_mask_has_no_gradient():
     new = T([[0.1, 500.0]], requires_grad=True)
     mask = masks([1], 2)
-    loss = ppo.policy_loss(new, T([[0.0, -500.0]]), T([[1.0, 1.0]]), mask, 0.2) + ppo.approx_kl(
-        new, torch.zeros(1, 2), mask
-    )
+    loss = ppo_loss(new, T([[0.0, -500.0]]), T([[1.0, 1.0]]), mask, 0.2) + ppo.approx_kl(new, torch.zeros(1, 2), mask)
     loss.backward()
     assert torch.isfinite(new.grad).all()
     assert float(new.grad[0, 1]) == 0
@@ -286,12 +289,14 @@ def test_the_expectation_of_approx_kl_is_the_exact_kl_for_two_tokens(p, q):
 
 
 def test_clip_fraction_is_the_share_of_tokens_outside_the_range():
-    new = T([[0.0, math.log(1.1), math.log(1.3), math.log(0.7)]])
-    assert float(ppo.clip_fraction(new, torch.zeros(1, 4), masks([4], 4), 0.2)) == pytest.approx(0.5)
+    ratio = T([[1.0, 1.1, 1.3, 0.7]])
+    assert float(ppo.clip_fraction(ratio, masks([4], 4), 0.2, 0.2)) == pytest.approx(0.5)
+    assert float(ppo.clip_fraction(ratio, masks([4], 4), 0.2, 0.4)) == pytest.approx(0.25)
+    assert float(ppo.clip_fraction(ratio, masks([4], 4), 0.4, 0.05)) == pytest.approx(0.5)
 
 
 def test_a_ratio_on_the_edge_of_the_clip_range_is_not_counted():
-    assert float(ppo.clip_fraction(torch.zeros(1, 1), torch.zeros(1, 1), masks([1], 1), cliprange=0.0)) == 0
+    assert float(ppo.clip_fraction(torch.ones(1, 1), masks([1], 1), 0.0, 0.0)) == 0
 
 
 @pytest.mark.parametrize("scale", [0.01, 100.0])

@@ -12,14 +12,19 @@ from rlhf.rollout import Responses, response_logprobs
 from rlhf.scoring import RewardFunctions
 from rlhf.trainer import PPOTrainer
 from tests.conftest import tiny_gpt2, tiny_llama
-from tests.trainers import PROMPTS, RLOO, TEXT, even_tokens, make_trainer, weights
+from tests.trainers import OTHERS, PROMPTS, REINFORCE, RLOO, TEXT, even_tokens, make_trainer, weights
 
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-def gradients(tokenizer, make, rows=None, **options) -> torch.Tensor:
-    """The gradients of policy and value model at the first optimizer step; `rows` is the order of the minibatch."""
+def gradients(tokenizer, make, rows=None, change=None, **options) -> torch.Tensor:
+    """The gradients of policy and value model at the first optimizer step; `rows` is the order of the minibatch.
+
+    `change` changes the trainer before.
+    """
     trainer = make_trainer(tokenizer, make, max_grad_norm=1e9, **options)
+    if change:
+        change(trainer)
     recorded, optimizer_step = [], trainer.optimizer.step
     if rows is not None:
         trainer.minibatches = lambda step: [rows]
@@ -35,6 +40,20 @@ def gradients(tokenizer, make, rows=None, **options) -> torch.Tensor:
     return recorded[0]
 
 
+def off_policy(trainer: PPOTrainer) -> None:
+    """Some responses end, and the policy moves after each rollout, so that ratios are not 1, and some are clipped."""
+    trainer.stop_ids, collect = list(range(0, 400, 12)), trainer.collect
+
+    def moved(step):
+        rollout = collect(step)
+        generator = torch.Generator().manual_seed(0)
+        for weight in trainer.policy.parameters():
+            weight.data += 0.02 * torch.randn(weight.shape, generator=generator)
+        return rollout
+
+    trainer.collect, trainer.sanity_report = moved, "not checked"
+
+
 @pytest.mark.parametrize("share_trunk", [False, True])
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4])
 def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(
@@ -43,6 +62,17 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(
     whole = gradients(tokenizer, make_policy, share_trunk=share_trunk)
     split = gradients(tokenizer, make_policy, share_trunk=share_trunk, micro_batch_size=micro_batch_size)
     torch.testing.assert_close(split, whole, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", OTHERS, ids=str)
+@pytest.mark.parametrize("mask_truncated", [False, True])
+def test_no_estimator_or_loss_makes_the_gradient_depend_on_the_split(tokenizer, options, mask_truncated):
+    options = {**options, "mask_truncated": mask_truncated, "ptx_coef": 0.0, "change": off_policy}
+    whole = gradients(tokenizer, tiny_gpt2, **options)
+    assert whole.any()
+    for rows in (1, 3):
+        split = gradients(tokenizer, tiny_gpt2, micro_batch_size=rows, **options)
+        torch.testing.assert_close(split, whole, atol=2e-6, rtol=1e-4)
 
 
 def test_the_gradient_does_not_depend_on_the_order_of_the_minibatch(tokenizer, make_policy):
@@ -138,6 +168,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tokenizer)
         ("stories260K", {}),
         pytest.param("stories260K", {"share_trunk": True}, marks=pytest.mark.slow),
         pytest.param("stories260K", RLOO, marks=pytest.mark.slow),
+        *(("gpt2", options) for options in OTHERS),
     ],
     indirect=["make_policy"],
     ids=str,
@@ -212,6 +243,47 @@ def test_without_a_value_model_a_response_is_compared_with_the_others_to_its_pro
     advantages = batch.advantages[:, 0]
     assert torch.corrcoef(torch.stack([advantages, torch.tensor(expected)]))[0, 1] == pytest.approx(1, abs=1e-5)
     assert not step.metrics.keys() & {"vf_loss", "explained_variance"}
+
+
+def test_the_baseline_of_reinforce_is_the_running_mean_of_the_rewards_of_earlier_steps(tokenizer):
+    trainer, batches = make_trainer(tokenizer, total_episodes=24, baseline_decay=0.75, **REINFORCE), []
+    update = trainer.update
+    trainer.update = lambda batch, *args, **kwargs: (batches.append(batch), update(batch, *args, **kwargs))
+    rewards = [step.metrics["reward"] for step in trainer.train()]
+    # of the first step its own mean
+    for batch, reward, baseline in zip(
+        batches, rewards, [rewards[0], rewards[0], 0.75 * rewards[0] + 0.25 * rewards[1]], strict=True
+    ):
+        assert float(batch.advantages[:, 0].mean()) == pytest.approx(reward - baseline, abs=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo"])
+def test_the_advantages_of_grpo_are_those_of_the_paper_unless_whitening_is_set(tokenizer, estimator):
+    """Those of each prompt have mean 0 and, divided by their deviation, deviation 1; whitened over the batch they differ."""
+    options = {"advantage_estimator": estimator, "num_generations": 4, "kl_coef": 0.0, "missing_eos_penalty": None}
+    groups = {}
+    for whiten in (None, True):
+        trainer = make_trainer(tokenizer, whiten_advantages=whiten, **options)
+        rollout = trainer.collect(0)
+        experience = trainer.experience(rollout, trainer.rewards(rollout))
+        groups[whiten] = experience.advantages[:, 0].view(-1, 4)
+    scores = rollout.scores.view(-1, 4)
+    expected = scores - scores.mean(dim=1, keepdim=True)
+    expected = expected / scores.std(dim=1, keepdim=True) if estimator == "grpo" else expected
+    torch.testing.assert_close(groups[None], expected, atol=3e-3, rtol=3e-3)
+    assert not torch.allclose(groups[True], expected, atol=3e-2)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "missing"])
+def test_a_value_model_that_the_estimator_does_not_use_or_lacks_is_refused(tokenizer, given):
+    with pytest.raises(InputError, match="advantage_estimator rloo uses no value model|gae needs a value model"):
+        refused = make_trainer(tokenizer, **(RLOO if given else {}))
+        models = {"policy": refused.policy, "reference": refused.reference}
+        value_model = torch.nn.Linear(1, 1) if given else None
+        PPOTrainer(
+            refused.config, **models, value_model=value_model, reward=even_tokens, tokenizer=tokenizer, prompts=PROMPTS,
+            text=TEXT,
+        )  # fmt: skip
 
 
 def test_a_minibatch_has_all_responses_to_its_prompts(tokenizer):

@@ -14,6 +14,16 @@ from tests.conftest import tiny_gpt2
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13], [14], [15, 16], [17, 18, 19, 20, 21], [22], [23, 24]]
 TEXT = [[30 + i, 40 + i, 50, 60, 0] for i in range(9)]
 RLOO = {"advantage_estimator": "rloo", "num_generations": 4}
+REINFORCE = {"advantage_estimator": "reinforce"}
+# the other estimators and losses, each at least once
+OTHERS = [
+    REINFORCE,
+    {"advantage_estimator": "grpo", "num_generations": 4, "cliprange_high": 0.28},
+    {"advantage_estimator": "dr_grpo", "num_generations": 4},
+    {"advantage_estimator": "grpo", "num_generations": 4, "policy_loss": "gspo", "cliprange": 0.02},
+    {"policy_loss": "gspo"},
+    {"policy_loss": "cispo"},
+]
 
 
 def even_tokens(responses):
@@ -36,10 +46,10 @@ def make_trainer(
     policy, reference = make(dropout=dropout), make(dropout=dropout)
     if lora_r:
         policy = adapted(reference, lora_r)
-        if config.advantage_estimator == "gae" and not config.share_trunk:
+        if config.has_value_model and not config.share_trunk:
             value_model = Scorer(classifier_on(policy))
             torch.nn.init.normal_(value_model.head.weight, std=0.1)
-    if value_model is None and config.advantage_estimator == "gae":
+    if value_model is None and config.has_value_model:
         head_only = config.share_trunk
         value_model = ValueHead(policy.config.hidden_size) if head_only else random_scorer(make(dropout=dropout))
     return PPOTrainer(

@@ -1,6 +1,7 @@
 """Metrics as weighted means over tokens, responses and processes, unbiased by padding and uneven batches."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 from rlhf import InputError, ppo
 from rlhf.engine import gathered
 from rlhf.rollout import Rollout
+from rlhf.scoring import RewardFunctions
+
+if TYPE_CHECKING:
+    from rlhf.trainer import Experience, PPOTrainer
 
 
 class Meter:
@@ -91,3 +96,21 @@ def add_rollout_metrics(meter: Meter, rollout: Rollout, rewards: Tensor, gold: T
     meter.add("entropy", ppo.masked_mean(rollout.entropies, rollout.mask), rollout.mask.sum())
     meter.add("length", rollout.lengths.float().mean(), responses)
     meter.add("ended", rollout.finished.float().mean(), responses)
+
+
+def step_metrics(trainer: "PPOTrainer", batch: "Experience", rewards: Tensor, meter: Meter) -> dict[str, float]:
+    """All metrics of a step by name: those of its updates, which `meter` holds, and those of its rollout."""
+    gold, device = trainer.gold, batch.mask.device
+    add_rollout_metrics(meter, batch, rewards, None if gold is None else gold(batch))
+    responses = torch.tensor(len(batch.mask), device=device)
+    if trainer.value_model is not None:
+        explained = ppo.explained_variance(batch.values, batch.returns, batch.mask)
+        meter.add("explained_variance", explained, responses)
+    meter.add("kl_coef", torch.tensor(trainer.kl_coef), responses)
+    meter.add("learning_rate", torch.tensor(trainer.scheduler.get_last_lr()[0]), responses)
+    if trainer.functions is not None:
+        add_logged(meter, trainer.functions.logged, device)
+    if isinstance(gold, RewardFunctions):
+        criteria = {name: numbers for name, numbers in gold.logged.items() if name.startswith("gold/")}
+        add_logged(meter, criteria, device)
+    return meter.means()

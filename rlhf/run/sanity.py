@@ -6,14 +6,19 @@ score at the wrong token. Each of these bugs breaks one of the equalities.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rlhf import InputError
-from rlhf.engine import most, only_tokens, own_weights, token_logprobs
+from rlhf.engine import most, only_tokens, own_share, own_weights, token_logprobs
 from rlhf.ppo import masked_mean
 from rlhf.rollout import Responses, Rollout, response_logprobs
+from rlhf.scoring import reward_model_scores
+
+if TYPE_CHECKING:
+    from rlhf.trainer import PPOTrainer
 
 # largest differences attributed to rounding, by mixed precision, in nats per token and in units of the score
 TOLERANCE = {"no": 1e-5, "bf16": 0.05, "fp16": 0.01}
@@ -29,6 +34,29 @@ class Equality:
     difference: float
     allowed: float
     cause: str
+
+
+def check_first_rollout(trainer: "PPOTrainer", rollout: Rollout) -> str:
+    """The report of `sanity_check` on the first micro-batch. Raises InputError if a check fails.
+
+    The scores of a reward function are not checked, because they may depend on more than the response.
+    """
+    reward, accelerator = trainer.reward, trainer.accelerator
+    is_model = getattr(reward, "func", None) is reward_model_scores
+    share = own_share(len(rollout.mask))
+    part = rollout.select(slice(0, trainer.micro_batch.rows or share.stop - share.start)).trimmed()
+    with accelerator.autocast():
+        if is_model and reward is not None and trainer.functions is not None:
+            with torch.no_grad():
+                part.scores = reward(part)  # without what the functions add
+        return sanity_check(
+            part,
+            policy=accelerator.unwrap_model(trainer.policy),
+            reference=trainer.reference,
+            reward=reward if is_model else None,
+            temperature=trainer.config.temperature,
+            precision=accelerator.mixed_precision,
+        )
 
 
 @torch.no_grad()

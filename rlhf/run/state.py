@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -14,6 +15,7 @@ from rlhf import InputError
 from rlhf.adapters.lora import FINGERPRINT, save_model, shared_copy
 from rlhf.config import PPOConfig
 from rlhf.engine import (
+    clip_gradients,
     is_sharded,
     load_whole_optimizer_state,
     load_whole_state,
@@ -21,7 +23,10 @@ from rlhf.engine import (
     whole_state,
 )
 from rlhf.models import ValueHead
+from rlhf.rollout import Rollout
 from rlhf.run.checkpoint import load_state, save_state
+from rlhf.run.health import check_update
+from rlhf.run.metrics import Meter
 from rlhf.run.placement import distributed
 from rlhf.run.randomness import random_state, set_random_state
 from rlhf.run.schedule import new_schedule
@@ -33,9 +38,10 @@ class TrainingState:
     def __init__(
         self, config: PPOConfig, accelerator: Accelerator, policy: PreTrainedModel, value_model: nn.Module | None
     ):
-        self.accelerator = accelerator
+        self.config, self.accelerator = config, accelerator
         self.trunk = getattr(policy.config, FINGERPRINT, None)  # of a policy with an adapter
         self.kl_coef, self.steps_done = config.kl_coef, 0
+        self.baseline: float | None = None  # of advantage_estimator reinforce, after the first step
         self.shares_trunk = isinstance(value_model, ValueHead)  # the value model is a head on the policy
         policy = distributed(policy)
         value_model = None if value_model is None else distributed(value_model)
@@ -97,6 +103,34 @@ class TrainingState:
         """Adds the gradient of a loss. These losses need the sum over processes, and Accelerate takes the average."""
         self.accelerator.backward(loss * self.accelerator.num_processes)
 
+    def optimizer_step(self, batch: Rollout, losses: Meter, meter: Meter) -> None:
+        """Clips gradients and steps. If a gradient is not finite, raises Diverged, or skips with `skip_nonfinite`.
+
+        With fp16 the loss scaler skips such a step and lowers its scale, until that is below 1. Schedule and moving
+        average then wait.
+        """
+        config, scaler = self.config, self.accelerator.scaler
+        self.accelerator.unscale_gradients()  # for both models at once; torch refuses a second time
+        # moved to one device, because the norm of a model without gradients is on the CPU
+        norms = torch.stack(
+            [clip_gradients(model, config.max_grad_norm).to(batch.mask.device) for model in self.trained_models()]
+        )
+        if not config.skip_nonfinite and (scaler is None or scaler.get_scale() < 1):
+            check_update(self.steps_done + 1, norms, batch)
+        skip = ~norms.isfinite().all()
+        if not skip or scaler is not None:
+            self.optimizer.step()  # the scaler skips by itself, and must see every step
+        if not skip:
+            meter.extend(losses)
+        if config.skip_nonfinite or scaler is not None:
+            meter.add("skipped", skip, torch.ones_like(skip))
+        self.optimizer.zero_grad(set_to_none=True)
+        if scaler is not None and skip:
+            return
+        self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.accelerator.unwrap_model(self.policy))
+
     def save_state(self, folder: Path) -> None:
         """Writes the whole training state. Every process must call it; the main process writes."""
         state = {
@@ -107,6 +141,8 @@ class TrainingState:
             "scheduler": self.scheduler.state_dict(),
             "random": [random_state()],
         }
+        if self.baseline is not None:
+            state["baseline"] = self.baseline
         if self.trunk is not None:
             state["trunk"] = self.trunk
         if self.accelerator.scaler is not None:
@@ -144,7 +180,7 @@ class TrainingState:
         state = load_state(folder / "state")
         if state.get("trunk") != self.trunk:
             raise InputError(f"the checkpoint {folder} is of an adapter on another model: remove it, and start anew")
-        self.steps_done, self.kl_coef = state["steps_done"], state["kl_coef"]
+        self.steps_done, self.kl_coef, self.baseline = state["steps_done"], state["kl_coef"], state.get("baseline")
         self.load_weights(state["models"])
         load_whole_optimizer_state(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

@@ -194,7 +194,7 @@ def _argument_type(hint: Any) -> dict[str, Any]:
     """The arguments of `add_argument` for a field of this type."""
     kind, optional = kind_of(hint)
     if get_origin(kind) is Literal:
-        return {"metavar": f"{{{','.join(get_args(kind))}}}"}
+        return {"metavar": f"{{{','.join(get_args(kind))}}}", "type": _or_none(str) if optional else str}
     if get_origin(kind) is list:
         return {"type": _converter(get_args(kind)[0]), "nargs": "+", "metavar": "VALUE"}
     convert = _or_none(_converter(kind)) if optional else _converter(kind)

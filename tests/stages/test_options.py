@@ -20,8 +20,8 @@ ACCEPTED = {
     "0 0.5 1e18": "kl_coef learning_rate min_entropy missing_eos_penalty noise ptx_coef reward_model_weight tie_margin value_learning_rate "
     "vf_coef weight_decay",
     "0.5 1e18": "adam_epsilon kl_horizon kl_target lora_alpha max_grad_norm max_kl save_minutes",
-    "0 0.5": "adam_beta1 adam_beta2 ema_decay gamma held_out lam shared test_share chat.temperature samples.temperature",
-    "0.5": "cliprange cliprange_value epochs initializer_range old_weight temperature",
+    "0 0.5": "adam_beta1 adam_beta2 baseline_decay ema_decay gamma held_out lam shared test_share chat.temperature samples.temperature",
+    "0.5": "cliprange cliprange_high cliprange_value epochs initializer_range old_weight temperature",
     "0": "best_of lora_dropout lr_warmup_steps port preview run_seed seed show_samples swapped test_count test_rows value_warmup_steps "
     "warmup_steps",
     "-1 0 0.5 1e18": "perfect",

@@ -35,5 +35,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     patched: Any = PPOTrainer
     patched.add_gradients = add_gradients_with_dropout
-    rlhf.trainer.sanity_check = lambda *arguments, **options: "no check, because this run has a mistake on purpose"
+    rlhf.trainer.check_first_rollout = lambda *arguments, **options: (
+        "no check, because this run has a mistake on purpose"
+    )
     main("ppo", work)

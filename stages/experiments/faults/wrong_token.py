@@ -16,5 +16,7 @@ def scores_one_token_early(reward_model, responses):
 if __name__ == "__main__":
     assert stages.ppo.reward_model_scores is reward_model_scores
     stages.ppo.reward_model_scores = scores_one_token_early
-    rlhf.trainer.sanity_check = lambda *arguments, **options: "no check, because this run has a mistake on purpose"
+    rlhf.trainer.check_first_rollout = lambda *arguments, **options: (
+        "no check, because this run has a mistake on purpose"
+    )
     main("ppo", work)
