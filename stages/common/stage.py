@@ -27,6 +27,7 @@ from stages.common.code import code_hash
 from stages.common.console import duration, escape_unencodable, print_lines, say, stdout_closed
 from stages.common.ending import end
 from stages.common.interruption import interruption, lock
+from stages.common.machine import peak_memory, this_machine
 from stages.common.options import PLACES, StageOptions
 from stages.common.parsing import Parsed, check_values, functions_of, parse_given
 from stages.common.processes import STATUS, connect, disconnect, process_rank, processes_launched
@@ -118,6 +119,8 @@ class Stage:
             **self.made_from(),
             "processes": processes_launched(),
             "distributed": self.distributed,
+            "machine": this_machine(),
+            "peak_memory": peak_memory(),
             "versions": {library: version(library) for library in libraries},
             **summary,
         }

@@ -214,15 +214,22 @@ def _first(comparison: Comparison) -> tuple[dict[str, list[Prompt]], list[Prompt
     if len(ranked) <= 3 * SHOWN:
         groups = {"All prompts, from the largest loss to the largest gain": ranked}
     else:
-        middle = (len(ranked) - SHOWN) // 2
         groups = {
-            f"Worst: {comparison.policy} loses most": ranked[:SHOWN],
-            "Median": ranked[middle : middle + SHOWN],
-            f"Best: {comparison.policy} gains most": ranked[-SHOWN:][::-1],
+            f"Worst: {comparison.policy} loses most": _different(ranked),
+            "Median": _different(ranked[(len(ranked) - SHOWN) // 2 :]),
+            f"Best: {comparison.policy} gains most": _different(ranked[::-1]),
         }
     shown = {id(prompt) for group in groups.values() for prompt in group}
     unknown = [prompt for prompt in comparison.prompts if comparison.gain(prompt) is None]
     return groups, [prompt for prompt in (*ranked, *unknown) if id(prompt) not in shown]
+
+
+def _different(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The first SHOWN prompts that differ; a file may hold the same prompt several times."""
+    found: dict[str, Prompt] = {}
+    for prompt in prompts:
+        found.setdefault(json.dumps(prompt.turns), prompt)
+    return list(found.values())[:SHOWN]
 
 
 def _fitting(shown: Sequence[Prompt], rest: Sequence[Prompt]) -> list[Prompt]:

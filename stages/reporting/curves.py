@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rlhf.rows import Row
 from stages.reporting import drawing
-from stages.reporting.content import Picture, Pictures, Section, Text, is_number, number
+from stages.reporting.content import Picture, Pictures, Section, Table, Text, is_number, number
 from stages.reporting.files import RunFiles
 
 # metric -> title of its panel; metrics that are not listed come last, under their own names
@@ -52,7 +52,35 @@ def section(files: RunFiles, make: str) -> Section:
     shown = enumerate(_shown(list(logs.values())))
     pictures = [_panel(i, metric, logs, files.run.folder.name) for i, metric in shown]
     result.blocks.append(Pictures("", pictures))
+    if table := evaluations(files):
+        result.blocks.append(table)
     return result
+
+
+def evaluations(files: RunFiles) -> Table | None:
+    """The last evaluation on held-out prompts beside the best one, and which was kept; None if there were none."""
+    rows = [row for row in files.log or [] if any(name.startswith(HELD_OUT) for name in row)]
+    if len(rows) < 2:
+        return None
+    names = [name for name in rows[-1] if name.startswith(HELD_OUT)]
+    measure = next((name for name in (f"{HELD_OUT}gold", f"{HELD_OUT}score") if name in names), names[0])
+    kept = files.records.get("ppo", {}).get("kept", {}).get("step", rows[-1]["step"])
+    best = max(rows[1:], key=lambda row: row[measure])
+    shown = {"before PPO": rows[0], f"highest {measure.removeprefix(HELD_OUT)}": best, "last": rows[-1]}
+    if kept not in (best["step"], rows[-1]["step"]):
+        shown["kept"] = next(row for row in rows if row["step"] == kept)
+    return Table(
+        "Evaluations on held-out prompts while PPO trained",
+        ["", "step", *(name.removeprefix(HELD_OUT) for name in names)],
+        [
+            [
+                f"{what}{', kept' * (row['step'] == kept and what != 'kept')}",
+                f"{row['step']}",
+                *(number(row.get(n)) for n in names),
+            ]
+            for what, row in shown.items()
+        ],
+    )
 
 
 def _legend(files: RunFiles, logs: dict[str, list[Row]]) -> str:
@@ -63,7 +91,9 @@ def _legend(files: RunFiles, logs: dict[str, list[Row]]) -> str:
             f"to the maximum, the dashed line is {files.run.folder.name}."
         )
     else:
-        parts.append(f"One seed, {len(own):,} steps. `SEED=1` makes a sibling run; the report then shows a band.")
+        parts.append(
+            f"One seed, {own[-1]['step']:,} steps. `SEED=1` makes a sibling run; the report then shows a band."
+        )
     if any(name.startswith(HELD_OUT) for row in own for name in row):
         parts.append("Orange points are measured on held-out prompts or text.")
     if len(own) > MOST_POINTS:

@@ -28,8 +28,8 @@ def headline(files: RunFiles) -> list[Card]:
         cards.append(("KL to SFT", number(float(policy["kl"])), f"nats a response, 95\u00a0% interval {low} to {high}"))
     pairs = pairs_of(files.rankings or [])
     if measured := accuracy(pairs):
-        note = f"of {measured[1]:,} held-out pairs; 50\u00a0% is chance"
-        cards.append(("Reward model is right", _percent(measured[0].value), note))
+        note = f"on {measured[1]:,} held-out pairs; 50\u00a0% is chance"
+        cards.append(("Reward model agrees with the labeller", _percent(measured[0].value), note))
     return cards
 
 

@@ -22,12 +22,14 @@ from stages.reporting.files import RunFiles
 WINS = {
     "win_rate": "sampled",
     "win_rate_greedy": "greedy",
-    "win_rate_ties": "ties, share of prompts",
+    "ties": "ties, share of prompts",
     "win_rate_length_controlled": "at equal length",
     "judge_win_rate": "by the judge",
-    "judge_disagreement": "the judge disagrees, share",
+    "judge_win_rate_length_controlled": "by the judge, at equal length",
+    "judge_ties": "ties of the judge, share",
+    "judge_disagreement": "the judge disagrees with itself in the other order, share",
 }
-SHARES = ("ties", "disagreement")  # endings of metrics that are shares, not win rates
+SHARES = ("ties", "disagreement")  # in the names of metrics that are shares, not win rates
 BASIC = ("gold", "gold_greedy", "perfect", "perfect_greedy", "score", "score_greedy", "kl", "length", "ended")
 WIN_LEAD = (
     "The share of held-out prompts for which a model's answer has a higher gold score than that of the SFT model; a tie "
@@ -41,7 +43,7 @@ TAX_LEAD = (
 
 def is_win(name: str) -> bool:
     """Whether a metric belongs to the section on win rates, and is no end of an interval."""
-    return name.startswith(("win_rate", "judge")) and not name.endswith(("_low", "_high"))
+    return name.startswith(("win_rate", "judge", "ties")) and not name.endswith(("_low", "_high"))
 
 
 def in_words(name: str) -> str:
@@ -50,6 +52,8 @@ def in_words(name: str) -> str:
     if mark and temperature.replace(".", "", 1).isdigit():
         where = f"at temperature {temperature}"
         return where if base == "win_rate" else f"{in_words(base)}, {where}"
+    if name not in WINS and name.removesuffix("_greedy") in WINS:
+        return f"{WINS[name.removesuffix('_greedy')]}, greedy"
     return WINS.get(name, name.replace("_", " "))
 
 
@@ -63,7 +67,7 @@ def win_section(files: RunFiles, make: str) -> Section:
         result.missing = f"{known if metrics else 'Nothing was evaluated'}: run `{make}`"
     else:
         names = dict.fromkeys(name for model in models for name in metrics[model] if is_win(name))
-        rates = [name for name in names if not name.endswith(SHARES)]
+        rates = [name for name in names if not any(share in name for share in SHARES)]
         bars = [_bar(metrics[m], n, f"{m}, {in_words(n)}") for m in models for n in rates if n in metrics[m]]
         pictures = [_bars("wins", "Win rate against the SFT model", bars, "win rate", 0.5)] if bars else []
         result.blocks.append(Pictures("", pictures))

@@ -1,13 +1,12 @@
 """What was run: commands, versions, machine, seeds, seconds, options, and the data with what was dropped."""
 
-import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from stages.common.console import duration
+from stages.common.machine import this_machine
 from stages.common.options import StageOptions
 from stages.common.request import command
 from stages.common.stage import SILENT_OPTIONS
@@ -18,7 +17,6 @@ LEAD = (
     "Everything that the results depend on, from the record that each stage writes when it finishes. The same options, "
     "seed and versions give the same results on the same machine."
 )
-MEMORY = ("peak_memory", "memory_bytes", "peak_memory_bytes", "memory")  # in bytes, if a record has one
 
 
 def section(files: RunFiles, options: StageOptions) -> Section:
@@ -61,7 +59,7 @@ def _of_stage(name: str, record: Mapping[str, Any], options: StageOptions) -> st
 def _stages(files: RunFiles) -> Table:
     rows = []
     for name, record in files.records.items():
-        memory = next((record[key] for key in MEMORY if is_number(record.get(key))), None)
+        memory = record["peak_memory"] if is_number(record.get("peak_memory")) else None  # bytes
         rows.append(
             [
                 name,
@@ -85,28 +83,10 @@ def _environment(files: RunFiles) -> Table:
         for library, version in record.get("versions", {}).items():
             versions.setdefault(library, {})[str(version)] = None
     rows = [["libraries", " · ".join(f"{library} {', '.join(found)}" for library, found in versions.items())]]
-    recorded = next((r["machine"] for r in files.records.values() if isinstance(r.get("machine"), dict)), None)
+    recorded = next((r["machine"] for r in [*files.records.values()][::-1] if isinstance(r.get("machine"), dict)), None)
     machine = {str(name): place(value) for name, value in recorded.items()} if recorded else this_machine()
     title = "Versions and machine" if recorded else "Versions, and the machine that wrote this report"
     return Table(title, ["", ""], [*rows, *([name, value] for name, value in machine.items())], numeric=False)
-
-
-def this_machine() -> dict[str, str]:
-    """The processor, its cores, the threads of torch, and the GPU, if there is one."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = {"processor": _processor(), "cores": str(cores), "torch threads": str(torch.get_num_threads())}
-    if torch.cuda.is_available():
-        machine["GPU"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return {**machine, "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"}
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _data(files: RunFiles) -> list[Block]:

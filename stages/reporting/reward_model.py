@@ -1,14 +1,16 @@
 """How good the reward model is: accuracy by difficulty of the pair, calibration, against length and against chance."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from rlhf.evaluate import Estimate, ratio_estimate
+from rlhf.report import BENCHMARK_COLUMNS
 from rlhf.rows import Row
 from stages.reporting import drawing
-from stages.reporting.content import Picture, Pictures, Section, Table, Text, number
+from stages.reporting.content import Picture, Pictures, Section, Table, Text, estimate, number, place
 from stages.reporting.drawing import Bar
 from stages.reporting.files import RunFiles
 
@@ -178,8 +180,10 @@ def section(files: RunFiles, make: str) -> Section:
     """The section on the reward model. `make` is the command that evaluates."""
     result = Section("reward", "The reward model", LEAD)
     pairs = pairs_of(files.rankings or [])
+    benchmarks = benchmark_tables((files.metrics or {}).get("benchmarks", {}))
     if not pairs:
-        result.missing = f"There are no held-out rankings with scores: run `{make}`"
+        result.blocks += benchmarks
+        result.missing = "" if benchmarks else f"There are no held-out rankings with scores: run `{make}`"
         return result
     curve, error = calibration(pairs)
     result.blocks += [Text(_in_short(files, pairs)), _overall(pairs, error)]
@@ -194,8 +198,23 @@ def section(files: RunFiles, make: str) -> Section:
             "below the dashed line: the reward model is too sure. Larger points stand for more pairs."
         )
     )
-    result.blocks.append(_table(pairs))
+    result.blocks += [_table(pairs), *benchmarks]
     return result
+
+
+def benchmark_tables(benchmarks: Mapping[str, Any]) -> list[Table]:
+    """A table for each benchmark file, with a row per subset, and their mean in the last row."""
+    tables = []
+    for file, metrics in benchmarks.items():
+        subsets = metrics["subsets"]
+        columns = [name for name in BENCHMARK_COLUMNS if any(name in subset for subset in subsets.values())]
+        rows = [[name, f"{s['rows']:,}", *(estimate(s, column) for column in columns)] for name, s in subsets.items()]
+        rows.append(
+            ["mean of the subsets", f"{metrics['rows']:,}", *[""] * (len(columns) - 1), estimate(metrics, "mean")]
+        )
+        titles = [column.replace("_", " ") for column in columns]
+        tables.append(Table(f"{file}, reward model {place(metrics['model'])}", ["", "rows", *titles], rows))
+    return tables
 
 
 def _in_short(files: RunFiles, pairs: list[Pair]) -> str:
