@@ -116,6 +116,7 @@ class Stage:
             "stage": self.name,
             "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
+            "cpu_seconds": round(time.process_time(), 1),  # of this process since it was started or resumed
             **self.made_from(),
             "processes": processes_launched(),
             "distributed": self.distributed,

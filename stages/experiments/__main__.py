@@ -16,6 +16,7 @@ from typing import Any
 
 from rlhf import InputError
 from rlhf.option import did_you_mean
+from rlhf.run.files import write_json
 from stages.common.console import duration, escape_unencodable, print_error, print_lines
 from stages.common.processes import cores
 from stages.common.run import RECORD, settings_of
@@ -58,23 +59,24 @@ def run(name: str, base: Path, docs: bool) -> None:
         module.prepare(runs)
     runs.make(module.variants())
     rows = module.measure(runs)
-    from stages.experiments.output import publish, write_output
+    from stages.experiments.output import FACTS, publish, write_output
 
     write_output(name, module, rows, runs.root / name)
-    taken = time.time() - started
-    print_lines(f"{duration(taken)}")
+    taken, work = time.time() - started, runs.cpu_seconds() + time.process_time()
+    print_lines(duration(taken))
+    write_json(runs.root / name / FACTS, facts(taken, work))
     if docs:
-        publish(name, module, runs.root / name, facts(taken))
+        publish(name, module, runs.root / name, facts(taken, work))
 
 
-def facts(taken: float) -> dict[str, Any]:
-    """When, where and how long an experiment ran."""
+def facts(taken: float, work: float) -> dict[str, Any]:
+    """When, where and how long an experiment ran: the CPU time of its work over the number of cores, or time on a GPU."""
     import torch
 
-    machine = f"{cores()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
-        machine = torch.cuda.get_device_name()
-    return {"date": f"{date.today()}", "minutes": round(taken / 60, 1), "machine": machine}
+        return {"date": f"{date.today()}", "minutes": round(taken / 60, 1), "machine": torch.cuda.get_device_name()}
+    machine = f"{cores()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
+    return {"date": f"{date.today()}", "minutes": round(work / cores() / 60, 1), "machine": machine}
 
 
 def main() -> None:

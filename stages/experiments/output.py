@@ -19,7 +19,7 @@ Rows = list[dict[str, Any]]
 DOCS = Path("docs/experiments")  # the tables and pictures of the page below
 PAGE = Path("docs/experiments.md")
 TABLE, PICTURE, SEEN = "table.csv", "picture.png", "seen.md"
-FACTS = "facts.json"  # in DOCS: when, where and how long each experiment ran
+FACTS = "facts.json"  # when, where and how long an experiment ran; in DOCS of each experiment
 
 
 def write_output(name: str, module: ModuleType, rows: Rows, folder: Path) -> None:

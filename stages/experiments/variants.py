@@ -20,7 +20,7 @@ from rlhf import InputError
 from stages.common.console import duration, print_lines, say
 from stages.common.processes import cores
 from stages.common.request import NAMES
-from stages.common.run import BASE, RECORD, Run
+from stages.common.run import BASE, RECORD, Run, record_of
 
 LOG = "output.txt"  # in the folder of a variant: what its stage printed
 LONGEST_NAME = 150  # characters; longer names end in a hash
@@ -75,7 +75,7 @@ class Runs:
 
     base: Path  # the finished run
     made: dict[str, Future] = field(default_factory=dict)
-    seconds: float = 0.0  # that making variants took
+    used: list[Variant] = field(default_factory=list)  # that an experiment needs
 
     @property
     def root(self) -> Path:
@@ -97,6 +97,7 @@ class Runs:
         """
         wanted = dict.fromkeys(v for chosen in variants for v in lineage(chosen))
         ordered = sorted(wanted, key=lambda v: len(lineage(v)))  # a variant that waits for its parent holds a worker
+        self.used += ordered
         started, workers = time.time(), workers_of(len(ordered))
         print_lines(f"{len(ordered)} runs of stages, {workers} at once, in {self.root / 'variants'}")
         with ThreadPoolExecutor(workers) as pool:
@@ -112,7 +113,11 @@ class Runs:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        self.seconds += time.time() - started
+
+    def cpu_seconds(self) -> float:
+        """The CPU time of the stages of all variants that were needed, also of those that were made before."""
+        records = (record_of(self.result(v)) for v in dict.fromkeys(self.used))
+        return float(sum(record.get("cpu_seconds", 0.0) for record in records))
 
     def _make(self, variant: Variant) -> float:
         """Makes one variant after its parent; returns the seconds that its stage took."""
