@@ -1,26 +1,29 @@
 """DPO as TRL has it, in the place of PPO: `stages.experiments.direct` makes it as a variant of the stage ppo.
 
-The options of PPO that it reads: `kl_coef` is DPO's beta, `total_episodes` the number of pairs, `batch_size` the pairs of
-a step of the log, `num_mini_batches` the updates of a step, and `learning_rate`. The result has the files of PPO's that
+The options of PPO that it reads: `kl_coef` is DPO's beta, `total_episodes` the number of pairs that are
+drawn (all, again, if there are fewer), `batch_size` the pairs of a step of the log, `num_mini_batches` the updates of a
+step, `learning_rate`, and those of evaluation. Held-out prompts are answered before the first step and after the last. The result has the files of PPO's that
 an experiment reads: log.jsonl, held_out.jsonl and the policy. There are no checkpoints: after an interruption it starts
 anew.
 """
 
+import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed, trainer_callback
 from trl import DPOConfig, DPOTrainer
 
+from rlhf import InputError
 from rlhf.models import device
 from rlhf.rows import Row, read_rows, write_rows
 from rlhf.tokens import load_tokenizer
 from rlhf.trainer import PPOTrainer
 from stages.common.console import ProgressBar, say
-from stages.common.held_out import HeldOut
 from stages.common.options import PPOOptions
 from stages.common.ppo_log import LOG, evaluate
 from stages.common.ppo_models import load_models
@@ -34,11 +37,15 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     source = stage.model(options.model, "sft")
     tokenizer = load_tokenizer(source)
     pairs = preference_pairs(read_rows(stage.rows(None, "train.jsonl", "comparisons"), "comparisons"))
-    say(f"{len(pairs):,} pairs; {options.steps} steps of {options.batch_size} pairs, beta {options.kl_coef:g}")
+    drawn = random.Random(options.seed).sample(pairs, min(options.total_episodes, len(pairs)))
+    say(
+        f"{len(drawn):,} of {len(pairs):,} pairs, {options.steps} steps of {options.batch_size}, beta {options.kl_coef:g}"
+    )
     arguments = dpo_arguments(options, stage.partial)
     measuring = measuring_trainer(options, stage, source, tokenizer)
     held_out = make_held_out(options, stage, measuring, tokenizer)
-    trainer = dpo_trainer(source, arguments, pairs, tokenizer, stage.partial)
+    stage.check_saving(measuring.saved_policy.save_pretrained, tokenizer.save_pretrained)
+    trainer = dpo_trainer(source, arguments, drawn, tokenizer, stage.partial)
     bar = ProgressBar(options.steps)
     log = StepLog(options, bar)
     log.rows.append({"step": 0, **evaluate(held_out, 0, bar)})
@@ -46,19 +53,20 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     trainer.add_callback(log)
     trainer.train()
     bar.close()
-    measuring.saved_policy.load_state_dict(trainer.model.state_dict())
+    measuring.saved_policy.load_state_dict(cast(nn.Module, trainer.model).state_dict())
     log.rows[-1] |= evaluate(held_out, options.steps, bar)
     write_rows(stage.partial / LOG, log.rows)
     held_out.save_records(stage.partial)
     measuring.saved_policy.save_pretrained(stage.partial)
     tokenizer.save_pretrained(stage.partial)
-    return {"rows": {"pairs": len(pairs)}, "metrics": log.rows[-1]}
+    return {"rows": {"pairs": len(pairs), "drawn": len(drawn)}, "metrics": log.rows[-1]}
 
 
 def preference_pairs(rows: Sequence[Row]) -> list[Row]:
     """All pairs of a ranking's completions with different ranks, as TRL's `prompt`, `chosen` and `rejected`.
 
     The reward model learns from the same pairs. A truncated completion is left out, because TRL ends each one with eos.
+    Raises InputError if there is no pair.
     """
     pairs = []
     for row in rows:
@@ -70,6 +78,11 @@ def preference_pairs(rows: Sequence[Row]) -> list[Row]:
             for worse, rejected in ranked
             if better < worse
         ]
+    if not pairs:
+        raise InputError(
+            "DPO has no pairs: no ranking has two completions that ended and have different ranks: raise response_length "
+            "under comparisons"
+        )
     return pairs
 
 
@@ -102,9 +115,7 @@ def dpo_trainer(
         return DPOTrainer(source, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
 
 
-def measuring_trainer(
-    options: PPOOptions, stage: Stage, source: str, tokenizer: PreTrainedTokenizerBase
-) -> PPOTrainer:
+def measuring_trainer(options: PPOOptions, stage: Stage, source: str, tokenizer: PreTrainedTokenizerBase) -> PPOTrainer:
     """A PPOTrainer that trains nothing: its policy is evaluated on held-out prompts as that of PPO is."""
     accelerator = make_accelerator(options, stage)
     reward_source = reward_model_source(options, stage)
