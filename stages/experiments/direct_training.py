@@ -1,9 +1,11 @@
 """DPO as TRL has it, in the place of PPO: `stages.experiments.direct` makes it as a variant of the stage ppo.
 
-The options of PPO that it reads: `kl_coef` is DPO's beta, `total_episodes` the number of pairs that are
-drawn (all, again, if there are fewer), `batch_size` the pairs of a step of the log, `num_mini_batches` the updates of a
-step, `learning_rate`, and those of evaluation. Held-out prompts are answered before the first step and after the last. The result has the files of PPO's that
-an experiment reads: log.jsonl, held_out.jsonl and the policy. There are no checkpoints: after an interruption it starts
+The options of PPO that it reads: `kl_coef` is DPO's beta; `total_episodes` the number of pairs that are drawn, used
+again if there are fewer; `batch_size` the pairs of a step of the log; `num_mini_batches` the updates of a step;
+`learning_rate`, `adam_beta2`, and those of the evaluation.
+
+The result has the files of PPO's result that an experiment reads: log.jsonl, held_out.jsonl and the policy. Held-out
+prompts are answered before the first step and after the last. There are no checkpoints: after an interruption it starts
 anew.
 """
 
@@ -38,9 +40,8 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     pairs = preference_pairs(read_rows(stage.rows(None, "train.jsonl", "comparisons"), "comparisons"))
     drawn = random.Random(options.seed).sample(pairs, min(options.total_episodes, len(pairs)))
-    say(
-        f"{len(drawn):,} of {len(pairs):,} pairs, {options.steps} steps of {options.batch_size}, beta {options.kl_coef:g}"
-    )
+    schedule = f"{options.steps} steps of {options.batch_size}, beta {options.kl_coef:g}"
+    say(f"{len(drawn):,} of {len(pairs):,} pairs, {schedule}")
     arguments = dpo_arguments(options, stage.partial)
     measuring = measuring_trainer(options, stage, source, tokenizer)
     held_out = make_held_out(options, stage, measuring, tokenizer)
@@ -80,8 +81,8 @@ def preference_pairs(rows: Sequence[Row]) -> list[Row]:
         ]
     if not pairs:
         raise InputError(
-            "DPO has no pairs: no ranking has two completions that ended and have different ranks: raise response_length "
-            "under comparisons"
+            "DPO has no pairs: no ranking has two completions that ended and have different ranks: raise "
+            "response_length under comparisons"
         )
     return pairs
 

@@ -118,23 +118,35 @@ def test_rankings_without_a_pair_are_an_error(tmp_path):
         direct_training.preference_pairs([row])
 
 
-@pytest.mark.slow
-def test_dpo_is_made_like_a_variant_of_ppo(run):
+@pytest.fixture
+def small(run, monkeypatch) -> Runs:
+    """The toy run, and the variants of the experiment at its size, with two betas."""
     # no completion of the toy model ends; the reward model is made again, on the same rankings
     path = run / "comparisons" / "train.jsonl"
     write_rows(path, [{**row, "ended": [True] * len(row["ranks"])} for _, row in read_jsonl(path)])
-    small = {"total_episodes": 32, "batch_size": 16, "eval_count": 8, "ptx_coef": 0.0, "kl_coef": 0.3}
     prompts = str(run / "data" / "prompts_test.jsonl")
-    runs, chosen = Runs(run), ppo(module="experiments.direct_training", eval_prompts=prompts, **small)
-    runs.make([chosen])
-    result = runs.result(chosen)
+    own = {"total_episodes": 32, "batch_size": 16, "eval_count": 8, "ptx_coef": 0.0, "eval_prompts": prompts}
+    monkeypatch.setattr(direct, "PPO", [ppo(**own)])
+    monkeypatch.setattr(direct, "BETAS", (0.03, 1.0))
+    monkeypatch.setattr(direct, "dpo", lambda beta: ppo(module="experiments.direct_training", kl_coef=beta, **own))
+    return Runs(run)
+
+
+@pytest.mark.slow
+def test_dpo_is_made_like_a_variant_of_ppo_and_measured_beside_it(small):
+    small.make(direct.variants())
+    result = small.result(direct.dpo(1.0))
     first, final = evaluations(result)
     assert (first["step"], final["step"]) == (0, 2)
     assert len(final["gold"]) == 8 and final["perplexity"] > 1
     assert abs(sum(first["kl"])) < 1e-3 < abs(sum(final["kl"]))  # the policy starts at the reference, and moves
-    record = json.loads((result / "stage.json").read_text())
-    assert record["options"]["kl_coef"] == 0.3
-    steps = [row["loss"] for _, row in read_jsonl(result / "log.jsonl") if row["step"]]
-    assert steps[0] == pytest.approx(0.693, abs=0.1)  # log 2 at the reference
-    Runs(run).make([chosen])
-    assert json.loads((result / "stage.json").read_text())["finished"] == record["finished"]
+    losses = [row["loss"] for _, row in read_jsonl(result / "log.jsonl") if row["step"]]
+    assert losses[0] == pytest.approx(0.693, abs=0.1)  # log 2 at the reference
+    rows = direct.measure(small)
+    assert [row["model"] for row in rows][:4] == ["SFT", "PPO", "DPO", "DPO"]
+    record = json.loads((small.result(direct.REWARD) / "stage.json").read_text())
+    assert rows[1]["seconds"] > record["seconds"] and rows[2]["seconds"] > 0
+    assert "DPO with its best beta" in direct.seen(rows)
+    made = (result / "stage.json").read_text()
+    Runs(small.base).make(direct.variants())
+    assert (result / "stage.json").read_text() == made
