@@ -12,6 +12,7 @@ from rlhf import InputError
 HAPPY = frozenset("happy glad smile smiled fun love loved friend friends laugh laughed play played nice good".split())
 SAD = frozenset("sad cry cried angry mad scared afraid hurt bad fell lost broke broken sorry lonely".split())
 _WORD = re.compile(r"[a-z]+")
+_LISTED = re.compile(rf"\b({'|'.join(sorted(HAPPY | SAD))})\b", re.IGNORECASE)
 
 
 def word_count(completions: list[Any], **_: Any) -> list[float]:
@@ -27,6 +28,11 @@ def vader(completions: list[Any], **_: Any) -> list[float]:
     """
     analyser = _analyser()
     return [analyser.polarity_scores(text)["compound"] for text in _texts(completions)]
+
+
+def vader_of_other_words(completions: list[Any], **_: Any) -> list[float]:
+    """VADER's score of each completion without the words in HAPPY and SAD, on which a policy can be trained."""
+    return vader([_LISTED.sub("", text) for text in _texts(completions)])
 
 
 def _texts(completions: list[Any]) -> list[str]:

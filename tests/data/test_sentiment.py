@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.sentiment import vader, word_count
+from data.sentiment import vader, vader_of_other_words, word_count
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,8 @@ def test_vader_reads_negation_which_the_count_of_words_does_not():
     assert vader(["VADER is smart, handsome, and funny."]) == [0.8316]
     assert vader(["VADER is not smart, handsome, nor funny."]) == [-0.7424]
     assert word_count(["I am not happy."]) == [1] and vader(["I am not happy."])[0] < 0
+
+
+def test_the_stricter_judge_does_not_read_the_words_of_the_labeller():
+    assert vader_of_other_words(["Happy friends play."]) == [0]
+    assert vader_of_other_words(["Happy friends are wonderful."]) == vader(["are wonderful."]) != [0]
