@@ -30,4 +30,4 @@ def make_new(scorer: Scorer) -> None:
 if __name__ == "__main__":
     patched: Any = stages.ppo
     patched.load_models = load_with_new_value_model
-    main("ppo", work)
+    main("ppo", work, "experiments.faults.value_from_scratch")
