@@ -142,6 +142,7 @@ def test_fewer_held_out_prompts_than_processes_are_refused():
     "arguments, message",
     [
         (("--keep", "best"), "set eval_steps"),
+        (("--keep_max_kl", "2"), "set keep: best too"),
         (("--eval_steps", "2"), "set validation_rows under data, or eval_prompts"),
         (("--eval_steps", "2", "--eval_prompts", "nowhere.jsonl"), "nowhere.jsonl"),
     ],
