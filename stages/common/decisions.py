@@ -124,7 +124,7 @@ def find_changes(
             (minor if gone else result.reasons).append(text)
     if "inputs" not in record:
         minor.append("its record is of an earlier version and does not list its inputs")
-    elif not minor and record["code"] != code_hash(stage, functions_of(parsed.options)):
+    elif not minor and record["code"] != code_hash(request.modules.get(stage, stage), functions_of(parsed.options)):
         minor.append(CODE_CHANGED)
     result.awaited = list(dict.fromkeys(result.awaited))
     return result

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerState
 
 from rlhf import InputError
 from rlhf.engine import gathered_weights
@@ -57,6 +58,11 @@ class HeldOut:
     def evaluate(self, step: int) -> dict[str, float]:
         """The metrics of the policy after this step. Keeps its weights if they are the best so far and may be kept."""
         record: dict[str, Any] = {"step": step}
+        if self.functions is not None:
+            updates = self.options.updates_per_step
+            self.functions.trainer_state = TrainerState(
+                global_step=step * updates, max_steps=self.options.steps * updates
+            )
         for rollout in self._rollouts():
             for name, values in self._numbers(rollout).items():
                 record.setdefault(name, []).extend(values)
@@ -76,7 +82,7 @@ class HeldOut:
         options, trainer = self.options, self.trainer
         generator = torch.Generator().manual_seed(seed_of(options.seed, 6, 0, 0))
         rollouts = []
-        for index in torch.arange(len(self.prompts)).split(options.batch_size):
+        for index in batches(len(self.prompts), options.batch_size, trainer.accelerator.num_processes):
             uniforms = random_numbers(options.response_length, len(index), generator)
             rollout = trainer.sample(trainer.saved_policy, self.prompts, index, uniforms, self.reward)
             if self.functions is not None:
@@ -143,6 +149,20 @@ class HeldOut:
 
 
 NUMBERS = ("score", "gold", "kl", "length")
+
+
+def batches(count: int, size: int, processes: int) -> list[Tensor]:
+    """The indices of `count` rows in batches of `size`; the last one may be smaller.
+
+    It has a row for each process, because a model can't compute an empty share: if it would have fewer, its rows are in
+    the batch before it. Raises InputError if there are fewer rows than processes.
+    """
+    if count < processes:
+        raise InputError(f"there are {count} held-out prompts for {processes} processes: each needs at least one")
+    parts = list(torch.arange(count).split(size))
+    if len(parts) > 1 and len(parts[-1]) < processes:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def _on_rows(functions: Any, rows: Sequence[Row]) -> Any:

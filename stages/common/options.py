@@ -143,10 +143,7 @@ class DataOptions(StageOptions):
         400, "maximum number of prompts, or texts, held out for the test", at_least=0, at_most=10**7
     )
     validation_rows: int = option(
-        0,
-        "maximum number of further prompts held out, on which PPO is evaluated while it trains; 0: none",
-        at_least=0,
-        at_most=10**7,
+        0, "maximum number of further prompts held out, to evaluate PPO while it trains", at_least=0, at_most=10**7
     )
 
 
@@ -306,10 +303,7 @@ class PPOOptions(PPOConfig, SavingOptions, LoraOptions):
         None, "JSON Lines file of {prompt} to evaluate on; by default the validation prompts of `make data`"
     )
     eval_count: int = option(
-        200,
-        "maximum number of held-out prompts, and of held-out documents, of an evaluation",
-        at_least=1,
-        at_most=10**6,
+        200, "maximum number of held-out prompts, and of documents, of an evaluation", at_least=1, at_most=10**6
     )
     keep: Literal["last", "best"] = option(
         "last",
@@ -326,6 +320,8 @@ class PPOOptions(PPOConfig, SavingOptions, LoraOptions):
         super().__post_init__()
         if self.keep == "best" and self.eval_steps is None:
             raise InputError("keep: best compares evaluations: set eval_steps, the steps between them")
+        if self.keep_max_kl is not None and self.keep != "best":
+            raise InputError("keep_max_kl limits what keep: best may choose: set keep: best too, or remove keep_max_kl")
         if self.reward_label and not self.reward_model:
             raise InputError("reward_label names a label of reward_model: set reward_model too")
         named = self.named_functions

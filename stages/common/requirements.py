@@ -24,6 +24,9 @@ def only_benchmarks(evaluate: Any, run: Run) -> bool:
 def check_sources(stages: Sequence[str], options: Mapping[str, Any]) -> None:
     """Raises InputError if one of the stages needs rows or a labeller that the recipe does not name."""
     data = options["data"]
+    prompts = data.prompts or data.demonstrations or data.comparisons
+    if prompts and data.validation_rows and not data.test_share:
+        raise InputError("data: validation_rows holds out at most the share test_share, which is 0: set test_share too")
 
     def require(stage: str, problem: str, kinds: tuple[str, ...], remedy: str, alternative: Any = None) -> None:
         in_stage = any(getattr(options[stage], kind, None) for kind in kinds)
@@ -46,6 +49,8 @@ def check_sources(stages: Sequence[str], options: Mapping[str, Any]) -> None:
     if ppo.ptx_coef:
         problem = f"ptx_coef is {ppo.ptx_coef:g}, and there is no pretraining text"
         require("ppo", problem, ("text",), ", or set ptx_coef: 0")
+    if "ppo" in stages and ppo.eval_steps and not (ppo.eval_prompts or data.validation_rows):
+        raise InputError("ppo: eval_steps needs held-out prompts: set validation_rows under data, or eval_prompts")
 
 
 def check_run(run: Run, stages: Sequence[str], options: Mapping[str, Any]) -> None:

@@ -42,8 +42,8 @@ LARGE_FILE = 5 * 10**7  # bytes
 class Stage:
     """A stage's options, inputs, result folder and record."""
 
-    def __init__(self, name: str, parsed: Parsed, arguments: list[str] | None = None):
-        """`arguments` is the command line without the program name."""
+    def __init__(self, name: str, parsed: Parsed, arguments: list[str] | None = None, module: str = ""):
+        """`arguments` is the command line without the program name; `module` of stages/ runs in place of its own."""
         self.name, self.parsed, self.options = name, parsed, parsed.options
         self.arguments = without_places(arguments or [])
         self.run = Run(self.options.run_folder, self.options.base, self.options.results)
@@ -55,7 +55,8 @@ class Stage:
         self.begun = False
         self.previous = self.result.with_name(f"{self.result.name}.previous")
         self.inputs: dict[str, str] = {}  # name -> SHA-256, see `Run.hash`
-        self.code = code_hash(name, functions_of(self.options))  # now, because files may be edited while the stage runs
+        # now, because files may be edited while the stage runs
+        self.code = code_hash(module or name, functions_of(self.options))
         self.started = time.time()
         self.seconds_before = 0.0  # that an interrupted run took before it was resumed
 
@@ -260,8 +261,10 @@ def without_places(argv: list[str]) -> list[str]:
 # --- from the command line --------------------------------------------------------------------------------------------
 
 
-def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None:
+def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None], module: str = "") -> None:
     """Runs a stage, or a tool, which uses finished results and makes none.
+
+    `module` of stages/ is the one that runs, if it is not the stage's own: its code is part of what the result is of.
 
     Exit status 2 for an error that the user can correct, 130 after Ctrl-C, 143 after SIGTERM, 141 if nothing reads its
     output any more.
@@ -280,7 +283,7 @@ def main(name: str, work: Callable[[Any, Stage], dict[str, Any] | None]) -> None
         if name == "data" and process_rank():
             return  # nothing to compute
         distributed = "NO" if name == "data" else connect(getattr(parsed.options, "mixed_precision", None))
-        stage = Stage(name, parsed, sys.argv[1:])
+        stage = Stage(name, parsed, sys.argv[1:], module)
         stage.distributed = distributed
         if name in TOOLS:
             work(stage.options, stage)

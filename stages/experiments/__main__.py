@@ -19,7 +19,7 @@ from rlhf.option import did_you_mean
 from rlhf.run.files import write_json
 from stages.common.console import duration, escape_unencodable, print_error, print_lines
 from stages.common.processes import cores
-from stages.common.run import RECORD, settings_of
+from stages.common.run import RECORD, Run, record_of, settings_of
 from stages.experiments.variants import Runs
 
 FOLDER = Path(__file__).parent
@@ -51,9 +51,19 @@ def finished_run(name: str) -> Path:
     return folder
 
 
+def check_gold(module: ModuleType, runs: Runs) -> None:
+    """Raises InputError if the experiment trains policies, whose gold it compares, and the finished run has no gold."""
+    path = Run(runs.base).find("ppo")
+    if any(v.stage == "ppo" for v in module.variants()) and not record_of(path)["options"].get("gold"):
+        raise InputError(
+            f"{path} was made without gold, which the experiment compares: set gold under ppo in the recipe"
+        )
+
+
 def run(name: str, base: Path, docs: bool) -> None:
     """Runs an experiment and writes its output."""
     module, runs, started = load(name), Runs(base), time.time()
+    check_gold(module, runs)
     print_lines(f"{module.QUESTION} ({module.PAPER})", "")
     if hasattr(module, "prepare"):  # files that the options of its variants name, and checks of the finished run
         module.prepare(runs)

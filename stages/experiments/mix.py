@@ -83,12 +83,27 @@ def seen(rows: list[dict[str, Any]]) -> str:
     mix = max(gammas, key=lambda row: row["recovered"])
     enough = next((row for row in gammas if row["recovered"] >= RECOVERED), mix)
     beta = max((row for row in swept if row["beta"] != "recipe"), key=lambda row: row["recovered"])
-    costs = "which is within" if enough["gold_loss_low"] <= 0 else "which is outside"
+    if sft["perplexity"] <= pretrained["perplexity"]:
+        return (
+            f"The perplexity is {pretrained['perplexity']:.2f} before SFT and {sft['perplexity']:.2f} after it: SFT forgot "
+            "nothing that the mix could recover. The run cannot answer the question."
+        )
     return (
         f"SFT raises the perplexity from {pretrained['perplexity']:.2f} to {sft['perplexity']:.2f}; PPO with γ = "
         f"{enough['gamma']:g} recovers {interval(enough, 'recovered')} of that, and loses {interval(enough, 'gold_loss')} "
-        f"of gold against γ = 0, {costs} its interval. "
+        f"of gold against γ = 0, {'a' if enough['gold_loss_low'] > 0 else 'no'} clear loss. "
         f"Without the mix the best of the larger β, {beta['beta']:g}, recovers {interval(beta, 'recovered')} and loses "
-        f"{interval(beta, 'gold_loss')} of gold: β "
-        f"{'does the same' if beta['recovered'] >= RECOVERED else 'does not do what the mix does'}."
+        f"{interval(beta, 'gold_loss')} of gold: {_verdict(_succeeds(enough), _succeeds(beta))}."
     )
+
+
+def _succeeds(row: dict[str, Any]) -> bool:
+    """Whether a setting recovers RECOVERED of the lost perplexity without a clear loss of gold."""
+    return row["recovered"] >= RECOVERED and row["gold_loss_low"] <= 0
+
+
+def _verdict(mix: bool, beta: bool) -> str:
+    """What it means that the mix and beta succeed or fail, in words."""
+    if mix:
+        return "β does the same" if beta else "β does not do what the mix does"
+    return "β does it, the mix does not" if beta else f"neither recovers {RECOVERED:g} without a clear loss of gold"

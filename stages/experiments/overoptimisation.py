@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from rlhf import InputError
 from rlhf.evaluate import best_of_n_kl
-from stages.common.run import Run
+from stages.common.run import Run, record_of
 from stages.experiments.answers import best_of, sample_pool, scores_of_texts
 from stages.experiments.output import plot
 from stages.experiments.results import evaluations, row_of, sqrt_kl
@@ -24,6 +25,15 @@ SIGNALS = ("kl", "length", "entropy", "disagreement")  # what is known without g
 METHODS = ("PPO", "RLOO", "best of n")
 # far enough from the SFT model that gold can fall
 LONGER = {"total_episodes": 5120, "eval_steps": 5, "lr_scheduler_type": "constant"}
+
+
+def prepare(runs: Runs) -> None:
+    """Raises InputError if the finished run has another number of rankings: the sizes would not be what they are called."""
+    path = Run(runs.base).find("comparisons")
+    if (count := record_of(path).get("options", {}).get("count")) != RANKINGS:
+        raise InputError(
+            f"{path} has {count} rankings, and SIZES are parts of {RANKINGS}: change RANKINGS in {__file__}"
+        )
 
 
 def reward_model(size: float) -> Variant | None:
@@ -156,19 +166,27 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
     figure.axes[0].legend(fontsize=8)
 
 
-def mean_curve(rows: list[dict[str, Any]], name: str) -> list[float]:
-    """The mean over seeds of a number of PPO's evaluations at the size of the finished run, by step."""
+def curves(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    """A number of PPO's evaluations at the size of the finished run, (seeds, steps)."""
     points = [row for row in rows if row["method"] == "PPO" and row["size"] == 1 and name in row and "step" in row]
-    steps = sorted({row["step"] for row in points})
-    return [float(np.mean([row[name] for row in points if row["step"] == step])) for step in steps]
+    seeds = sorted({row["seed"] for row in points})
+    return np.array([[row[name] for row in points if row["seed"] == seed] for seed in seeds])
 
 
 def turn_of(rows: list[dict[str, Any]], name: str, count: int) -> int | None:
-    """Which of `count` evaluations is the turn of a signal; None if it has none, or if the table lacks it."""
-    curve = mean_curve(rows, name)
-    index = turn(curve) if curve else None
+    """Which of `count` evaluations is the turn of a signal, in its mean over seeds.
+
+    None if it has none, if a seed is not beyond both of its ends there, or if the table lacks the signal.
+    """
+    own = curves(rows, name)
+    index = turn(own.mean(axis=0).tolist()) if own.size else None
+    if index is None:
+        return None
+    ends, there = own[:, [0, -1]], own[:, index]
+    if not ((there > ends.max(axis=1)).all() or (there < ends.min(axis=1)).all()):
+        return None
     # entropy is that of training steps, so it has no value before the first one
-    return None if index is None else count - len(curve) + index
+    return count - own.shape[1] + index
 
 
 def seen(rows: list[dict[str, Any]]) -> str:
@@ -181,13 +199,15 @@ def seen(rows: list[dict[str, Any]]) -> str:
     )
     out = peaks == sorted(peaks) and peaks[0] < peaks[-1]
     moves = "more comparisons move the peak out" if out else "more comparisons do not move the peak out steadily"
-    gold, score = mean_curve(rows, "gold"), mean_curve(rows, "score")
-    early = [
-        name for name in SIGNALS if (index := turn_of(rows, name, len(gold))) is not None and index < np.argmax(gold)
-    ]
-    signals = f"{', '.join(early)} turn{'s' * (len(early) == 1)} before it" if early else "no signal turns before it"
+    gold, score = curves(rows, "gold").mean(axis=0), curves(rows, "score").mean(axis=0)
+    if np.argmax(gold) == len(gold) - 1:
+        signals = "gold does not fall after its highest, so no signal can warn of it"
+    else:
+        early = [n for n in SIGNALS if (i := turn_of(rows, n, len(gold))) is not None and i < np.argmax(gold)]
+        turned = f"{', '.join(early)} turn{'s' * (len(early) == 1)}" if early else "no signal turns"
+        signals = f"of {', '.join(SIGNALS)}, {turned} before it"
     return (
         f"Along the KL, the form fitted to PPO's gold peaks {listed} the comparisons: {moves}. "
         f"At the run's own size gold goes {gold[0]:.2f}, {max(gold):.2f} at its highest, {gold[-1]:.2f} at the end, while "
-        f"the score goes from {score[0]:.2f} to {score[-1]:.2f}; of {', '.join(SIGNALS)}, {signals}."
+        f"the score goes from {score[0]:.2f} to {score[-1]:.2f}; {signals}."
     )

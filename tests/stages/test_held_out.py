@@ -7,9 +7,11 @@ import shutil
 import pytest
 from transformers import AutoModelForCausalLM
 
+from rlhf import InputError
 from rlhf.evaluate import perplexity
 from rlhf.rows import read_rows
 from rlhf.tokens import load_tokenizer, text_dataset
+from stages.common.held_out import batches
 from tests.interrupted import SAVING, kill_at_step
 from tests.pipeline import record, stage
 
@@ -109,10 +111,38 @@ def test_keep_best_without_an_evaluation_within_the_largest_kl_says_so(evaluated
     assert "at each evaluation the KL was above keep_max_kl" in output
 
 
+def test_reward_functions_are_told_the_step_of_the_evaluation(evaluated, tmp_path):
+    run = tmp_path / "toy"
+    shutil.copytree(evaluated, run)
+    (tmp_path / "curriculum.py").write_text(
+        "def done(prompts, trainer_state):\n"
+        "    return [trainer_state.global_step / trainer_state.max_steps] * len(prompts)\n"
+    )
+    stage("ppo", *EVALUATED, "--reward_function", "curriculum:done", run=run, modules=[tmp_path])
+    scores = {row["step"]: row.get("held_out/score") for row in rows_of(run / "ppo" / "log.jsonl")}
+    assert scores == {0: 0, 1: None, 2: pytest.approx(2 / 3), 3: 1}
+
+
+@pytest.mark.parametrize(
+    "count, size, processes, sizes",
+    [(9, 4, 1, [4, 4, 1]), (9, 4, 2, [4, 5]), (10, 4, 2, [4, 4, 2]), (3, 4, 2, [3]), (8, 4, 4, [4, 4])],
+)
+def test_each_process_has_a_row_of_each_batch(count, size, processes, sizes):
+    parts = batches(count, size, processes)
+    assert [len(part) for part in parts] == sizes
+    assert [index for part in parts for index in part.tolist()] == list(range(count))
+
+
+def test_fewer_held_out_prompts_than_processes_are_refused():
+    with pytest.raises(InputError, match="3 held-out prompts for 4 processes"):
+        batches(3, 8, 4)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (("--keep", "best"), "set eval_steps"),
+        (("--keep_max_kl", "2"), "set keep: best too"),
         (("--eval_steps", "2"), "set validation_rows under data, or eval_prompts"),
         (("--eval_steps", "2", "--eval_prompts", "nowhere.jsonl"), "nowhere.jsonl"),
     ],

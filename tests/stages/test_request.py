@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,9 @@ def test_ppo_needs_a_reward_model_unless_it_is_given_a_reward(tmp_path, ppo, bef
         ({**OWN, "demonstrations": []}, {"sft": {"demonstrations": "a.jsonl"}}, None),
         ({"text": ["a"]}, {"sft": {"demonstrations": "a"}, "ppo": {"reward_function": "a:b"}}, "ppo: no prompts"),
         ({"world": False}, {}, "pretrain: no text to train on"),
+        (OWN, {"ppo": {"eval_steps": 2}}, "ppo: eval_steps needs held-out prompts: set validation_rows under data"),
+        (OWN, {"ppo": {"eval_steps": 2, "eval_prompts": "a.jsonl"}}, None),
+        ({**OWN, "validation_rows": 9}, {"ppo": {"eval_steps": 2}}, None),
     ],
 )  # fmt: skip
 def test_a_recipe_that_lacks_rows_is_refused_before_the_first_stage(tmp_path, data, sections, message):
@@ -141,6 +145,14 @@ def test_a_recipe_that_lacks_rows_is_refused_before_the_first_stage(tmp_path, da
         with pytest.raises(InputError, match=message):
             check_sources(stages_up_to("evaluate", parsed), options)
         check_sources(stages_up_to("data", parsed), options)  # the data stage itself can be made
+
+
+@pytest.mark.parametrize("data, refused", [(OWN, True), (WORLD, False)])
+def test_validation_rows_of_files_without_a_test_share_are_refused(tmp_path, data, refused):
+    parsed = options_of(recipe_of(tmp_path, data={**data, "validation_rows": 9, "test_share": 0}))
+    options = {name: one.options for name, one in parsed.items()}
+    with pytest.raises(InputError, match="test_share, which is 0") if refused else nullcontext():
+        check_sources(stages_up_to("data", parsed), options)
 
 
 def test_a_recipe_that_can_not_work_leaves_no_folder(tmp_path, capsys):

@@ -38,4 +38,4 @@ if __name__ == "__main__":
     rlhf.trainer.check_first_rollout = lambda *arguments, **options: (
         "no check, because this run has a mistake on purpose"
     )
-    main("ppo", work)
+    main("ppo", work, "experiments.faults.dropout")

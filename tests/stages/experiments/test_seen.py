@@ -1,14 +1,18 @@
 """What experiments say of their tables: the sentences follow from the numbers, in each outcome."""
 
+import json
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+from rlhf import InputError
 from rlhf.evaluate import Estimate
 from stages.experiments import best_of_n, details, estimators, frontier, mix, overoptimisation, seeds
 from stages.experiments.__main__ import load, names
 from stages.experiments.output import read_table, write_table
 from stages.experiments.results import row_of
+from stages.experiments.variants import Runs
 
 
 def around(value, width=0.1):
@@ -57,9 +61,9 @@ def test_frontier_says_that_gold_does_not_fall():
     assert "at the end of the range" in frontier.seen([point(0.0, 5.0, 0.5, 7.0), point(0.5, 0.5, 0.1, 5.2)])
 
 
-def mixed(recovered, loss, by_beta):
+def mixed(recovered, loss, by_beta, beta_loss=1.0):
     rows = [row_of(model="pretrained", perplexity=2.0), row_of(model="SFT", perplexity=4.0, gold=around(4.0))]
-    settings = [(0.0, "recipe", 0.0, 0.0), (0.5, "recipe", recovered, loss), (0.0, 0.5, by_beta, 1.0)]
+    settings = [(0.0, "recipe", 0.0, 0.0), (0.5, "recipe", recovered, loss), (0.0, 0.5, by_beta, beta_loss)]
     for gamma, beta, share, cost in settings:
         numbers = {"recovered": around(share, 0.02), "gold_loss": around(cost), "gold": around(6.0 - cost)}
         rows.append(
@@ -71,11 +75,30 @@ def mixed(recovered, loss, by_beta):
 def test_mix_says_what_gamma_and_beta_recover():
     text = mix.seen(mixed(0.9, 0.05, 0.1))
     assert "γ = 0.5 recovers 0.90 [0.88, 0.92]" in text
-    assert "loses 0.05 [-0.05, 0.15] of gold against γ = 0, which is within its interval" in text
+    assert "loses 0.05 [-0.05, 0.15] of gold against γ = 0, no clear loss" in text
     assert text.endswith("β does not do what the mix does.")
-    assert "which is outside its interval" in mix.seen(mixed(0.9, 0.5, 0.1))
-    assert mix.seen(mixed(0.9, 0.5, 0.85)).endswith("β does the same.")
+    assert "against γ = 0, a clear loss" in mix.seen(mixed(0.9, 0.5, 0.1))
     assert drawn(mix, mixed(0.9, 0.05, 0.1)) == 1
+
+
+@pytest.mark.parametrize(
+    "recovered, loss, by_beta, beta_loss, verdict",
+    [
+        (0.9, 0.05, 0.85, 0.05, "β does the same."),
+        (0.9, 0.05, 0.85, 1.0, "β does not do what the mix does."),
+        (0.5, 0.05, 0.1, 1.0, "neither recovers 0.8 without a clear loss of gold."),
+        (0.9, 1.0, 0.85, 1.0, "neither recovers 0.8 without a clear loss of gold."),
+        (0.5, 0.05, 0.85, 0.05, "β does it, the mix does not."),
+    ],
+)
+def test_mix_compares_recovery_at_no_clear_loss_of_gold(recovered, loss, by_beta, beta_loss, verdict):
+    assert mix.seen(mixed(recovered, loss, by_beta, beta_loss)).endswith(verdict)
+
+
+def test_mix_does_not_speak_of_recovery_if_sft_forgot_nothing():
+    rows = mixed(0.9, 0.05, 0.1)
+    rows[1]["perplexity"] = 1.9
+    assert "2.00 before SFT and 1.90 after it: SFT forgot nothing" in mix.seen(rows)
 
 
 @pytest.mark.parametrize("gold, verdict", [(7.0, "PPO is better"), (5.0, "best-of-n is better"), (6.0, "within PPO's")])
@@ -139,7 +162,28 @@ def test_overoptimisation_says_that_a_form_has_no_peak():
     rows = rising + [overoptimisation.fit("PPO", s, [r for r in rising if r["size"] == s]) for s in (0.25, 1, 4)]
     text = overoptimisation.seen(rows)
     assert "not within the range with 0.25 ×" in text and "do not move the peak out steadily" in text
-    assert text.endswith("no signal turns before it.")
+    assert text.endswith("gold does not fall after its highest, so no signal can warn of it.")
+
+
+def test_a_signal_turns_only_if_it_does_in_each_seed():
+    def rows_of(*by_seed):
+        return [
+            row_of(method="PPO", size=1, seed=seed, step=step, kl=value)
+            for seed, values in enumerate(by_seed)
+            for step, value in enumerate(values)
+        ]
+
+    assert overoptimisation.turn_of(rows_of([0.0, 3.0, 1.0], [0.0, 4.0, 2.0]), "kl", 3) == 1
+    assert overoptimisation.turn_of(rows_of([0.0, 9.0, 1.0], [0.0, 1.0, 2.0]), "kl", 3) is None
+    assert overoptimisation.turn_of(rows_of([0.0, 9.0, 1.0]), "length", 3) is None
+
+
+def test_overoptimisation_refuses_a_run_with_another_number_of_rankings(tmp_path):
+    (tmp_path / "comparisons").mkdir()
+    record = {"options": {"count": 500}, "seconds": 1.0}
+    (tmp_path / "comparisons" / "stage.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match="has 500 rankings, and SIZES are parts of 3000"):
+        overoptimisation.prepare(Runs(tmp_path))
 
 
 def test_the_form_of_best_of_n_is_fitted_exactly():

@@ -5,8 +5,10 @@ import shutil
 import pytest
 
 from rlhf import InputError
-from rlhf.run.files import read_json
+from rlhf.run.files import read_json, write_json
+from stages.experiments import frontier, k
 from stages.experiments import variants as module
+from stages.experiments.__main__ import check_gold
 from stages.experiments.variants import Runs, lineage, ppo, variant
 
 
@@ -64,6 +66,14 @@ def test_a_variant_has_its_options_and_is_made_once(runs):
 def test_a_variant_that_fails_is_named_with_the_end_of_its_output(runs):
     with pytest.raises(InputError, match=r"ppo-kl_coef--1 failed(.|\n)*kl_coef"):
         runs.make([variant("ppo", kl_coef=-1)])
+
+
+def test_an_experiment_that_compares_gold_refuses_a_run_without_gold_before_it_trains(tmp_path):
+    (tmp_path / "ppo").mkdir()
+    write_json(tmp_path / "ppo" / "stage.json", {"options": {"gold": None}, "seconds": 1.0})
+    with pytest.raises(InputError, match="was made without gold, which the experiment compares"):
+        check_gold(frontier, Runs(tmp_path))
+    check_gold(k, Runs(tmp_path))  # it trains reward models only
 
 
 def test_one_variant_at_a_time_runs_on_a_gpu(monkeypatch):
