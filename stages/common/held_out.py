@@ -111,7 +111,8 @@ class HeldOut:
         if metric is None or (limit is not None and metrics[f"{PREFIX}kl"] > limit):
             return
         value = metrics[f"{PREFIX}{metric}"]
-        if not self.best or value > self.best["value"]:
+        # gold may be unknown at some evaluations; a score is never compared with gold
+        if not self.best or (metric == "gold", value) > (self.best["metric"] == "gold", self.best["value"]):
             weights = self.trainer.weights()
             copied = {name: {n: w.detach().cpu().clone() for n, w in model.items()} for name, model in weights.items()}
             self.best = {"step": step, "metric": metric, "value": value, "weights": copied}
@@ -123,7 +124,7 @@ class HeldOut:
         """
         if not self.best:
             raise InputError(
-                f"keep is best, and at each evaluation the KL was above keep_max_kl {self.options.keep_max_kl:g}: raise it, "
+                f"keep is best, and at each evaluation the KL was above keep_max_kl {self.options.keep_max_kl}: raise it, "
                 "lower eval_steps, or raise kl_coef"
             )
         self.trainer.load_weights(self.best["weights"])

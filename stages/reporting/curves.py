@@ -1,5 +1,6 @@
 """PPO's learning curves: one panel for each metric of log.jsonl, with the median and the range of several seeds."""
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def evaluations(files: RunFiles) -> Table | None:
     names = [name for name in rows[-1] if name.startswith(HELD_OUT)]
     measure = next((name for name in (f"{HELD_OUT}gold", f"{HELD_OUT}score") if name in names), names[0])
     kept = files.records.get("ppo", {}).get("kept", {}).get("step", rows[-1]["step"])
-    best = max(rows[1:], key=lambda row: row[measure])
+    best = max(rows[1:], key=lambda row: row.get(measure, -math.inf))  # gold may be unknown at some evaluations
     shown = {"before PPO": rows[0], f"highest {measure.removeprefix(HELD_OUT)}": best, "last": rows[-1]}
     if kept not in (best["step"], rows[-1]["step"]):
         shown["kept"] = next(row for row in rows if row["step"] == kept)

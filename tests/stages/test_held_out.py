@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -11,7 +12,7 @@ from rlhf import InputError
 from rlhf.evaluate import perplexity
 from rlhf.rows import read_rows
 from rlhf.tokens import load_tokenizer, text_dataset
-from stages.common.held_out import batches
+from stages.common.held_out import HeldOut, batches
 from tests.interrupted import SAVING, kill_at_step
 from tests.pipeline import record, stage
 
@@ -101,6 +102,18 @@ def test_the_best_weights_are_those_of_the_evaluation_with_the_highest_gold(eval
     second = run / "ppo" / "checkpoints" / "step-0000002" / "model.safetensors"
     kept = (run / "ppo.previous" / "model.safetensors").read_bytes()
     assert kept == second.read_bytes()
+
+
+def test_an_evaluation_whose_gold_is_unknown_does_not_replace_one_with_gold():
+    held_out = HeldOut.__new__(HeldOut)
+    held_out.options, held_out.best = SimpleNamespace(keep_max_kl=None), {}
+    held_out.trainer = SimpleNamespace(weights=dict)
+    steps = ({"score": 9.0}, {"score": 9.0, "gold": 4.0}, {"score": 9.0}, {"score": 1.0, "gold": 5.0})
+    kept = []
+    for step, numbers in enumerate(steps, start=1):
+        held_out._compare(step, {"held_out/kl": 1.0, **{f"held_out/{name}": value for name, value in numbers.items()}})
+        kept.append(held_out.best["step"])
+    assert kept == [1, 2, 2, 4]
 
 
 def test_keep_best_without_an_evaluation_within_the_largest_kl_says_so(evaluated, tmp_path):

@@ -31,6 +31,14 @@ def test_the_last_and_the_best_evaluation_are_shown_and_which_was_kept(tmp_path)
     assert [row[0] for row in table_of(folder, kept=2).rows] == ["before PPO", "highest gold, kept", "last"]
 
 
+def test_an_evaluation_whose_gold_is_unknown_is_not_the_best(tmp_path):
+    folder = write_run(tmp_path / "toy")
+    unknown = {"step": 2, "held_out/score": 0.9, "held_out/kl": 1.0}
+    write_lines(folder / "ppo" / "log.jsonl", [held_out(0, 4.0, 0.0), unknown, held_out(4, 6.0, 2.0)])
+    table = curves.evaluations(read_run(Run(folder)))
+    assert [row[:2] for row in table.rows] == [["before PPO", "0"], ["highest gold, kept", "4"], ["last, kept", "4"]]
+
+
 def test_a_run_without_evaluations_has_no_such_table(tmp_path):
     folder = write_run(tmp_path / "toy")
     write_lines(folder / "ppo" / "log.jsonl", [{"step": 1, "score": 0.1}])
