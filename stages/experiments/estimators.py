@@ -23,7 +23,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "GRPO": {"advantage_estimator": "grpo", **GROUP},
     "Dr. GRPO": {"advantage_estimator": "dr_grpo", **GROUP},
     "GSPO": {"advantage_estimator": "grpo", "policy_loss": "gspo", "cliprange": 3e-4, "cliprange_high": 4e-4, **GROUP},
-    "CISPO": {"advantage_estimator": "grpo", "policy_loss": "cispo", **GROUP},
+    # no lower bound, as in its paper, and the upper bound of 5 that TRL documents
+    "CISPO": {"advantage_estimator": "grpo", "policy_loss": "cispo", "cliprange": 1.0, "cliprange_high": 4.0, **GROUP},
     "DAPO's clip": {"advantage_estimator": "grpo", "cliprange_high": 0.28, "loss_aggregation": "tokens", **GROUP},
 }
 

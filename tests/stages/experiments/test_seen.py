@@ -7,6 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from rlhf import InputError
+from rlhf.config import PPOConfig
 from rlhf.evaluate import Estimate
 from stages.experiments import best_of_n, details, estimators, frontier, mix, overoptimisation, seeds
 from stages.experiments.__main__ import load, names
@@ -209,6 +210,14 @@ def test_seeds_has_mean_deviation_and_smallest_gain():
     )
     assert text.endswith("The gain over SFT is 2.00 ± 1.00, at least 1.00.")
     assert drawn(seeds, rows) == 2
+
+
+@pytest.mark.parametrize(
+    "name, lowest, highest", [("GSPO", 1 - 3e-4, 1 + 4e-4), ("CISPO", 0, 5), ("DAPO's clip", 0.8, 1.28)]
+)
+def test_the_ratios_of_the_losses_are_clipped_as_in_their_papers(name, lowest, highest):
+    low, high = PPOConfig(**estimators.SETTINGS[name]).clip_range
+    assert (1 - low, 1 + high) == (lowest, highest)
 
 
 def test_estimators_says_which_bounds_overlap_and_which_is_fastest():
