@@ -145,8 +145,8 @@ def seen(rows: list[dict[str, Any]]) -> str:
         (False, False): "neither falls clearly",
     }[falls["accuracy"], falls["gold"]]
     first = (
-        f"From noise {least['noise']:g} to {most['noise']:g} the accuracy goes from {least['accuracy']:.3f} to "
-        f"{most['accuracy']:.3f} and gold after PPO from {interval(least, 'gold')} to {interval(most, 'gold')}: "
+        f"From noise {least['noise']:g} to {most['noise']:g}, with one reward model each, the accuracy goes from "
+        f"{least['accuracy']:.3f} to {most['accuracy']:.3f} and gold after PPO from {interval(least, 'gold')} to {interval(most, 'gold')}: "
         f"{outcome}."
     )
     usual, without = _compared(rows)

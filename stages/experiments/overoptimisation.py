@@ -207,7 +207,8 @@ def seen(rows: list[dict[str, Any]]) -> str:
         turned = f"{', '.join(early)} turn{'s' * (len(early) == 1)}" if early else "no signal turns"
         signals = f"of {', '.join(SIGNALS)}, {turned} before it"
     return (
-        f"Along the KL, the form fitted to PPO's gold peaks {listed} the comparisons: {moves}. "
+        f"Along the KL, the form fitted to PPO's gold peaks {listed} the comparisons: {moves}, with one reward model "
+        f"of each size. "
         f"At the run's own size gold goes {gold[0]:.2f}, {max(gold):.2f} at its highest, {gold[-1]:.2f} at the end, while "
         f"the score goes from {score[0]:.2f} to {score[-1]:.2f}; {signals}."
     )

@@ -147,7 +147,7 @@ def test_overoptimisation_finds_the_peaks_of_the_forms_and_the_signals_that_turn
     np.testing.assert_allclose(peaks, [1.0, 4.0, 9.0], rtol=1e-3)
     text = overoptimisation.seen(rows)
     assert "peaks at 1.0 nats with 0.25 ×, at 4.0 nats with 1 ×, at 9.0 nats with 4 × the comparisons" in text
-    assert "more comparisons move the peak out" in text
+    assert "more comparisons move the peak out, with one reward model of each size." in text
     assert text.endswith("disagreement turns before it.")
     assert drawn(overoptimisation, rows) == 3
 
