@@ -155,4 +155,4 @@ class StepLog(TrainerCallback):
 
 
 if __name__ == "__main__":
-    main("ppo", work)
+    main("ppo", work, "experiments.direct_training")

@@ -1,4 +1,4 @@
-"""The mistakes of the experiment `details` are really made."""
+"""Modules that run in place of the stage ppo: their results are told apart, and mistakes are really made."""
 
 import pytest
 import torch
@@ -6,24 +6,24 @@ import torch
 from rlhf.models import load_scorer
 from stages.common.decisions import CODE_CHANGED, options_of, plan
 from stages.common.request import Request
-from stages.experiments.details import SETTINGS
+from stages.experiments.__main__ import load, names
 from stages.experiments.faults.value_from_scratch import make_new
 from tests.classifiers import tiny_classifier
 from tests.forks import ROOT
 from tests.pipeline import TOY
 
-MODULES = [options["module"] for options in SETTINGS.values() if "module" in options]
+MODULES = sorted({variant.module for name in names() for variant in load(name).variants() if variant.module})
 
 
 @pytest.mark.parametrize("module, reasons", [*((name, [CODE_CHANGED]) for name in MODULES), (None, [])])
-def test_the_result_of_a_run_without_the_mistake_is_not_taken_for_one_with_it(toy_run, tmp_path, module, reasons):
+def test_the_result_of_ppo_is_not_taken_for_that_of_a_module_in_its_place(toy_run, tmp_path, module, reasons):
     request = Request.read("ppo", {"RECIPE": TOY, "RUN": str(tmp_path / "variant"), "BASE": str(toy_run)})
     request.modules = {"ppo": module} if module else {}
     assert plan(request, options_of(request))[-1].reasons == reasons
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_record_of_a_run_with_a_mistake_has_the_code_of_the_mistake(module):
+def test_the_record_of_such_a_run_has_the_code_of_the_module(module):
     path = ROOT / "stages" / f"{module.replace('.', '/')}.py"
     assert path.read_text(encoding="utf-8").endswith(f'    main("ppo", work, "{module}")\n')
 
