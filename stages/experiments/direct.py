@@ -150,4 +150,4 @@ def verdict(row: dict[str, Any]) -> str:
         return f"DPO is better, by {interval(row, 'gain')}"
     if row["gain_high"] < 0:
         return f"DPO is worse, by {interval(row, 'gain')}"
-    return f"the difference, {interval(row, 'gain')}, is within its interval"
+    return f"no clear difference, {interval(row, 'gain')}"

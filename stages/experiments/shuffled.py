@@ -179,5 +179,5 @@ def _course(form: str, rows: list[dict[str, Any]]) -> str:
     lowest, last = next(row for row in rows if "risen" not in row), rows[-1]
     if lowest is last:
         return f"{name} is lowest after the last epoch, {last['loss']:.3f}"
-    rises = "rises" if last["risen_low"] > 0 else "rises, within its interval,"
+    rises = "rises" if last["risen_low"] > 0 else "does not clearly rise,"
     return f"{name} {rises} from {lowest['loss']:.3f} after epoch {lowest['epoch']:.0f} to {last['loss']:.3f}"

@@ -46,7 +46,7 @@ def rows_of(gain: float, gain_at_kl: float | None, seconds: float = 200.0) -> li
     [
         (-1.0, -1.5, "DPO is worse, by -1.00 [-1.20, -0.80].", "DPO is worse, by -1.50"),
         (1.0, 0.5, "DPO is better, by 1.00 [0.80, 1.20].", "DPO is better, by 0.50"),
-        (0.1, -1.0, "the difference, 0.10 [-0.10, 0.30], is within its interval.", "DPO is worse, by -1.00"),
+        (0.1, -1.0, "no clear difference, 0.10 [-0.10, 0.30].", "DPO is worse, by -1.00"),
         (-1.0, None, "DPO is worse", "No comparison at equal KL is possible: the KL of PPO is 1.0 nats"),
     ],
 )
