@@ -20,6 +20,7 @@ from rlhf.run.checkpoint import load_state, save_state
 from rlhf.run.randomness import seed_of
 from rlhf.scoring import RewardFunctions, text_scores
 from rlhf.trainer import PPOTrainer
+from stages.common.console import say
 from stages.common.options import PPOOptions
 
 FILE = "held_out.jsonl"
@@ -120,13 +121,12 @@ class HeldOut:
     def restore_best(self) -> dict[str, Any]:
         """Gives the trainer the best weights; returns what was kept, for the record.
 
-        Raises InputError if no evaluation was within `keep_max_kl`.
+        Without an evaluation within `keep_max_kl` the last weights stay, so that no training is lost, with a warning.
         """
         if not self.best:
-            raise InputError(
-                f"keep is best, and at each evaluation the KL was above keep_max_kl {self.options.keep_max_kl}: raise it, "
-                "lower eval_steps, or raise kl_coef"
-            )
+            limit = self.options.keep_max_kl
+            say(f"warning: keeps the last weights, because the KL was above keep_max_kl {limit} at each evaluation")
+            return {"step": self.trainer.steps_done, "metric": None, "value": None}
         self.trainer.load_weights(self.best["weights"])
         return {name: self.best[name] for name in ("step", "metric", "value")}
 

@@ -12,7 +12,6 @@ from rlhf.rollout import Completion, sample_completions
 from rlhf.rows import Row, read_rows
 from rlhf.scoring import call_reward_function
 from rlhf.tokens import completion_ids, load_tokenizer, prompt_ids
-from stages.common.options import PPOOptions
 from stages.common.parsing import load_function
 from stages.common.run import Run, record_of
 from stages.experiments.variants import Runs
@@ -20,8 +19,9 @@ from stages.experiments.variants import Runs
 
 def validation_rows(runs: Runs) -> list[Row]:
     """The prompts on which PPO is evaluated, as rows."""
-    path = Run(runs.base).find("data") / "prompts_validation.jsonl"
-    return list(read_rows(path, "prompts")[: PPOOptions.eval_count])
+    options = record_of(Run(runs.base).find("ppo"))["options"]
+    path = Path(options["eval_prompts"] or Run(runs.base).find("data") / "prompts_validation.jsonl")
+    return list(read_rows(path, "prompts")[: options["eval_count"]])
 
 
 def gold_of(runs: Runs, rows: Sequence[Row], texts: Sequence[str], finished: Sequence[bool]) -> np.ndarray:

@@ -12,7 +12,6 @@ from rlhf.models import context_length, load_policy
 from rlhf.rows import read_jsonl, read_rows
 from rlhf.tokens import load_tokenizer, text_dataset
 from stages.common.held_out import FILE, PREFIX
-from stages.common.options import PPOOptions
 from stages.common.ppo_log import LOG
 from stages.common.run import Run, record_of
 from stages.experiments.variants import Runs, Variant
@@ -50,7 +49,8 @@ def perplexity_of(runs: Runs, stage: str) -> float:
     folder = Run(runs.base)
     tokenizer = load_tokenizer(str(folder.find(stage)))
     model = load_policy(str(folder.find(stage)), tokenizer).eval()
-    rows = read_rows(folder.find("data") / "text_test.jsonl", "text")[: PPOOptions.eval_count]
+    count = record_of(folder.find("ppo"))["options"]["eval_count"]
+    rows = read_rows(folder.find("data") / "text_test.jsonl", "text")[:count]
     documents = text_dataset(rows, tokenizer, context_length(model))["input_ids"]
     return perplexity(model, documents, tokenizer.pad_token_id)
 

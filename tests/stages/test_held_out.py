@@ -116,24 +116,16 @@ def test_an_evaluation_whose_gold_is_unknown_does_not_replace_one_with_gold():
     assert kept == [1, 2, 2, 4]
 
 
-def test_keep_best_without_an_evaluation_within_the_largest_kl_says_so(evaluated, tmp_path):
+def test_keep_best_without_an_evaluation_within_the_largest_kl_keeps_the_last_weights_and_says_so(evaluated, tmp_path):
     run = tmp_path / "toy"
     shutil.copytree(evaluated, run)
-    limit = ("--keep", "best", "--keep_max_kl", "1e-12", "--learning_rate", "0.01", "--value_warmup_steps", "0")
-    output = stage("ppo", *EVALUATED, *limit, run=run, status=2)
-    assert "at each evaluation the KL was above keep_max_kl" in output
-
-
-def test_reward_functions_are_told_the_step_of_the_evaluation(evaluated, tmp_path):
-    run = tmp_path / "toy"
-    shutil.copytree(evaluated, run)
-    (tmp_path / "curriculum.py").write_text(
-        "def done(prompts, trainer_state):\n"
-        "    return [trainer_state.global_step / trainer_state.max_steps] * len(prompts)\n"
-    )
-    stage("ppo", *EVALUATED, "--reward_function", "curriculum:done", run=run, modules=[tmp_path])
-    scores = {row["step"]: row.get("held_out/score") for row in rows_of(run / "ppo" / "log.jsonl")}
-    assert scores == {0: 0, 1: None, 2: pytest.approx(2 / 3), 3: 1}
+    options = ("--learning_rate", "0.01", "--value_warmup_steps", "0")
+    stage("ppo", *EVALUATED, *options, run=run)
+    last = (run / "ppo" / "model.safetensors").read_bytes()
+    output = stage("ppo", *EVALUATED, *options, "--keep", "best", "--keep_max_kl", "1e-12", run=run)
+    assert "warning: keeps the last weights, because the KL was above keep_max_kl 1e-12 at each evaluation" in output
+    assert record(run, "ppo")["kept"] == {"step": 3, "metric": None, "value": None}
+    assert (run / "ppo" / "model.safetensors").read_bytes() == last
 
 
 @pytest.mark.parametrize(
