@@ -87,7 +87,12 @@ def scores_of_texts(runs: Runs, reward_model: Path, texts: Sequence[str]) -> np.
     tokenizer = load_tokenizer(str(reward_model))
     prompts = [row["prompt"] for row in rows]
     ids = prompt_ids(tokenizer, prompts, [None] * len(rows), [False] * len(rows))
-    answers = completion_ids(tokenizer, prompts, list(texts), [True] * len(rows))
+    # an answer without text is its stop token alone
+    some = [i for i, text in enumerate(texts) if text]
+    answers = [[tokenizer.eos_token_id]] * len(rows)
+    encoded = completion_ids(tokenizer, [prompts[i] for i in some], [texts[i] for i in some])
+    for i, answer in zip(some, encoded, strict=True):
+        answers[i] = answer
     scorer = load_scorer(str(reward_model), tokenizer).to(device())
     sequences = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     return score_sequences(scorer, sequences, tokenizer.pad_token_id).numpy()

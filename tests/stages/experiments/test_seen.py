@@ -212,9 +212,7 @@ def test_seeds_has_mean_deviation_and_smallest_gain():
     assert drawn(seeds, rows) == 2
 
 
-@pytest.mark.parametrize(
-    "name, lowest, highest", [("GSPO", 0.997, 1.004), ("CISPO", 0, 5), ("DAPO's clip", 0.8, 1.28)]
-)
+@pytest.mark.parametrize("name, lowest, highest", [("GSPO", 0.997, 1.004), ("CISPO", 0, 5), ("DAPO's clip", 0.8, 1.28)])
 def test_the_ratios_of_the_losses_are_clipped_as_in_their_papers_and_of_gspo_ten_times_as_wide(name, lowest, highest):
     low, high = PPOConfig(**estimators.SETTINGS[name]).clip_range
     assert (1 - low, 1 + high) == (lowest, highest)
