@@ -32,7 +32,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> ModuleType:
-    """The module of an experiment. Raises InputError if there is none."""
+    """The module of an experiment, whose name may also be written with hyphens. Raises InputError if there is none."""
+    name = name.replace("-", "_")
     if name not in names():
         raise InputError(
             f"NAME={name}: no such experiment{did_you_mean(name, names())}; there are {', '.join(names())}"
@@ -63,6 +64,7 @@ def check_gold(module: ModuleType, runs: Runs) -> None:
 def run(name: str, base: Path, docs: bool) -> None:
     """Runs an experiment and writes its output."""
     module, runs, started = load(name), Runs(base), time.time()
+    name = module.__name__.rpartition(".")[2]
     check_gold(module, runs)
     print_lines(f"{module.QUESTION} ({module.PAPER})", "")
     if hasattr(module, "prepare"):  # files that the options of its variants name, and checks of the finished run
