@@ -98,6 +98,7 @@ def test_a_reward_model_that_reads_text_gives_rankings_the_same_scores_and_lengt
         assert other["lengths"] == one["lengths"]
 
 
+@pytest.mark.slow
 def test_no_rankings_are_written_without_a_reward_model(run):
     (run / "reward").rename(run / "reward-elsewhere")
     few = ("--count", 2, "--models", "sft", "--gold", "none")
@@ -108,6 +109,7 @@ def test_no_rankings_are_written_without_a_reward_model(run):
     assert (run / "evaluate" / "rankings.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_judge_is_asked_beside_gold_at_every_temperature(run, judges):
     options = ("--gold", "evaluate_judges:quality", "--judge", "evaluate_judges:longer", "--temperatures", 0.5)
     stage("evaluate", *options, run=run, modules=[judges])

@@ -80,6 +80,7 @@ def test_the_perplexity_is_that_of_the_saved_model_on_held_out_text(evaluated):
     assert math.isclose(rows_of(evaluated / "ppo" / "log.jsonl")[-1]["held_out/perplexity"], expected, rel_tol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_those_of_the_evaluation_with_the_highest_gold(evaluated, tmp_path):
     run = tmp_path / "toy"
     shutil.copytree(evaluated, run)
@@ -116,6 +117,7 @@ def test_an_evaluation_whose_gold_is_unknown_does_not_replace_one_with_gold():
     assert kept == [1, 2, 2, 4]
 
 
+@pytest.mark.slow
 def test_keep_best_without_an_evaluation_within_the_largest_kl_keeps_the_last_weights_and_says_so(evaluated, tmp_path):
     run = tmp_path / "toy"
     shutil.copytree(evaluated, run)

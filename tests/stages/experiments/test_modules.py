@@ -15,6 +15,7 @@ from tests.pipeline import TOY
 MODULES = sorted({variant.module for name in names() for variant in load(name).variants() if variant.module})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module, reasons", [*((name, [CODE_CHANGED]) for name in MODULES), (None, [])])
 def test_the_result_of_ppo_is_not_taken_for_that_of_a_module_in_its_place(toy_run, tmp_path, module, reasons):
     request = Request.read("ppo", {"RECIPE": TOY, "RUN": str(tmp_path / "variant"), "BASE": str(toy_run)})

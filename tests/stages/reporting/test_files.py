@@ -85,6 +85,7 @@ def test_a_damaged_file_is_an_error_with_its_line(tmp_path, file, line):
     assert f"{path}:{count}: " in stage("report", run=folder, status=2)
 
 
+@pytest.mark.slow
 def test_large_answers_stay_below_three_megabytes(tmp_path):
     folder = write_run(tmp_path / "toy")
     texts = {model: f"{model} says a few words. " * 70 for model in ("sft", "ppo")}
@@ -128,6 +129,7 @@ def test_a_repeated_prompt_keeps_all_its_answers():
 # --- what make does first ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_make_report_evaluates_the_models_that_exist_and_trains_none(run, capsys):
     for folder in ("ppo", "evaluate"):
         if (run / folder).is_dir():
