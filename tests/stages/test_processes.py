@@ -242,6 +242,7 @@ def test_a_run_of_two_processes_resumes_to_the_same_bits(uninterrupted, base, tm
         assert resumed == whole
 
 
+@pytest.mark.slow
 def test_sigterm_to_make_saves_a_step_on_all_processes_and_the_same_command_resumes(uninterrupted, base, tmp_path):
     run, arguments = tmp_path / "run", " ".join(PPO)
     variables = {"RECIPE": "tests/toy.yaml", "RUN": str(run), "PROCESSES": "2", "BASE": str(base), "ARGS": arguments}
