@@ -51,10 +51,7 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     shared = reward_source is not None and reads_token_ids(reward_source, tokenizer)
     models = load_models(options, accelerator, tokenizer, source, reward_source if shared else None)
     rows, prompts, tally = read_prompts(options, stage, models.policy, tokenizer)
-    text: Sequence[list[int]] = []
-    if options.ptx_coef:
-        path = stage.rows(options.text, "text.jsonl")
-        text = pretraining_text(path, options, tokenizer, context_length(models.policy), token_files(stage, path))
+    text = read_text(options, stage, models.policy, tokenizer)
     show(options, prompts[0], tally, len(text), tokenizer)
 
     trainer = PPOTrainer(
@@ -83,6 +80,16 @@ def work(options: PPOOptions, stage: Stage) -> dict[str, Any]:
     tokenizer.save_pretrained(stage.partial)
     report.draw_training(history, stage.partial / "ppo.png")
     return {"rows": tally.as_dict(), "metrics": history[-1], **kept}
+
+
+def read_text(
+    options: PPOOptions, stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Sequence[list[int]]:
+    """The token ids of the documents of the pretraining mix; none without a mix."""
+    if not options.ptx_coef:
+        return []
+    path = stage.rows(options.text, "text.jsonl")
+    return pretraining_text(path, options, tokenizer, context_length(policy), token_files(stage, path))
 
 
 def make_held_out(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,40 +50,59 @@ def train_and_log(
     history = resume(trainer, saver, held_out)
     if options.log_with:
         start_trackers(trainer, f"{stage.run.folder.name}-{stage.name}", history)
-
-    def record(metrics: dict[str, Any]) -> None:
-        history.append(metrics)
-        log.write(json.dumps(metrics) + "\n")
-        log.flush()
-        trainer.accelerator.log(metrics, metrics["step"])
-
-    resumed, bar = trainer.steps_done, ProgressBar(options.steps, done=trainer.steps_done)
+    bar = ProgressBar(options.steps, done=trainer.steps_done)
     write_rows(stage.partial / LOG, history)
     with open(stage.partial / LOG, "a", encoding="utf-8") as log, saver:
-        if held_out and not history:
-            record({"step": 0, **evaluate(held_out, 0, bar)})
-        started = time.time()
-        for step in trainer.train():
-            metrics = {"step": step.number, **step.metrics}
-            metrics["episodes_per_second"] = options.batch_size / (time.time() - started)
-            show_step(bar, step, metrics, trainer, first=step.number == resumed + 1)
-            show_samples(bar, step, rows, options, trainer, tokenizer)
-            if held_out and held_out.due(step.number):
-                metrics |= evaluate(held_out, step.number, bar)
-            bar.update()
-            record(metrics)
-            saver.after_step(step.number)
-            if saver.save_now:
-                saver.save(step.number, partial(save, trainer, tokenizer, history, held_out))
-            if saver.stopping and step.number < options.steps:
-                saver.stop(step.number)
-            started = time.time()
+        for step, metrics in steps(trainer, options, rows, tokenizer, held_out, bar):
+            history.append(metrics)
+            log.write(json.dumps(metrics) + "\n")
+            log.flush()
+            trainer.accelerator.log(metrics, step)
+            if step:
+                save_if_due(saver, step, options, partial(save, trainer, tokenizer, history, held_out))
     bar.close()
     if held_out:
         held_out.save_records(stage.partial)
     for tracker in trainer.accelerator.trackers:
         tracker.finish()  # Accelerate's end_training would also disconnect the processes
     return history
+
+
+def steps(
+    trainer: PPOTrainer,
+    options: PPOOptions,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut | None,
+    bar: ProgressBar,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Runs the remaining steps, and prints them; yields the number of each and its metrics.
+
+    If `held_out` is given, step 0 has the evaluation before the first step.
+    """
+    resumed = trainer.steps_done
+    if held_out and not resumed:
+        yield 0, {"step": 0, **evaluate(held_out, 0, bar)}
+    started = time.time()
+    for step in trainer.train():
+        metrics = {"step": step.number, **step.metrics}
+        metrics["episodes_per_second"] = options.batch_size / (time.time() - started)
+        show_step(bar, step, metrics, trainer, first=step.number == resumed + 1)
+        show_samples(bar, step, rows, options, trainer, tokenizer)
+        if held_out and held_out.due(step.number):
+            metrics |= evaluate(held_out, step.number, bar)
+        bar.update()
+        yield step.number, metrics
+        started = time.time()
+
+
+def save_if_due(saver: Saver, step: int, options: PPOOptions, write: Callable[[Path], None]) -> None:
+    """Saves a checkpoint if one is due, or if a signal has arrived, which also ends the stage before the last step."""
+    saver.after_step(step)
+    if saver.save_now:
+        saver.save(step, write)
+    if saver.stopping and step < options.steps:
+        saver.stop(step)
 
 
 def save(

@@ -3,6 +3,7 @@
 Each module has
 
     QUESTION, PAPER   what is asked, and where it comes from
+    prepare(runs)     optional: writes files that options of variants name, before they run
     variants()        the stages with other options that have to run, see `variants`
     measure(runs)     the rows of the table
     draw(rows, figure)

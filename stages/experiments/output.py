@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,7 @@ Rows = list[dict[str, Any]]
 DOCS = Path("docs/experiments")  # the tables and pictures of the page below
 PAGE = Path("docs/experiments.md")
 TABLE, PICTURE, SEEN = "table.csv", "picture.png", "seen.md"
+WIDTH = 120  # characters of a line of the page
 FACTS = "facts.json"  # when, where and how long an experiment ran; in DOCS of each experiment
 
 
@@ -108,9 +110,15 @@ def publish(name: str, module: ModuleType, folder: Path, facts: dict[str, Any]) 
 
 
 def section(name: str, module: ModuleType, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
-    """The section of the page: the question, the command, what to look at, what was seen, and what to change first."""
-    return (
-        f"## {name}\n\n{module.QUESTION} ({module.PAPER}) `make experiment NAME={name}`, {facts['minutes']:.0f} minutes.\n"
-        f"Look at: {module.LOOK}\n\n![{module.QUESTION}](experiments/{name}.png)\n\n"
-        f"{module.seen(list(rows))} [Table](experiments/{name}.csv). Change first: {module.CHANGE}\n\n"
+    """The section of the page: the question, the command, what to look at, what was seen, and what to change first.
+
+    It tells the minutes if they were recorded.
+    """
+    minutes = f", {facts['minutes']:.0f} minutes" if "minutes" in facts else ""
+    texts = (
+        f"{module.QUESTION} ({module.PAPER})",
+        f"`make experiment NAME={name}`{minutes}. Look at: {module.LOOK}",
+        f"{module.seen(list(rows))} [Table](experiments/{name}.csv). Change first: {module.CHANGE}",
     )
+    *lead, seen = (fill(text, WIDTH, break_long_words=False, break_on_hyphens=False) for text in texts)
+    return "\n\n".join([f"## {name}", *lead, f"![{module.QUESTION}](experiments/{name}.png)", seen, ""])

@@ -199,16 +199,18 @@ def seen(rows: list[dict[str, Any]]) -> str:
     )
     out = peaks == sorted(peaks) and peaks[0] < peaks[-1]
     moves = "more comparisons move the peak out" if out else "more comparisons do not move the peak out steadily"
+    first = min(row["kl"] for row in rows if row["method"] == "PPO" and row.get("step"))
+    unseen = f" (a peak below {first:.1f} nats, the first evaluation, is only fitted)" if min(peaks) < first else ""
     gold, score = curves(rows, "gold").mean(axis=0), curves(rows, "score").mean(axis=0)
     if np.argmax(gold) == len(gold) - 1:
         signals = "gold does not fall after its highest, so no signal can warn of it"
     else:
         early = [n for n in SIGNALS if (i := turn_of(rows, n, len(gold))) is not None and i < np.argmax(gold)]
-        turned = f"{', '.join(early)} turn{'s' * (len(early) == 1)}" if early else "no signal turns"
-        signals = f"of {', '.join(SIGNALS)}, {turned} before it"
+        turned = f"{', '.join(early)} turn{'s' * (len(early) == 1)}" if early else "none turns"
+        signals = f"of the signals {', '.join(SIGNALS)}, {turned} before gold does"
     return (
-        f"Along the KL, the form fitted to PPO's gold peaks {listed} the comparisons: {moves}, with one reward model "
-        f"of each size. "
+        f"The form fitted to PPO's gold over the KL peaks {listed} the comparisons{unseen}: {moves}, with one reward "
+        f"model of each size. "
         f"At the run's own size gold goes {gold[0]:.2f}, {max(gold):.2f} at its highest, {gold[-1]:.2f} at the end, while "
         f"the score goes from {score[0]:.2f} to {score[-1]:.2f}; {signals}."
     )

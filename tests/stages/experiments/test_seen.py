@@ -148,7 +148,10 @@ def test_overoptimisation_finds_the_peaks_of_the_forms_and_the_signals_that_turn
     text = overoptimisation.seen(rows)
     assert "peaks at 1.0 nats with 0.25 ×, at 4.0 nats with 1 ×, at 9.0 nats with 4 × the comparisons" in text
     assert "more comparisons move the peak out, with one reward model of each size." in text
-    assert text.endswith("disagreement turns before it.")
+    assert text.endswith("disagreement turns before gold does.")
+    assert "only fitted" not in text
+    far = [row for row in rows if "step" not in row or row["step"] == 0 or row["kl"] > 1.5]
+    assert "(a peak below 1.6 nats, the first evaluation, is only fitted)" in overoptimisation.seen(far)
     assert drawn(overoptimisation, rows) == 3
 
 
