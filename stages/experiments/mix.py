@@ -92,7 +92,8 @@ def seen(rows: list[dict[str, Any]]) -> str:
         f"SFT raises the perplexity from {pretrained['perplexity']:.2f} to {sft['perplexity']:.2f}; PPO with γ = "
         f"{enough['gamma']:g} recovers {interval(enough, 'recovered')} of that, and loses {interval(enough, 'gold_loss')} "
         f"of gold against γ = 0, {'a' if enough['gold_loss_low'] > 0 else 'no'} clear loss. "
-        f"Without the mix the best of the larger β, {beta['beta']:g}, recovers {interval(beta, 'recovered')} and loses "
+        f"β pulls to the SFT model, so it can only keep what SFT left: without the mix the best of the larger β, "
+        f"{beta['beta']:g}, recovers {interval(beta, 'recovered')} and loses "
         f"{interval(beta, 'gold_loss')} of gold: {_verdict(_succeeds(enough), _succeeds(beta))}."
     )
 

@@ -20,11 +20,11 @@ CHANGE = "SIZES in `stages/experiments/overoptimisation.py`."
 
 RANKINGS = 3000  # of the recipe tiny
 SIZES = (0.25, 1, 4)  # comparisons, in those of the finished run
-NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128)  # n of best-of-n
+NUMBERS = (1, 2, 4, 8, 16, 32, 64)  # n of best-of-n
 SIGNALS = ("kl", "length", "entropy", "disagreement")  # what is known without gold
 METHODS = ("PPO", "RLOO", "best of n")
-# far enough from the SFT model that gold can fall
-LONGER = {"total_episodes": 5120, "eval_steps": 5, "lr_scheduler_type": "constant"}
+# far enough from the SFT model that gold can fall, and slowly, so that evaluations lie on both sides of its peak
+SLOWLY = {"learning_rate": 4.5e-4, "lr_scheduler_type": "constant", "eval_steps": 4}
 
 
 def prepare(runs: Runs) -> None:
@@ -54,7 +54,7 @@ def second_reward_model() -> Variant:
 def setting(method: str, size: float) -> list[Variant]:
     """PPO or RLOO without a KL penalty on a reward model, one variant for each seed."""
     options: dict[str, Any] = {} if method == "PPO" else {"advantage_estimator": "rloo", "num_generations": 4}
-    options |= {"kl_coef": 0.0, **LONGER}
+    options |= {"kl_coef": 0.0, **SLOWLY}
     return [ppo(reward_model(size), **options, seed=seed) for seed in SEEDS]
 
 
@@ -117,7 +117,23 @@ def disagreement(runs: Runs, texts: list[str]) -> float:
 
 
 def fit(method: str, size: float, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Gao's form, fitted by least squares to the gain of gold over the SFT model, and the KL of its peak.
+    """Gao's form, fitted to all points of a curve, and the KL of its peak; inf if the form has none.
+
+    `peak_kl_low` and `peak_kl_high` are the lowest and the highest peak of forms that are fitted to each seed alone.
+    """
+    start, alpha, beta = coefficients(method, points)
+    peak = peak_of(method, alpha, beta)
+    inside = peak <= max(row["sqrt_kl"] for row in points) ** 2
+    numbers = {"alpha": alpha, "beta": beta, "start": start, "peak_kl": peak}
+    if len(seeds := {row.get("seed") for row in points}) > 1:
+        alone = [coefficients(method, [row for row in points if row["seed"] == seed]) for seed in seeds]
+        peaks = [peak_of(method, *form[1:]) for form in alone]
+        numbers |= {"peak_kl_low": min(peaks), "peak_kl_high": max(peaks)}
+    return row_of(method=method, size=size, fitted=True, inside=inside, **numbers)
+
+
+def coefficients(method: str, points: list[dict[str, Any]]) -> tuple[float, float, float]:
+    """The gold at the SFT model, alpha and beta, by least squares on the gain of gold over the SFT model.
 
     With d the square root of the KL: d (alpha - beta d) for best-of-n, d (alpha - beta log d) for training.
     """
@@ -125,11 +141,15 @@ def fit(method: str, size: float, points: list[dict[str, Any]]) -> dict[str, Any
     d, gain = np.array([(row["sqrt_kl"], row["gold"] - start) for row in points if row["sqrt_kl"] > 1e-6]).T
     second = -d * d if method == "best of n" else -d * np.log(d)
     (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, second], axis=1), gain, rcond=None)
-    row = row_of(method=method, size=size, fitted=True, alpha=float(alpha), beta=float(beta), start=start)
-    if beta > 0:
-        peak = alpha / (2 * beta) if method == "best of n" else math.exp(min(alpha / beta - 1, 50))
-        row |= row_of(peak_kl=float(peak**2), inside=bool(peak <= d.max()))
-    return row
+    return start, float(alpha), float(beta)
+
+
+def peak_of(method: str, alpha: float, beta: float) -> float:
+    """The KL at which a form is highest: 0 if it only falls, inf if it only rises."""
+    if beta <= 0:
+        return math.inf if alpha > 0 else 0.0
+    root = alpha / (2 * beta) if method == "best of n" else math.exp(min(alpha / beta - 1, 50))
+    return max(root, 0.0) ** 2
 
 
 def fitted(row: dict[str, Any], d: np.ndarray) -> np.ndarray:
@@ -159,7 +179,7 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
             plot(axis, points, "sqrt_kl", "gold", linestyle="", color=f"C{number}", label=f"{size:g} × comparisons")
             d = np.linspace(0, max(row["sqrt_kl"] for row in points), 100)
             axis.plot(d, fitted(form, d), color=f"C{number}", linewidth=1)
-            if "peak_kl" in form and form["peak_kl"] ** 0.5 <= d[-1]:
+            if form["peak_kl"] ** 0.5 <= d[-1]:
                 axis.axvline(form["peak_kl"] ** 0.5, color=f"C{number}", linestyle=":")
         axis.set(title=method, xlabel="square root of the KL, nats")
     figure.axes[0].set_ylabel("gold (true quality)")
@@ -192,15 +212,10 @@ def turn_of(rows: list[dict[str, Any]], name: str, count: int) -> int | None:
 def seen(rows: list[dict[str, Any]]) -> str:
     """The fitted peaks by size, and the signals that turn before gold."""
     forms = {row["size"]: row for row in rows if "alpha" in row and row["method"] == "PPO"}
-    peaks = [forms[size]["peak_kl"] if forms[size].get("inside") == "True" else math.inf for size in SIZES]
-    listed = ", ".join(
-        f"at {peak:.1f} nats with {size:g} ×" if peak < math.inf else f"not within the range with {size:g} ×"
-        for size, peak in zip(SIZES, peaks, strict=True)
-    )
-    out = peaks == sorted(peaks) and peaks[0] < peaks[-1]
-    moves = "more comparisons move the peak out" if out else "more comparisons do not move the peak out steadily"
+    listed = ", ".join(f"{_peak(forms[size])} with {size:g} ×" for size in SIZES)
     first = min(row["kl"] for row in rows if row["method"] == "PPO" and row.get("step"))
-    unseen = f" (a peak below {first:.1f} nats, the first evaluation, is only fitted)" if min(peaks) < first else ""
+    lowest = min(form["peak_kl"] for form in forms.values())
+    unseen = f" (a peak below {first:.1f} nats, the first evaluation, is only fitted)" if lowest < first else ""
     gold, score = curves(rows, "gold").mean(axis=0), curves(rows, "score").mean(axis=0)
     if np.argmax(gold) == len(gold) - 1:
         signals = "gold does not fall after its highest, so no signal can warn of it"
@@ -209,8 +224,29 @@ def seen(rows: list[dict[str, Any]]) -> str:
         turned = f"{', '.join(early)} turn{'s' * (len(early) == 1)}" if early else "none turns"
         signals = f"of the signals {', '.join(SIGNALS)}, {turned} before gold does"
     return (
-        f"The form fitted to PPO's gold over the KL peaks {listed} the comparisons{unseen}: {moves}, with one reward "
-        f"model of each size. "
+        f"The form fitted to PPO's gold over the KL peaks {listed} the comparisons{unseen}: {_moves(forms)}, with one "
+        f"reward model of each size. "
         f"At the run's own size gold goes {gold[0]:.2f}, {max(gold):.2f} at its highest, {gold[-1]:.2f} at the end, while "
         f"the score goes from {score[0]:.2f} to {score[-1]:.2f}; {signals}."
     )
+
+
+def _peak(form: dict[str, Any]) -> str:
+    """Where a form peaks, with the range over seeds, in words."""
+    where = f"at {form['peak_kl']:.1f} nats" if form["inside"] == "True" else "not within the range"
+    low, high = form.get("peak_kl_low", 0.0), form.get("peak_kl_high")
+    if high is None:
+        return where
+    if low == math.inf:
+        return f"{where} (no seed has a peak)"
+    return f"{where} (seeds: {low:.1f} to {'no peak' if high == math.inf else f'{high:.1f}'})"
+
+
+def _moves(forms: dict[float, dict[str, Any]]) -> str:
+    """Whether the peak moves out from the smallest to the largest number of comparisons, in words."""
+    peaks = [forms[size]["peak_kl"] for size in SIZES]
+    if peaks != sorted(peaks) or peaks[0] == peaks[-1]:
+        return "more comparisons do not move the peak out steadily"
+    smallest, largest = forms[SIZES[0]], forms[SIZES[-1]]
+    apart = smallest.get("peak_kl_high", peaks[0]) < largest.get("peak_kl_low", peaks[-1])
+    return f"more comparisons move the peak out{'' if apart else ', but the seeds of the ends overlap'}"

@@ -166,7 +166,30 @@ def test_overoptimisation_says_that_a_form_has_no_peak():
     rows = rising + [overoptimisation.fit("PPO", s, [r for r in rising if r["size"] == s]) for s in (0.25, 1, 4)]
     text = overoptimisation.seen(rows)
     assert "not within the range with 0.25 ×" in text and "do not move the peak out steadily" in text
+    assert all(row["peak_kl"] == np.inf for row in rows if "alpha" in row)
     assert text.endswith("gold does not fall after its highest, so no signal can warn of it.")
+
+
+def seeded(size, *peaks):
+    """The curve of a size with a seed for each peak."""
+    rows = [{**row, "seed": seed} for seed, peak in enumerate(peaks) for row in curve("PPO", size, peak, 2.0)[:-1]]
+    return [*rows, overoptimisation.fit("PPO", size, rows)]
+
+
+@pytest.mark.parametrize(
+    "largest, end", [(3.0, "peak out, with one"), (1.1, "but the seeds of the ends overlap, with one")]
+)
+def test_overoptimisation_has_the_range_of_the_peaks_over_seeds(largest, end, tmp_path):
+    rows = [*seeded(0.25, 1.0, 1.2), *seeded(1, 1.2, 1.3), *seeded(4, largest, 4.0)]
+    text = overoptimisation.seen(written(rows, tmp_path))
+    assert "(seeds: 1.0 to 1.4) with 0.25 ×" in text and f"(seeds: {largest**2:.1f} to 16.0) with 4 ×" in text
+    assert end in text
+
+
+def test_a_form_that_only_falls_peaks_at_the_start():
+    assert overoptimisation.peak_of("best of n", -1.0, 0.5) == 0
+    assert overoptimisation.peak_of("PPO", -1.0, -0.5) == 0
+    assert overoptimisation.peak_of("PPO", 1.0, -0.5) == np.inf
 
 
 def test_a_signal_turns_only_if_it_does_in_each_seed():
@@ -225,11 +248,12 @@ def test_estimators_says_which_bounds_overlap_and_which_is_fastest():
     golds = {"PPO": (6.0, 90), "RLOO": (6.3, 60), "GRPO": (6.2, 62), "GSPO": (5.0, 61)}
     rows = [row_of(method=m, episodes=0, seconds=0.0, gold=around(4.0), score=0.0, kl=0.0) for m in golds]
     rows += [
-        row_of(method=m, episodes=4096, seconds=float(s), gold=around(g), score=0.1, kl=1.0)
+        row_of(method=m, episodes=4096, seconds=float(s), gold=around(g), score=0.1, kl=1.0, clip_fraction=g / 1e3)
         for m, (g, s) in golds.items()
     ]
     text = estimators.seen(rows)
     assert "After 4,096 episodes RLOO has the highest gold, 6.30 [6.20, 6.40]" in text
     assert "overlap with those of GRPO; PPO, GSPO are lower" in text
-    assert text.endswith("RLOO takes the least time, 60 s, with a gold of 6.30 [6.20, 6.40]; PPO takes 90 s.")
+    assert "RLOO takes the least time, 60 s, with a gold of 6.30 [6.20, 6.40]; PPO takes 90 s." in text
+    assert text.endswith("At the last step 0.5% to 0.6% of the ratios are clipped, with one epoch for each batch.")
     assert drawn(estimators, rows) == 2
