@@ -1,6 +1,6 @@
 """The program behind `make experiment NAME=frontier BASE=runs/tiny`: runs an experiment on a finished run.
 
-Without a NAME it lists the experiments. ARGS=--docs also writes the results into docs/experiments.md.
+Without a NAME it lists the experiments. ARGS=--docs also writes the results into docs/.
 """
 
 import importlib
@@ -98,7 +98,7 @@ def main() -> None:
     try:
         given = shlex.split(arguments)
         if unknown := [word for word in given if word != "--docs"]:
-            raise InputError(f"ARGS={unknown[0]}: the only option of an experiment is --docs, for docs/experiments.md")
+            raise InputError(f"ARGS={unknown[0]}: the only option of an experiment is --docs, which writes into docs/")
         if not name:
             print_lines("make experiment NAME=..., one of", *(f"  {n:<18}{load(n).QUESTION}" for n in names()))
             return

@@ -15,6 +15,7 @@ QUESTION = "Is a larger K better, for the same number of completions and for the
 PAPER = "InstructGPT, section 3.5"
 LOOK = "the slope of each curve. The cost of a ranking is log2(K!), the pairwise comparisons that sorting K takes."
 CHANGE = "SIZES in `stages/experiments/k.py`."
+PAGE = "reward-model-experiments.md"
 
 COMPLETIONS, COST = "same completions", "same cost"
 # the number of prompts by K. The cost of 900 rankings of four is that of 4126 pairs and of 223 rankings of nine

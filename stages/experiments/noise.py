@@ -18,6 +18,7 @@ QUESTION = "What do label noise, and rankings without completions of other promp
 PAPER = "InstructGPT, section 3.4, and Gao et al. 2023, section 2"
 LOOK = "how much less gold falls than accuracy, and whether the policy gives many prompts the same answer."
 CHANGE = "SETTINGS in `stages/experiments/noise.py`."
+PAGE = "reward-model-experiments.md"
 
 USUAL = (1.5, 1)  # noise, and completions of other prompts in each ranking, of the finished run
 SETTINGS = ((0, 1), USUAL, (5, 1), (1.5, 0))

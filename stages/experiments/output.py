@@ -1,4 +1,4 @@
-"""The output of an experiment: its table as CSV, its picture, and the section of docs/experiments.md about it."""
+"""The output of an experiment: its table as CSV, its picture, and the section of a page of docs/ about it."""
 
 import csv
 import re
@@ -18,7 +18,7 @@ from stages.common.console import print_lines
 
 Rows = list[dict[str, Any]]
 DOCS = Path("docs/experiments")  # the tables and pictures of the page below
-PAGE = Path("docs/experiments.md")
+PAGE = Path("docs/experiments.md")  # of an experiment that names no other page
 TABLE, PICTURE, SEEN = "table.csv", "picture.png", "seen.md"
 WIDTH = 120  # characters of a line of the page
 FACTS = "facts.json"  # when, where and how long an experiment ran; in DOCS of each experiment
@@ -97,16 +97,21 @@ def interval(row: dict[str, Any], name: str, digits: int = 2) -> str:
 
 
 def publish(name: str, module: ModuleType, folder: Path, facts: dict[str, Any]) -> None:
-    """Copies the table and the picture into docs/, and writes the section of the page."""
+    """Copies the table and the picture into docs/, and writes the section of the experiment's page."""
     DOCS.mkdir(parents=True, exist_ok=True)
     for file, suffix in ((TABLE, "csv"), (PICTURE, "png")):
         (DOCS / f"{name}.{suffix}").write_bytes((folder / file).read_bytes())
     write_json(DOCS / FACTS, dict(sorted({**read_json(DOCS / FACTS), name: facts}.items())))
     text = section(name, module, read_table(DOCS / f"{name}.csv"), facts)
-    page = PAGE.read_text(encoding="utf-8")
+    page = page_of(module).read_text(encoding="utf-8")
     found = re.search(rf"^## {name}\n.*?(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL)
     page = page[: found.start()] + text + page[found.end() :] if found else f"{page.rstrip()}\n\n{text}"
-    PAGE.write_text(page.rstrip() + "\n", encoding="utf-8")
+    page_of(module).write_text(page.rstrip() + "\n", encoding="utf-8")
+
+
+def page_of(module: ModuleType) -> Path:
+    """The page that has the section of an experiment: its PAGE, a file in docs/, or docs/experiments.md."""
+    return PAGE.with_name(getattr(module, "PAGE", PAGE.name))
 
 
 def section(name: str, module: ModuleType, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ LOOK = (
     "whether training accuracy rises while the accuracy on held-out pairs falls, and after which epoch the loss rises."
 )
 CHANGE = "RANKINGS in `stages/experiments/shuffled.py`: fewer overfit sooner."
+PAGE = "reward-model-experiments.md"
 
 RANKINGS = 1000  # to train on, without ties, so that each gives as many pairs
 COMPLETIONS = 5  # of each ranking, the one of another prompt included

@@ -1,10 +1,10 @@
-"""docs/experiments.md says what its tables say."""
+"""The pages of experiments say what their tables say."""
 
 import pytest
 
 from rlhf.run.files import read_json
 from stages.experiments.__main__ import load, names
-from stages.experiments.output import DOCS, FACTS, PAGE, read_table, section
+from stages.experiments.output import DOCS, FACTS, page_of, read_table, section
 from tests.forks import ROOT
 
 PUBLISHED = read_json(ROOT / DOCS / FACTS)
@@ -13,7 +13,8 @@ PUBLISHED = read_json(ROOT / DOCS / FACTS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_section_of_an_experiment_is_that_of_its_table(name):
     rows = read_table(ROOT / DOCS / f"{name}.csv")
-    assert section(name, load(name), rows, PUBLISHED[name]) in (ROOT / PAGE).read_text() + "\n"
+    page = (ROOT / page_of(load(name))).read_text()
+    assert section(name, load(name), rows, PUBLISHED[name]) in page + "\n"
 
 
 def test_every_published_experiment_has_a_table_and_a_picture_and_no_other_file_lies_there():
