@@ -71,6 +71,6 @@ def seen(rows: list[dict[str, Any]]) -> str:
         verdict = "the difference is within PPO's interval"
     return (
         f"PPO reaches its highest gold, {best['gold']:.2f} [{best['gold_low']:.2f}, {best['gold_high']:.2f}], at a KL of "
-        f"{best['kl']:.2f} nats (beta {best['beta']:g}); {at} has {other:.2f}: {verdict}. "
+        f"{best['kl']:.2f} nats (β {best['beta']:g}); {at} has {other:.2f}: {verdict}. "
         f"The learned score at this KL is {best['score']:.2f} with PPO and {score:.2f} with best-of-n."
     )

@@ -100,7 +100,7 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
     sft, pipeline = ({"sqrt_kl": 0.0, **row_named(rows, name)} for name in ("SFT", "PPO"))
     titles = {"gold": "gold (true quality)", "perplexity": "perplexity of pretraining text"}
     for axis, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        plot(axis, by_beta, "sqrt_kl", name, label="DPO, by beta")
+        plot(axis, by_beta, "sqrt_kl", name, label="DPO, by β")
         plot(axis, [pipeline], "sqrt_kl", name, label="reward model and PPO", linestyle="none", marker="s")
         plot(axis, [sft], "sqrt_kl", name, label="SFT", linestyle="none", marker="x", color="grey")
         for row in by_beta:
@@ -120,7 +120,7 @@ def seen(rows: list[dict[str, Any]]) -> str:
     by_beta = [row for row in rows if row["model"] == "DPO"]
     best = max(by_beta, key=lambda row: row["gold"])
     first = (
-        f"{time_of(best['seconds'], pipeline['seconds'])}, DPO with its best beta on these prompts, {best['beta']:g}, "
+        f"{time_of(best['seconds'], pipeline['seconds'])}, DPO with its best β on these prompts, {best['beta']:g}, "
         f"reaches gold {interval(best, 'gold')} at a KL of {best['kl']:.1f} nats and a perplexity of "
         f"{best['perplexity']:.2f}, and the reward model with PPO {interval(pipeline, 'gold')} at "
         f"{pipeline['kl']:.1f} nats and {pipeline['perplexity']:.2f}: {verdict(best)}."
@@ -132,7 +132,7 @@ def seen(rows: list[dict[str, Any]]) -> str:
             f"DPO is between {min(kls):.1f} and {max(kls):.1f}."
         )
     return (
-        f"{first} At the KL of PPO, DPO, interpolated between its betas, has gold {interval(at_kl, 'gold')} and a "
+        f"{first} At the KL of PPO, DPO, interpolated between its βs, has gold {interval(at_kl, 'gold')} and a "
         f"perplexity of {at_kl['perplexity']:.2f}: {verdict(at_kl)}."
     )
 

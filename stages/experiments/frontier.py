@@ -8,9 +8,9 @@ from stages.experiments.output import interval, plot
 from stages.experiments.results import estimate, last, option_of, row_of, sqrt_kl
 from stages.experiments.variants import SEEDS, Runs, Variant, ppo
 
-QUESTION = "How do the learned score and true quality depend on the KL, as beta is swept?"
+QUESTION = "How do the learned score and true quality depend on the KL, as β is swept?"
 PAPER = "InstructGPT, appendix E.7"
-LOOK = "whether gold falls where the score still rises, and whether the best beta is inside the range."
+LOOK = "whether gold falls where the score still rises, and whether the best β is inside the range."
 CHANGE = "BETAS in `stages/experiments/frontier.py`."
 
 BETAS = (0.0, 0.03, 0.06, None, 0.25, 0.5)  # None: that of the recipe
@@ -46,7 +46,7 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
         plot(axis, rows, "sqrt_kl", name)
         for row in rows:
             axis.annotate(f"{row['beta']:g}", (row["sqrt_kl"], row[name]), xytext=(4, 4), textcoords="offset points")
-        axis.set(title=f"{title}, by beta", xlabel="square root of the KL to SFT, nats")
+        axis.set(title=f"{title}, by β", xlabel="square root of the KL to SFT, nats")
 
 
 def seen(rows: list[dict[str, Any]]) -> str:
@@ -56,12 +56,12 @@ def seen(rows: list[dict[str, Any]]) -> str:
     betas = [row["beta"] for row in rows]
     inside = min(betas) < best["beta"] < max(betas)
     first = (
-        f"Gold is highest, {interval(best, 'gold')}, at beta {best['beta']:g}, "
+        f"Gold is highest, {interval(best, 'gold')}, at β {best['beta']:g}, "
         f"{'inside' if inside else 'at the end of'} the range, with a KL of {best['kl']:.1f} nats."
     )
     falls, rises = far["gold_high"] < best["gold_low"], far["score"] > best["score"]
     second = (
-        f"At the largest KL, {far['kl']:.1f} nats (beta {far['beta']:g}), gold is {interval(far, 'gold')} and the score "
+        f"At the largest KL, {far['kl']:.1f} nats (β {far['beta']:g}), gold is {interval(far, 'gold')} and the score "
         f"{far['score']:.2f} in place of {best['score']:.2f}: gold "
         + (
             "falls while the score rises."

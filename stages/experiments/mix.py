@@ -66,8 +66,8 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
     axis = figure.subplots()
     by_gamma = [row for row in rows if row.get("beta") == "recipe"]
     by_beta = [row for row in rows if isinstance(row.get("beta"), float)]
-    plot(axis, by_gamma, "perplexity", "gold", label="gamma swept")
-    plot(axis, [by_gamma[0], *by_beta], "perplexity", "gold", label="beta swept, without the mix")
+    plot(axis, by_gamma, "perplexity", "gold", label="γ swept")
+    plot(axis, [by_gamma[0], *by_beta], "perplexity", "gold", label="β swept, without the mix")
     for row, text in [(row, f"γ {row['gamma']:g}") for row in by_gamma] + [(r, f"β {r['beta']:g}") for r in by_beta]:
         axis.annotate(text, (row["perplexity"], row["gold"]), xytext=(4, 4), textcoords="offset points")
     for row, colour in zip(rows[:2], ("green", "grey"), strict=True):

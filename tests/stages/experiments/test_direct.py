@@ -53,7 +53,7 @@ def rows_of(gain: float, gain_at_kl: float | None, seconds: float = 200.0) -> li
 def test_two_sentences_say_which_is_better_in_the_same_time_and_at_the_same_kl(gain, at_kl, first, second):
     sentences = re.split(r"(?<=\.) (?=[A-Z])", direct.seen(rows_of(gain, at_kl)))
     assert len(sentences) == 2
-    assert "best beta on these prompts, 0.3," in sentences[0] and first in sentences[0]
+    assert "best β on these prompts, 0.3," in sentences[0] and first in sentences[0]
     assert second in sentences[1]
 
 
@@ -146,7 +146,7 @@ def test_dpo_is_made_like_a_variant_of_ppo_and_measured_beside_it(small):
     assert [row["model"] for row in rows][:4] == ["SFT", "PPO", "DPO", "DPO"]
     record = json.loads((small.result(direct.REWARD) / "stage.json").read_text())
     assert rows[1]["seconds"] > record["seconds"] and rows[2]["seconds"] > 0
-    assert "DPO with its best beta" in direct.seen(rows)
+    assert "DPO with its best β" in direct.seen(rows)
     made = (result / "stage.json").read_text()
     Runs(small.base).make(direct.variants())
     assert (result / "stage.json").read_text() == made

@@ -51,7 +51,7 @@ def test_every_experiment_has_a_question_a_source_and_variants_that_differ(name)
 def test_frontier_says_that_gold_falls_while_the_score_rises():
     rows = [point(0.0, 5.0, 0.5, 5.0), point(0.1, 2.0, 0.4, 6.0), point(0.5, 0.5, 0.1, 5.2)]
     text = frontier.seen(rows)
-    assert "highest, 6.00 [5.90, 6.10], at beta 0.1, inside the range" in text
+    assert "highest, 6.00 [5.90, 6.10], at β 0.1, inside the range" in text
     assert text.endswith("gold falls while the score rises.")
     assert drawn(frontier, rows) == 2
 
