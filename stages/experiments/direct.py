@@ -2,7 +2,7 @@
 
 TRL's DPOTrainer trains the SFT model of the finished run on the pairs that the reward model learns from, see
 `direct_training`. `PAIRS` is what fits into the seconds of the reward model and PPO, with one thread each; the table
-has the seconds as measured. DPO has one seed for each beta, so its intervals are those of the prompts.
+has the CPU seconds as measured. DPO has one seed for each beta, so its intervals are those of the prompts.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,16 @@ import numpy as np
 from rlhf.evaluate import Estimate
 from stages.common.run import record_of
 from stages.experiments.output import interval, plot
-from stages.experiments.results import estimate, evaluations, last, perplexities, row_of, seconds, sqrt_kl
+from stages.experiments.results import (
+    estimate,
+    evaluations,
+    last,
+    perplexities,
+    row_of,
+    seconds,
+    sqrt_kl,
+    stage_seconds,
+)
 from stages.experiments.variants import SEEDS, Runs, Variant, ppo, variant
 
 QUESTION = "Is DPO, which needs no reward model, better than the reward model with PPO?"
@@ -26,7 +35,7 @@ BETAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 PAIRS = 5_632
 LEARNING_RATE = 3e-4  # 2,560 pairs, beta 1: gold 5.34 at a KL of 0.45; with 1e-4, 4.99 at 0.13
 SAME_TIME = 1.15  # seconds within this factor are called equal
-# in a run of its own, so that its seconds are measured beside the same load as those of PPO and DPO
+# in a run of its own, so that its seconds are recorded by the same machine as those of PPO and DPO
 REWARD = variant("reward", seed=1)
 PPO = [ppo(seed=seed) for seed in SEEDS]
 
@@ -51,7 +60,7 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
     first = evaluations(runs.result(PPO[0]))[0]
     sft = np.array([first["gold"]], dtype=float)
     gold, kl = last(runs, PPO, "gold"), last(runs, PPO, "kl")
-    taken = record_of(runs.result(REWARD))["seconds"] + seconds(runs, PPO)
+    taken = stage_seconds(record_of(runs.result(REWARD))) + seconds(runs, PPO)
     rows = [row_of(model="SFT", gold=estimate(sft), perplexity=float(first["perplexity"]))]
     rows.append(row_of(model="PPO", seconds=taken, **numbers(gold, kl, perplexities(runs, PPO))))
     for beta in BETAS:

@@ -4,10 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.rows import read_jsonl
-from stages.common.ppo_log import LOG
 from stages.experiments.output import interval, plot
-from stages.experiments.results import estimate, evaluations, option_of, row_of
+from stages.experiments.results import estimate, evaluations, option_of, row_of, seconds
 from stages.experiments.variants import SEEDS, Runs, Variant, ppo
 
 QUESTION = "Which advantage estimator and which policy loss reach the highest gold, by time and by episodes?"
@@ -49,20 +47,13 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
         for points in zip(*curves, strict=True):
             step = points[0]["step"]
             numbers = {key: np.array([point[key] for point in points], dtype=float) for key in ("gold", "score", "kl")}
-            seconds = float(np.mean([seconds_until(runs, v, step) for v in setting(name)]))
+            taken = seconds(runs, setting(name), step)
             means = {key: float(values.mean()) for key, values in numbers.items() if key != "gold"}
             gold = estimate(numbers["gold"])
             if step:
                 means["clip_fraction"] = float(np.mean([point["clip_fraction"] for point in points]))
-            rows.append(row_of(method=name, episodes=step * batch, seconds=seconds, gold=gold, **means))
+            rows.append(row_of(method=name, episodes=step * batch, seconds=taken, gold=gold, **means))
     return rows
-
-
-def seconds_until(runs: Runs, variant: Variant, step: int) -> float:
-    """The seconds that the steps of a variant took up to this one, without evaluations."""
-    batch = option_of(runs, variant, "batch_size")
-    rows = (row for _, row in read_jsonl(runs.result(variant) / LOG) if 0 < row["step"] <= step)
-    return float(sum(batch / row["episodes_per_second"] for row in rows))
 
 
 def draw(rows: list[dict[str, Any]], figure: Any) -> None:

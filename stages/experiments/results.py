@@ -1,11 +1,12 @@
 """What variants of PPO measured on held-out prompts, and estimates over seeds and prompts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlhf.evaluate import Estimate, perplexity
 from rlhf.models import context_length, load_policy
@@ -55,13 +56,23 @@ def perplexity_of(runs: Runs, stage: str) -> float:
     return perplexity(model, documents, tokenizer.pad_token_id)
 
 
-def seconds(runs: Runs, variants: Sequence[Variant]) -> float:
-    """The mean seconds that the steps of PPO took, without evaluations."""
+def seconds(runs: Runs, variants: Sequence[Variant], step: int | None = None) -> float:
+    """The mean seconds that the steps of PPO took up to this one, by default all, without evaluations.
+
+    Without a GPU they are CPU seconds, as in `stage_seconds`.
+    """
     sums = []
     for result in map(runs.result, variants):
-        batch = record_of(result)["options"]["batch_size"]
-        sums.append(sum(batch / row["episodes_per_second"] for _, row in read_jsonl(result / LOG) if row["step"]))
+        record = record_of(result)
+        rows = [row for _, row in read_jsonl(result / LOG) if row["step"] and (step is None or row["step"] <= step)]
+        taken = sum(record["options"]["batch_size"] / row["episodes_per_second"] for row in rows)
+        sums.append(taken * stage_seconds(record) / record["seconds"])
     return float(np.mean(sums))
+
+
+def stage_seconds(record: Mapping[str, Any]) -> float:
+    """The seconds that a stage took: CPU seconds, because wall time depends on other work; on a GPU wall time."""
+    return float(record["seconds"] if torch.cuda.is_available() else record["cpu_seconds"])
 
 
 def estimate(numbers: np.ndarray, others: np.ndarray | None = None) -> Estimate:
