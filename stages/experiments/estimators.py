@@ -78,11 +78,12 @@ def seen(rows: list[dict[str, Any]]) -> str:
     fastest = min(final, key=lambda name: final[name]["seconds"])
     overlap = f"overlap with those of {', '.join(close)}" if close else "overlap with no other"
     clear = f"; {', '.join(below)} {'are' if below[1:] else 'is'} lower" if below else ""
-    clipped = [row["clip_fraction"] for row in final.values()]
+    clipped = {name: max(r["clip_fraction"] for r in rows if r["method"] == name and r["episodes"]) for name in final}
+    listed = ", ".join(f"{name} {share:.1%}" for name, share in clipped.items())
     return (
         f"After {final[best]['episodes']:,.0f} episodes {best} has the highest gold, {interval(final[best], 'gold')}; its "
         f"bounds {overlap}{clear}. "
         f"{fastest} takes the least time, {final[fastest]['seconds']:.0f} s, with a gold of "
         f"{interval(final[fastest], 'gold')}; PPO takes {final['PPO']['seconds']:.0f} s. "
-        f"At the last step {min(clipped):.1%} to {max(clipped):.1%} of the ratios are clipped, with one epoch for each batch."
+        f"At an evaluated step at most this share of the ratios is clipped, with one epoch for each batch: {listed}."
     )

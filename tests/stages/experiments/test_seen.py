@@ -255,5 +255,5 @@ def test_estimators_says_which_bounds_overlap_and_which_is_fastest():
     assert "After 4,096 episodes RLOO has the highest gold, 6.30 [6.20, 6.40]" in text
     assert "overlap with those of GRPO; PPO, GSPO are lower" in text
     assert "RLOO takes the least time, 60 s, with a gold of 6.30 [6.20, 6.40]; PPO takes 90 s." in text
-    assert text.endswith("At the last step 0.5% to 0.6% of the ratios are clipped, with one epoch for each batch.")
+    assert text.endswith("with one epoch for each batch: PPO 0.6%, RLOO 0.6%, GRPO 0.6%, GSPO 0.5%.")
     assert drawn(estimators, rows) == 2
