@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from rlhf.escape import markdown
+from rlhf.escape import display_width, markdown, pad_right
 
 # metric -> title of its panel
 PANELS = {
@@ -80,9 +80,10 @@ def benchmark_tables(benchmarks: dict[str, dict[str, Any]]) -> str:
 
 def _table(rows: list[list[str]]) -> str:
     """A Markdown table whose first row is the header."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(display_width(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+        "| " + " | ".join(pad_right(cell, width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
     ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 

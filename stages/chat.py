@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from rlhf import InputError
-from rlhf.escape import printable
+from rlhf.escape import display_width, pad_right, printable
 from rlhf.option import check_option, did_you_mean
 from rlhf.rows import to_line
 from stages.common.answer_options import ChatOptions
@@ -114,7 +114,7 @@ class Chat:
 
     def answer(self, models: list[Answerer]) -> None:
         """Prints an answer of each model to the last turn; that of the model in use is kept as the turn's answer."""
-        width = max(len(printable(model.name)) for model in models) + 2
+        width = max(display_width(printable(model.name)) for model in models) + 2
         for model in models:
             prompt, ids, left_out = self.conversation.prompt_for(model, self.options.response_length)
             if left_out and not self.said_left_out:
@@ -204,7 +204,7 @@ def show(reply: Reply, width: int) -> bool:
     """Prints an answer while it is sampled; True if Ctrl-C stopped it. Its text can't look like another line."""
     begun = False
     with stoppable() as stopped, closing(iter(reply)) as pieces:
-        write(f"{printable(reply.model.name) + ': ':<{width}}", "")
+        write(pad_right(f"{printable(reply.model.name)}: ", width), "")
         for piece in pieces:
             shown = piece if begun else piece.lstrip()
             write(shown, " " * width)

@@ -6,12 +6,11 @@ make samples ARGS="--temperature 0 --count 12"
 
 import math
 import shutil
-import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from rlhf.escape import markdown, printable
+from rlhf.escape import markdown, pad_right, printable, wrap
 from rlhf.rollout import Completion
 from rlhf.rows import Row, Tally, Text, plain_text, read_lines, read_rows, valid_rows
 from stages.common.answer_options import SamplesOptions
@@ -80,8 +79,8 @@ def as_lines(prompt: Text, cells: list[Cell]) -> list[str]:
     for name, completion, gold in cells:
         words = printable(completion.text.replace("\n", " ")).split()  # before wrapping, which measures the text
         text = " ".join(words) + ("" if completion.finished else " ...")
-        score, heading = f"  (gold {gold:.1f})" if is_known(gold) else "", f"  {printable(name):<11}"
-        lines += textwrap.wrap(text + score, width, initial_indent=heading, subsequent_indent=" " * 13)
+        score, heading = f"  (gold {gold:.1f})" if is_known(gold) else "", f"  {pad_right(printable(name), 11)}"
+        lines += wrap(text + score, width, heading, " " * 13)
     return lines
 
 

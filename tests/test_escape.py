@@ -1,12 +1,13 @@
 """Text that is safe to print: on a terminal, and in Markdown as a Markdown parser reads it."""
 
 import re
+import textwrap
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.escape import markdown, printable
+from rlhf.escape import display_width, markdown, pad_right, printable, wrap
 
 # C0 and C1 controls; line and paragraph separator; the bidirectional formatting characters of UAX 9; surrogates
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -113,3 +114,36 @@ def test_no_text_breaks_out_of_its_table_cell(text):
 def test_markdown_leaves_prose_and_names_as_they_are():
     text = """Don't say "no": it's 5 + 4 = 9 (or $9.00), 100 % of snake_case_2 - yes! Is it? https://a.b/c_d #1"""
     assert markdown(text) == text
+
+
+# --- width ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, columns", [("abc", 3), ("你好", 4), ("你好，", 6), ("e\u0301", 1), ("ｱ", 1), ("한국", 4), ("🙂", 2), ("", 0)]
+)
+def test_the_width_of_a_text_is_in_columns_of_a_terminal(text, columns):
+    assert display_width(text) == columns
+    assert pad_right(text, 8) == text + " " * (8 - columns)
+
+
+def test_a_chinese_text_is_wrapped_by_its_width_and_no_line_begins_with_a_comma():
+    lines = wrap("我们今天，去 GPT-2 的 library 看书。" * 3, 20, "sft  ", "     ")
+    assert all(display_width(line) <= 22 for line in lines)  # closing punctuation may go two columns beyond the end
+    assert lines[0].startswith("sft  我们今天，") and all(line.startswith("     ") for line in lines[1:])
+    assert not any(line.strip()[0] in "，。" for line in lines[1:])
+    assert "".join(line[5:] for line in lines).replace(" ", "") == "我们今天，去GPT-2的library看书。" * 3
+
+
+@pytest.mark.parametrize("text", ["", "a b", "one two  three four five six seven", "x" * 50])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_text_without_wide_characters_is_wrapped_as_textwrap_does(text, keep):
+    kept = {"expand_tabs": False, "replace_whitespace": False, "drop_whitespace": False} if keep else {}
+    assert wrap(text, 12, "> ", "  ", keep) == textwrap.wrap(
+        text, 12, initial_indent="> ", subsequent_indent="  ", **kept
+    )
+
+
+def test_wrapping_keeps_blanks_if_asked():
+    text = "  你好 世界  " * 4
+    assert "".join(wrap(text, 9, keep_blanks=True)) == text

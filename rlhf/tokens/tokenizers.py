@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
@@ -17,6 +17,7 @@ from transformers import (
 
 from rlhf import InputError, first_line
 from rlhf.adapters.folders import model_folder
+from rlhf.escape import WIDE
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -91,7 +92,16 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _literal(beginning_text(tokenizer)) + PLAIN_CHAT_TEMPLATE
     tokenizer.padding_side = "left"
+    _join_wide_characters(tokenizer)
     return tokenizer
+
+
+def _join_wide_characters(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Decodes Chinese without blanks between characters, which are tokens of their own in BERT's vocabularies."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and isinstance(backend.decoder, decoders.WordPiece):
+        blank = Regex(f"(?<=[{WIDE}]) | (?=[{WIDE}])")
+        backend.decoder = decoders.Sequence([backend.decoder, decoders.Fuse(), decoders.Replace(blank, "")])
 
 
 def beginning_text(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,16 +1,16 @@
 """The first row of a stage as the model sees it, and a hint where most rows are too long."""
 
-import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.escape import wrap
 from rlhf.rows import Tally
 from rlhf.tokens import TOO_LONG
 from stages.common.console import say
 
-WIDTH = 84  # characters of a line
+WIDTH = 84  # columns of a line
 MAX_LINES = 12
 Ids = Sequence[int]
 
@@ -54,15 +54,10 @@ def say_if_too_long(tally: Tally, remedy: str) -> None:
 def _lines(
     tokenizer: PreTrainedTokenizerBase, ids: Ids, marked: Sequence[bool], after: str, max_lines: int
 ) -> list[str]:
-    """The text as lines of up to WIDTH characters. Each run shows as many tokens as `max_lines` lines have room for."""
+    """The text as lines of up to WIDTH columns. Each run shows as many tokens as `max_lines` lines have room for."""
     for most in (len(ids), 256, 128, 64, 32, 16):
         text = _marked_text(tokenizer, ids, marked, most) + after
-        lines = [
-            part
-            for line in text.split("\n")
-            for part in textwrap.wrap(line, WIDTH, expand_tabs=False, replace_whitespace=False, drop_whitespace=False)
-            or [""]
-        ]
+        lines = [part for line in text.split("\n") for part in wrap(line, WIDTH, keep_blanks=True) or [""]]
         if len(lines) <= max_lines:
             return lines
     half = (max_lines - 1) // 2

@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from rlhf.escape import display_width, pad_right
 from rlhf.run.files import read_json, write_json
 from stages.common.console import print_lines
 
@@ -58,8 +59,10 @@ def as_lines(rows: Rows) -> list[str]:
     """The table for the screen, with intervals in brackets."""
     names = list(dict.fromkeys(name for row in rows for name in row if not name.endswith(("_low", "_high"))))
     cells = [names, *([_cell(row, name) for name in names] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    widths = [max(display_width(row[i]) for row in cells) for i in range(len(names))]
+    return [
+        "  ".join(pad_right(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    ]
 
 
 def _cell(row: dict[str, Any], name: str) -> str:

@@ -1,6 +1,7 @@
 """From rows to token ids: prompts and completions as they are sampled, chat templates, datasets, batches."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -238,3 +239,30 @@ def test_batches_hold_rows_of_similar_length_and_are_not_ordered_by_length():
     means = torch.tensor([sum(batch) / 16 for batch in batches])
     correlation = torch.corrcoef(torch.stack([means[:-1], means[1:]]))[0, 1]  # of one batch with the next
     assert abs(float(correlation)) < 0.2
+
+
+def word_pieces(folder, *words):
+    """The folder of a BERT tokenizer with these words, as `uer/gpt2-chinese-cluecorpussmall` has one."""
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text", ["你好，世界。", "ab你cd好", "hello world", "hello, world.", "好 hello world 好", "第 3 天"]
+)
+def test_chinese_is_decoded_without_blanks_between_characters_and_english_with_them(text, tmp_path):
+    words = [*"你好世界天第，。,.3", "hello", "world", "ab", "cd"]
+    tokenizer = load_tokenizer(word_pieces(tmp_path / "bert", *words))
+    expected = text if text.isascii() else re.sub(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])", "", text)
+    ids = completion_ids(tokenizer, [""], [text])[0]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == expected
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").decode(ids, skip_special_tokens=True) == expected
+
+
+def test_the_text_of_more_chinese_tokens_begins_with_that_of_fewer(tmp_path):
+    tokenizer = load_tokenizer(word_pieces(tmp_path / "bert", *"你好世界", "hello"))
+    ids = tokenizer("你hello好世hello界", add_special_tokens=False).input_ids
+    texts = [tokenizer.decode(ids[:n]) for n in range(1, len(ids) + 1)]
+    assert texts[-1].startswith("你hello好世") and all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False))
