@@ -18,7 +18,7 @@ from rlhf import InputError
 from rlhf.evaluate import mean_over_draws, sequence_logprobs
 from rlhf.models import context_length, max_prompt_length
 from rlhf.rollout import Completion, sample_completions
-from rlhf.rows import Row, plain_text, read_lines, read_rows
+from rlhf.rows import Row, read_lines, read_rows
 from rlhf.rows.few_shot import ExamplePool, is_same_answer, with_examples
 from rlhf.scoring import RewardFunction
 from rlhf.tokens import RefusedChat, completion_ids, is_rendered, prompt_ids
@@ -212,32 +212,35 @@ class Asker:
         sampled = sample_completions(
             policy, tokenizer, [list(q.ids) for q in questions], response_length=self.length, temperature=0.0, seed=0
         )
-        answers = [cut(completion, self.options.shot_separator) for completion in sampled]
+        first = [self._cut(question, answer) for question, answer in zip(questions, sampled, strict=True)]
         columns: dict[str, Sequence[float]] = {"used": [q.used for q in questions]}
         if self.task.has_reference:
             references = [self.references[q.row] or [] for q in questions]
-            right = self._begins if self.task.is_probe else self._matches
-            columns["accuracy"] = list(map(right, questions, answers))
+            pairs = zip(sampled, first, references, strict=True)
+            columns["accuracy"] = [self._is_right(*pair) for pair in pairs]
             sequences = [[*q.ids, *ids] for q, ids in zip(questions, references, strict=True)]
             sums = sequence_logprobs(policy, sequences, [len(q.ids) for q in questions], tokenizer.pad_token_id)
             columns["logprob"] = [float(s) / len(ids) for s, ids in zip(sums, references, strict=True)]
-        if gold := gold_of(self.task.gold, rows, answers):
+        # without examples no model knows of the separator
+        judged = [cut if q.used else whole for q, cut, whole in zip(questions, first, sampled, strict=True)]
+        if gold := gold_of(self.task.gold, rows, judged):
             columns["gold"] = gold
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def _begins(self, question: Question, answer: Completion) -> float:
-        reference = self.references[question.row] or []
-        return float(answer.ids[: len(reference)] == reference)
+    def _cut(self, question: Question, answer: Completion) -> Completion:
+        """The answer up to the separator, where a model goes on with an example of its own; it is finished there.
 
-    def _matches(self, question: Question, answer: Completion) -> float:
-        reference = plain_text(self.task.rows[question.row]["completion"])
-        return float(answer.finished and is_same_answer(answer.text, reference))
+        A chat has no separator, and one of blanks ends no answer.
+        """
+        separator = self.options.shot_separator
+        is_text = isinstance(self.task.rows[question.row]["prompt"], str)
+        if is_text and separator.strip(" ") and separator in answer.text:
+            return Completion(answer.ids, answer.text.partition(separator)[0], True)
+        return answer
 
-
-def cut(answer: Completion, separator: str) -> Completion:
-    """The answer up to the separator, after which a model goes on with an example of its own; it is finished there.
-
-    A separator of blanks ends no answer.
-    """
-    text, found, _ = answer.text.partition(separator) if separator.strip(" ") else (answer.text, "", "")
-    return Completion(answer.ids, text, True) if found else answer
+    def _is_right(self, answer: Completion, first: Completion, reference: list[int]) -> float:
+        """1 for a right answer, as it was sampled or as it was cut."""
+        if self.task.is_probe:
+            return float(answer.ids[: len(reference)] == reference)
+        text = str(self.model.tokenizer.decode(reference, skip_special_tokens=True))
+        return float(any(a.finished and is_same_answer(a.text, text) for a in (answer, first)))

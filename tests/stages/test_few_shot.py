@@ -43,14 +43,20 @@ def asked(model, monkeypatch, answer_to, task, chosen):
     return measure_shots([task], [model], chosen)[task.name]["tiny"], prompts
 
 
-def test_a_right_answer_is_the_reference_up_to_the_separator(model, monkeypatch):
+def test_a_right_answer_is_the_reference_alone_or_up_to_the_separator(model, monkeypatch):
     def answer_to(prompt):  # wrong for two of five prompts
         number = prompt[-1]
-        return {"1": " a fox", "2": " a fox 2 and"}.get(number, f" A  fox {number}\n\na story about 9")
+        return {"1": " a fox", "2": " a fox 2 and", "3": " A  fox 3"}.get(number, f" a fox {number}\n\na story")
 
-    metrics, _ = asked(model, monkeypatch, answer_to, Task("t", ROWS, ROWS), options(0))
-    assert metrics["0"]["accuracy"] == pytest.approx(3 / 5)
+    metrics, _ = asked(model, monkeypatch, answer_to, Task("t", ROWS, ROWS), options(0, 1))
+    assert (metrics["0"]["accuracy"], metrics["1"]["accuracy"]) == pytest.approx((3 / 5, 3 / 5))
     assert metrics["0"]["prompts"] == 5
+
+
+def test_a_right_answer_may_contain_the_separator(model, monkeypatch):
+    rows = [{"prompt": f"a story about {n}", "completion": f" yes\n\n{n}"} for n in range(3)]
+    metrics, _ = asked(model, monkeypatch, lambda prompt: f"yes\n\n{prompt[-1]}", Task("t", rows, rows), options(1))
+    assert metrics["1"]["accuracy"] == 1
 
 
 def test_a_probe_is_right_if_the_answer_begins_with_the_reference(model, monkeypatch):
@@ -123,6 +129,16 @@ def test_gold_of_answers_is_a_mean_without_those_that_have_none(model, monkeypat
     metrics, _ = asked(model, monkeypatch, lambda prompt: " yes", Task("t", rows, ROWS, gold=gold), options(0, 1))
     assert metrics["0"]["gold"] == metrics["1"]["gold"] == (2 + 3 + 4 + 5) / 4
     assert "accuracy" not in metrics["0"]
+
+
+def test_gold_is_of_the_answer_up_to_the_separator_if_there_are_examples(model, monkeypatch):
+    def gold(prompts, completions, ended, **_):
+        assert all(ended)
+        return [len(text) for text in completions]
+
+    task = Task("t", [{"prompt": row["prompt"]} for row in ROWS], ROWS, gold=gold)
+    metrics, _ = asked(model, monkeypatch, lambda prompt: " yes\n\nno", task, options(0, 1))
+    assert (metrics["0"]["gold"], metrics["1"]["gold"]) == (len(" yes\n\nno"), len(" yes"))
 
 
 @pytest.mark.parametrize(
