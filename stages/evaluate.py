@@ -85,12 +85,14 @@ def evaluate_models(
     rows = answerable(rows, answerers, options.response_length)
     gold = load_reward(options.gold, stage, rows) if options.gold else None
     scoring = Scoring(gold, reward, load_function(options.judge) if options.judge else None)
+    # first, because it may refuse its tasks
+    shots = measure_shots(read_tasks(gold, options, stage), answerers, options) if options.shots else None
     of_models, answers = measure(answerers, rows, scoring, options, stage)
     metrics |= of_models
     write_rows(stage.partial / "answers.jsonl", answers)
     write_rankings(reward, stage)
-    if options.shots:
-        metrics["shots"] = measure_shots(read_tasks(gold, options, stage), answerers, options)
+    if shots:
+        metrics["shots"] = shots
     if accuracy := stage.record("reward").get("metrics"):
         metrics["reward"] = accuracy
     if agreement := stage.record("comparisons").get("metrics"):
