@@ -89,7 +89,8 @@ def test_examples_that_do_not_fit_are_left_out_and_not_cut(model, monkeypatch):
     rows = [*ROWS, {"prompt": "the quick brown fox " * 6, "completion": " no"}]
     metrics, prompts = asked(model, monkeypatch, lambda prompt: "", Task("t", ROWS, rows), options(5, shot_draws=4))
     lengths = [len(ids) for ids in model.tokenizer(prompts).input_ids]
-    assert max(lengths) <= 64 - 6 and metrics["5"]["used"] < 5
+    answer = len(model.tokenizer(" a fox 1\n\n").input_ids)  # in the context of 64
+    assert max(lengths) <= 64 - answer and metrics["5"]["used"] < 5
     whole = {row["prompt"] + row["completion"] for row in rows}
     assert all(set(prompt.split("\n\n")[:-1]) <= whole for prompt in prompts)
 
