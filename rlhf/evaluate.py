@@ -49,6 +49,21 @@ def ratio_estimate(parts: Sequence[float], wholes: Sequence[float] | None = None
     return Estimate(float(part.sum() / whole.sum()), float(low), float(high))
 
 
+def mean_over_draws(numbers: np.ndarray, draws: int = 2000) -> Estimate:
+    """The mean of numbers (draws, prompts), of answers to prompts that were each asked with several random draws.
+
+    The percentile bootstrap resamples prompts and, for each of them on its own, its draws.
+    """
+    rng = np.random.default_rng(0)
+    times, count = numbers.shape
+    means = []
+    for _ in range(draws):
+        prompts = rng.integers(count, size=count)
+        means.append(numbers[rng.integers(times, size=(times, count)), prompts].mean())
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Estimate(float(numbers.mean()), float(low), float(high))
+
+
 def without_nan(numbers: Sequence[float]) -> np.ndarray:
     """The numbers that are not NaN."""
     array = np.asarray(numbers, dtype=float)

@@ -23,6 +23,7 @@ PANELS = {
 }
 
 
+SHOTS_COLUMNS = ("accuracy", "logprob", "gold")
 BENCHMARK_COLUMNS = ("pair_accuracy", "best_of_n", "ties_score", "score")  # the mean is that of the last one
 
 
@@ -55,7 +56,7 @@ def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """A Markdown table of the metrics, with a row per metric and a column per model."""
-    models = [name for name in metrics if name not in ("reward", "people", "seconds", "benchmarks")]
+    models = [name for name in metrics if name not in ("reward", "people", "seconds", "benchmarks", "shots")]
     names = dict.fromkeys(name for model in models for name in metrics[model] if not name.endswith(("_low", "_high")))
     rows = [["", *map(markdown, models)]]
     rows += [[markdown(name), *(_cell(metrics[model], name) for model in models)] for name in names]
@@ -76,6 +77,23 @@ def benchmark_tables(benchmarks: dict[str, dict[str, Any]]) -> str:
         rows.append(["mean", str(metrics["rows"]), *[""] * (len(names) - 1), _cell(metrics, "mean")])
         sections.append(f"{markdown(file)}, reward model {markdown(metrics['model'])}\n\n{_table(rows)}")
     return "\n\n".join(sections)
+
+
+def shots_table(shots: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
+    """A Markdown table of answers with examples in the prompt, with a row per task, model and number of examples."""
+    measured = [
+        (task, model, number, metrics)
+        for task, models in shots.items()
+        for model, numbers in models.items()
+        for number, metrics in numbers.items()
+    ]
+    names = [name for name in SHOTS_COLUMNS if any(name in metrics for *_, metrics in measured)]
+    rows = [["", "", "shots", "used", *names]]
+    rows += [
+        [markdown(task), markdown(model), number, f"{metrics['used']:.1f}", *(_cell(metrics, name) for name in names)]
+        for task, model, number, metrics in measured
+    ]
+    return _table(rows)
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -31,6 +31,7 @@ from stages.common.answer_options import EvaluateOptions
 from stages.common.answers import Answerer, Answers, answerable, gold_of, load_answerers, say_answering_needs
 from stages.common.benchmarks import measure_benchmarks, read_benchmarks
 from stages.common.console import print_lines, show_output
+from stages.common.few_shot import measure_shots, read_tasks
 from stages.common.needs import scorers
 from stages.common.options import CHAIN
 from stages.common.parsing import load_function
@@ -62,6 +63,8 @@ def work(options: EvaluateOptions, stage: Stage) -> dict[str, Any]:
     if not only_benchmarks(options, stage.run):
         count = evaluate_models(metrics, reward, options, stage)
         sections.append(report.metrics_table(metrics) + report.agreement_line(metrics))
+        if shots := metrics.get("shots"):
+            sections.append(report.shots_table(shots))
     if reward and benchmarks:
         metrics["benchmarks"] = measure_benchmarks(benchmarks, reward)
         sections.append(report.benchmark_tables(metrics["benchmarks"]))
@@ -82,10 +85,14 @@ def evaluate_models(
     rows = answerable(rows, answerers, options.response_length)
     gold = load_reward(options.gold, stage, rows) if options.gold else None
     scoring = Scoring(gold, reward, load_function(options.judge) if options.judge else None)
+    # first, because it may refuse its tasks
+    shots = measure_shots(read_tasks(gold, options, stage), answerers, options) if options.shots else None
     of_models, answers = measure(answerers, rows, scoring, options, stage)
     metrics |= of_models
     write_rows(stage.partial / "answers.jsonl", answers)
     write_rankings(reward, stage)
+    if shots:
+        metrics["shots"] = shots
     if accuracy := stage.record("reward").get("metrics"):
         metrics["reward"] = accuracy
     if agreement := stage.record("comparisons").get("metrics"):

@@ -1,6 +1,6 @@
 """The picture and the table of a run show the metrics that there are."""
 
-from rlhf.report import agreement_line, benchmark_tables, draw_training, metrics_table
+from rlhf.report import agreement_line, benchmark_tables, draw_training, metrics_table, shots_table
 
 
 def test_a_picture_is_drawn_of_a_run_that_lacks_some_metrics(tmp_path):
@@ -46,3 +46,17 @@ def test_the_table_of_a_benchmark_ends_with_the_mean_over_subsets():
     assert cells[0] == ["", "rows", "pair_accuracy", "score"]
     assert cells[2] == ["chat", "3", "0.50 [0.40, 0.60]", "0.50 [0.40, 0.60]"]
     assert cells[3] == ["mean", "3", "", "0.50 [0.40, 0.60]"]
+
+
+def test_the_table_of_shots_has_a_row_for_each_task_model_and_number_with_what_is_known():
+    one = {"prompts": 9, "used": 0.84, "accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "logprob": -1.0}
+    shots = {
+        "facts": {"a|b": {"0": {**one, "used": 0.0}, "4": one}},
+        "prompts": {"a|b": {"0": {"used": 0.0, "gold": 3.0}}},
+    }
+    lines = shots_table({**shots}).splitlines()
+    cells = [[cell.strip() for cell in line.replace("\\|", "/").split("|")[1:-1]] for line in lines]
+    assert cells[0] == ["", "", "shots", "used", "accuracy", "logprob", "gold"]
+    assert cells[3] == ["facts", "a/b", "4", "0.8", "0.50 [0.25, 0.75]", "-1.00", ""]
+    assert cells[4] == ["prompts", "a/b", "0", "0.0", "", "", "3.00"]
+    assert metrics_table({"ppo": {"kl": 1.0}, "shots": shots}) == metrics_table({"ppo": {"kl": 1.0}})

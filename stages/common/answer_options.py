@@ -6,6 +6,8 @@ from rlhf import InputError
 from rlhf.option import option
 from stages.common.options import StageOptions
 
+MOST_SHOTS = 10_000  # more fit into no context
+
 
 @dataclass
 class SamplesOptions(StageOptions):
@@ -59,13 +61,24 @@ class EvaluateOptions(StageOptions):
     benchmarks: list[str] = option(
         [], "files in the row formats of RewardBench or RewardBench 2, on which the reward model is measured"
     )
+    shots: list[float] = option([], "numbers of examples in the prompt at which tasks with right answers are asked")
+    shot_draws: int = option(3, "random draws of the examples of each prompt", at_least=1, at_most=1000)
+    shot_separator: str = option("\n\n", "text between examples, of prompts that are texts")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for number in self.shots:
+            if number < 0 or number != int(number) or number > MOST_SHOTS:
+                raise InputError(f"shots contains {number:g}; each must be a whole number from 0 to {MOST_SHOTS:,}")
         limits = {field.name: field.metadata["range"] for field in fields(self)}["temperature"]
         for temperature in self.temperatures:
             if temperature and temperature not in limits:
                 raise InputError(f"temperatures contains {temperature:g}; each must be {limits}, or 0 for greedy")
+
+    @property
+    def numbers_of_shots(self) -> list[int]:
+        """The numbers of examples, each once, in ascending order."""
+        return sorted({int(number) for number in self.shots})
 
     @property
     def labelled_reward_model(self) -> str | None:

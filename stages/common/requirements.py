@@ -18,7 +18,11 @@ def stages_before_ppo(ppo: Any) -> tuple[str, ...]:
 def only_benchmarks(evaluate: Any, run: Run) -> bool:
     """Whether evaluate has benchmarks and a reward model to measure, and no model that could answer prompts."""
     answering = [name for name in evaluate.models if name not in CHAIN or run.find(name).is_dir()]
-    return bool(evaluate.benchmarks) and not answering and bool(evaluate.reward_model or run.find("reward").is_dir())
+    return (
+        bool(evaluate.benchmarks)
+        and not (answering or evaluate.shots)
+        and bool(evaluate.reward_model or run.find("reward").is_dir())
+    )
 
 
 def check_sources(stages: Sequence[str], options: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from stages.common.options import CHAIN
 from stages.common.run import Run, record_of, settings_of
 from stages.common.stage import difference
 
-OTHERS = ("reward", "people", "seconds", "benchmarks")  # entries of metrics.json that are not models
+OTHERS = ("reward", "people", "seconds", "benchmarks", "shots")  # entries of metrics.json that are not models
 SEED = re.compile(r"-seed\d+$")
 Kinds = tuple[type, ...]
 NUMBER: Kinds = (int, float)
