@@ -23,14 +23,20 @@ def publish(path: Path) -> Path:
     return merge(path.stem, json.loads(path.read_text(encoding="utf-8")), PUBLISHED)
 
 
+def publish_all(paths: list[Path]) -> None:
+    """Copies the numbers of runs and of programs, writes the pages, and prints what has changed."""
+    for path in paths:
+        print(publish(path).relative_to(ROOT))
+    for path in rewrite():
+        print(path.relative_to(ROOT))
+
+
 def main() -> None:
     for name in sys.argv[1:]:
         path = Path(name)
         if not path.exists() or (path.is_dir() and not (path / "evaluate" / "metrics.json").is_file()):
             sys.exit(f"{name}: neither a file of a program nor a run after `make evaluate`\n\n{__doc__}")
-        print(publish(path).relative_to(ROOT))
-    for path in rewrite():
-        print(path.relative_to(ROOT))
+    publish_all([Path(name) for name in sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -257,12 +257,18 @@ def sitting() -> str:
     return table(entries, heads, lambda rater, numbers: [list(numbers.values())])
 
 
+def gpu() -> str:
+    """The report of `make gpu`."""
+    return "\n\n".join(one["numbers"]["report"] for one in read("gpu").values())
+
+
 BLOCKS: dict[str, tuple[Callable[[], str], str]] = {
     "bench": (bench, "make bench"),
     "bench-memory": (bench_memory, "make bench"),
     "bench-summary": (bench_summary, "make bench"),
     "bench-ablation": (bench_ablation, "make bench ARGS=\"--only 'without-*'\""),
     "bench-lora": (bench_lora, 'make bench ARGS="--only lora-gpt2-fp32 memory-lora-gpt2-fp32"'),
+    "gpu": (gpu, "make gpu"),
     "growth": (growth, "make growth"),
     "quality": (quality, "make quality"),
     "memory": (memory, "python -m tests.memory"),
