@@ -17,7 +17,10 @@ BLOCKS = {
     "output": (sample_output.output, "make evaluate"),
     "default": (results.default, "make evaluate"),
     "seconds": (results.seconds, "make evaluate"),
-    **{r: (partial(results.other, r), f"make evaluate RECIPE={r}") for r in ("human", "stories260k", "sentiment")},
+    **{
+        r: (partial(results.other, r), f"make evaluate RECIPE={r}")
+        for r in ("human", "stories260k", "sentiment", "sums")
+    },
     **programs.BLOCKS,
 }
 # Tables from before their program wrote a file. The next run of the command replaces them: remove the name then.

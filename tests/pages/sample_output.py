@@ -36,7 +36,7 @@ def output() -> str:
     lines = [
         f"to be made in runs/{name}: {', '.join(STAGES)}", "", "data", "...",
         fill(data, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT),
-        "pretrain  (1 process, distributed: NO)",
+        "pretrain ...",
         f"{INDENT}{rows['pretrain']['used']:,} rows, {run['tokens']:,} tokens; {size}",
         "...", "sft ...",
         f"{INDENT}{rows['sft']['used']:,} rows, {run['epochs']['sft']:g} epochs",
@@ -67,6 +67,8 @@ def _answers(samples: list[dict[str, str]]) -> list[str]:
         lines += [f"| {line}" for line in sample["prompt"].split("<br>")]
         for model in ("pretrain", "sft", "ppo"):
             text = re.sub(r"\*\((.+?)\)\*$", r" (gold \1)", sample[model])
+            if model == "pretrain":
+                text = re.sub(r"(?<=[.!?]) .* {2}\(", " ...  (", text)  # its first sentence
             lines.append(fill(text, WIDTH, initial_indent=f"  {model:<11}", subsequent_indent=INDENT))
         lines.append("")
     return lines[:-1]
