@@ -8,6 +8,7 @@ from tests.pages import measured, programs, results, sample_output
 from tests.pages.__main__ import publish
 from tests.pages.blocks import rewritten
 from tests.pages.measured import PUBLISHED, Missing, merge, record, where
+from tests.survivors import by_file
 
 
 @pytest.fixture
@@ -147,8 +148,9 @@ def test_the_tables_of_growth_kill_mutation_and_the_sitting(published):
     assert "| responses in a PPO step, 32 → 256 | 8 | 6.0 | 4.5 |" in programs.growth()
     record("kill", {"ppo": {"interruptions": 100, "SIGKILL": 82, "SIGTERM": 18, "runs compared": 20}}, published)
     assert "| ppo | 100 | 82 | 18 | 0 | 20 |" in programs.kill()
-    record("mutation", {"rlhf/ppo.py": {"mutants": 200, "killed": 190}}, published)
-    assert "| `rlhf/ppo.py` | 200 | 190 | 95.0% |" in programs.mutation()
+    ended = {"rlhf.ppo.x_rloo__mutmut_1": "killed", "rlhf.ppo.x_gae__mutmut_2": "survived"}
+    record("mutation", by_file({**ended, "rlhf.reward.x_a__mutmut_1": "killed"}), published)
+    assert "| `rlhf/ppo.py` | 2 | 1 | 50.0% |\n| `rlhf/reward.py` | 1 | 1 | 100.0% |" in programs.mutation()
     record("sitting", {"brief": {"rater": "brief", "accuracy": "0.832 [0.815, 0.849]"}}, published)
     assert "| rater | accuracy |\n|---|---|\n| brief | 0.832 [0.815, 0.849] |" in programs.sitting()
 
