@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tests.benchmarks.quality import GOLD, comparison, median_seconds
+from tests.benchmarks.workloads import COMPARISONS
 from tests.pages.measured import Entries, Missing, read, where
 from tests.pages.results import row
 
@@ -111,10 +112,18 @@ def bench_ablation() -> str:
     def cells(name: str, numbers: Any) -> list[list[str]]:
         digits = 0 if numbers["unit"].startswith("MB") else 2
         sides = [f"{numbers[side]:,.{digits}f}" for side in ("ours", "theirs")]
-        return [[f"`{name.removeprefix('without-')}`", with_range(numbers), *sides, numbers["unit"].partition(",")[0]]]
+        unit = numbers["unit"].partition(",")[0]
+        return [[f"`{name.removeprefix('without-')}`", measured_in(name), with_range(numbers), *sides, unit]]
 
     entries = chosen("bench", lambda name: name.startswith("without-"))
-    return table(entries, ["`without-…`", "without / with", "with", "without", "unit"], cells)
+    return table(entries, ["`without-…`", "measured in", "without / with", "with", "without", "unit"], cells)
+
+
+def measured_in(name: str) -> str:
+    """The work of a row: `ppo, tiny, early eos`."""
+    work = COMPARISONS[name].workload
+    answers = [f"{work.completions} completions of a prompt"] if work.completions > 1 else []
+    return ", ".join([work.kind, work.size, *(["early eos"] if work.eos else []), *answers])
 
 
 def bench_lora() -> str:
@@ -213,11 +222,11 @@ def mismatch() -> str:
 
     def cells(model: str, lines: Any) -> list[list[str]]:
         return [
-            [model, p["forward"], p["head"], f"{p['tokens']:,}", f"{p['mean']:.1e}", f"{p['low']:.3f}, {p['high']:.3f}"]
+            [model, f"{p['forward']}, {p['head']}", f"{p['mean']:.1e}", f"{p['low']:.3f}, {p['high']:.3f}"]
             for p in lines
         ]
 
-    heads = ["model", "forward pass", "last layer", "tokens", "mean of \\|r − 1\\|", "1st and 99th percentile"]
+    heads = ["model", "forward pass, last layer", "mean of \\|r − 1\\|", "1st and 99th percentile"]
     return table(read("mismatch"), heads, cells)
 
 
