@@ -3,8 +3,8 @@
     python -m tests.kill --kills 100
 
 A stage gets a signal at a random moment, every third time while it writes a checkpoint, and is started again with the same
-command until it finishes. Four signals of five are SIGKILL; the fifth is SIGTERM, after which it saves. Writes
-runs/measured/kill.json, which `python -m tests.pages runs/measured/kill.json` puts into docs/resume.md.
+command until it finishes. Four signals of five are SIGKILL; the fifth is SIGTERM, after which it saves.
+Writes runs/measured/kill.json, which `python -m tests.pages runs/measured/kill.json` puts into docs/resume.md.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python -m tests.sharded_memory --megabytes 200 --processes 2
 
 `--megabytes` is the size of one model in fp32. Prints the resident memory of each process, in MB: after the imports,
-after the models have been loaded, and the peak of the whole run, the checkpoint included. Writes
-runs/measured/sharded_memory.json, which `python -m tests.pages runs/measured/sharded_memory.json` puts into docs/scale.md.
+after the models have been loaded, and the peak of the whole run, the checkpoint included.
+Writes runs/measured/sharded_memory.json, which `python -m tests.pages` puts into docs/scale.md.
 """
 
 import argparse

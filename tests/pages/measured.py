@@ -1,6 +1,6 @@
 """Numbers that a program has measured: files in runs/measured/, which `python -m tests.pages` copies to docs/measured/.
 
-A file has entries by name, a line each. An entry has the date, the machine and the numbers; a later entry of a name replaces it.
+A file has entries by name, a line each, with date, machine and numbers. A later entry of a name replaces it.
 """
 
 import json

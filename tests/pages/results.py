@@ -76,6 +76,7 @@ def summary() -> str:
         return cell(f"{model}.gold", f"{model}.gold_greedy")
 
     title = f"median of {len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0]['seed']}"
+    wins = f"**{cell('ppo.win_rate', 'ppo.win_rate_greedy', digits=2)}**"
     quality = "true quality of an answer, 0 to 10, sampled / greedy"
     text = "perplexity of pretraining text (SFT raises it, the mix lowers it again)"
     perplexity = [cell(f"{model}.perplexity", digits=2) for model in ("pretrain", "sft", "ppo")]
@@ -84,7 +85,7 @@ def summary() -> str:
             f"| {title}, held-out prompts | pretrained | SFT | PPO |",
             "|---|---|---|---|",
             row([quality, gold("pretrain"), gold("sft"), f"**{gold('ppo')}**"]),
-            row(["wins against SFT, sampled / greedy", "", "", f"**{cell('ppo.win_rate', 'ppo.win_rate_greedy', digits=2)}**"]),
+            row(["wins against SFT, sampled / greedy", "", "", wins]),
             row(["KL to SFT, nats per response", "", "", cell("ppo.kl")]),
             row([text, *perplexity[:2], f"**{perplexity[2]}**"]),
         ]
