@@ -19,6 +19,8 @@ import torch
 
 from rlhf.models import device
 from tests.benchmarks.bench import processor
+from tests.pages.__main__ import publish_all
+from tests.pages.measured import record
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 480  # for everything
@@ -26,7 +28,6 @@ LIBRARIES = ("torch", "transformers", "accelerate", "trl", "peft")
 STEPS = {"cuda": 20, "cpu": 2}  # of the default recipe's PPO
 GAINS = {"cuda": ("gpu-with*",), "cpu": ("with-fixed-decoding",)}  # of the optimisations for a GPU
 ROWS = {"cuda": ("gpu-ppo-*", "gpu-rloo-*"), "cpu": ("function-rloo-tiny-fp32",)}
-MEASURED = "## Measured"  # the heading of docs/gpu.md below which the report is written
 
 
 def run(title: str, command: list[str], deadline: float, **variables: str) -> tuple[str, str]:
@@ -96,11 +97,11 @@ def main() -> None:
     report += bench("Gains of the optimisations for a GPU", GAINS[kind], folder / "gains.json", deadline - 70)
     report += bench("Speed beside TRL", ROWS[kind], folder / "bench.json", deadline)
 
-    page, text = ROOT / "docs" / "gpu.md", "\n".join(report)
-    above, _, _ = page.read_text(encoding="utf-8").partition(f"\n{MEASURED}\n")
-    page = page if kind == "cuda" else folder / "gpu.md"
-    page.write_text(f"{above.strip()}\n\n{MEASURED}\n\n{text.strip()}\n", encoding="utf-8")
-    print(f"\n{text}\n\n{page}")
+    text = "\n".join(report).strip()
+    (folder / "gpu.md").write_text(f"{text}\n", encoding="utf-8")
+    print(f"\n{text}\n\n{folder / 'gpu.md'}")
+    if kind == "cuda":
+        publish_all([record("gpu", {"gpu": {"report": text}})])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 A stage gets a signal at a random moment, every third time while it writes a checkpoint, and is started again with the same
 command until it finishes. Four signals of five are SIGKILL; the fifth is SIGTERM, after which it saves.
+Writes runs/measured/kill.json, which `python -m tests.pages runs/measured/kill.json` puts into docs/resume.md.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from stages.common.options import CHAIN, SavingOptions
 from stages.common.programs import OPTIONS
 from tests.forks import ONE_THREAD, fork
+from tests.pages.measured import record
 
 os.environ.update(ONE_THREAD)
 
@@ -141,6 +143,7 @@ def main() -> None:
         for stage in given.stages:
             started = time.time()
             counts = killed(stage, run, Path(folder) / "killed" / stage, given.kills, seconds[stage], rng)
+            record("kill", {stage: dict(counts)})
             text = ", ".join(f"{count} {what}" for what, count in counts.items())
             print(f"{stage:<12}{text}: the same bytes, {time.time() - started:.0f} s", flush=True)
 

@@ -4,6 +4,7 @@
     python -m tests.memory tiny small   two minutes
 
 Each stage is a process of its own with one thread; the peak is that of its resident memory, as the system reports it.
+Writes runs/measured/memory.json, which `python -m tests.pages runs/measured/memory.json` puts into docs/memory.md.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.benchmarks.workloads import SIZES
+from tests.pages.measured import record
 
 STAGES = ("pretrain", "sft", "comparisons", "reward", "ppo", "evaluate")
 SAID = re.compile(r"needs about ([\d.]+) GB")
@@ -106,10 +108,13 @@ def main() -> None:
         with TemporaryDirectory() as place:
             write_inputs(Path(place), size)
             run("data", Path(place))
+            numbers = {}
             for stage in STAGES:
                 output, peak = run(stage, Path(place))
                 said = float(SAID.findall(output)[-1])
+                numbers[stage] = (said, peak)
                 print(f"| {size} | {stage} | {said:.2f} | {peak:.2f} | {said / peak:.2f} |", flush=True)
+        record("memory", {size: numbers})
 
 
 if __name__ == "__main__":

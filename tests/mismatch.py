@@ -2,7 +2,8 @@
 
 python -m tests.mismatch runs/tiny/sft
 
-Prints a table: each row is a precision of the forward pass and of the last layer, which computes the logits.
+Prints a table: each row is a precision of the forward pass and of the last layer, which computes the logits. Writes
+runs/measured/mismatch.json, which `python -m tests.pages runs/measured/mismatch.json` puts into docs/from-trl.md.
 """
 
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from rlhf.models import load_policy
 from rlhf.rollout import generate, response_logprobs
 from rlhf.tokens import load_tokenizer, pad
+from tests.pages.measured import record
 
 PROMPTS, LENGTH, RESPONSE = 256, 16, 64
 QUANTILES = [0.01, 0.99]
@@ -59,13 +61,23 @@ def main() -> None:
         "| forward pass | last layer | tokens | mean of abs(ratio - 1) | 1st percentile | 99th percentile | largest |"
     )
     print("|---|---|---|---|---|---|---|")
+    rows = []
     for precision, head in [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]:
         ratio = ratios(Path(sys.argv[1]), getattr(torch, precision), getattr(torch, head))
         low, high = ratio.quantile(torch.tensor(QUANTILES)).tolist()
         off = (ratio - 1).abs()
+        numbers = {
+            "tokens": len(ratio),
+            "mean": float(off.mean()),
+            "low": low,
+            "high": high,
+            "largest": float(off.max()),
+        }
+        rows.append({"forward": precision, "head": head, **numbers})
         print(
             f"| {precision} | {head} | {len(ratio):,} | {off.mean():.1e} | {low:.5f} | {high:.5f} | {off.max():.1e} |"
         )
+    record("mismatch", {"/".join(Path(sys.argv[1]).resolve().parts[-2:]): rows})
 
 
 if __name__ == "__main__":

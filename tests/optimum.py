@@ -244,12 +244,16 @@ def main() -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from tests.pages.measured import record
+
     torch.set_num_threads(1)  # the models are too small for more
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/optimum.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot.subplots(3, len(KL_COEFS), figsize=(15, 11), layout="constrained")
     with ProcessPoolExecutor(2) as pool:
-        histories = pool.map(partial(train, World.of_seed(0)), KL_COEFS)
+        histories = list(pool.map(partial(train, World.of_seed(0)), KL_COEFS))
+    numbers = {f"{h.kl_coef}": {"kl": h.distances[-1], "remaining": h.remaining[-1]} for h in histories}
+    record("optimum", numbers)
     for column, history in zip(axes.T, histories, strict=True):
         gain = f"{1 - history.remaining[-1]:.2%} of the possible gain in the objective"
         print(f"kl_coef {history.kl_coef}: KL to the optimum {history.distances[-1]:.1e} nats, {gain}")

@@ -5,6 +5,7 @@
 
 `--megabytes` is the size of one model in fp32. Prints the resident memory of each process, in MB: after the imports,
 after the models have been loaded, and the peak of the whole run, the checkpoint included.
+Writes runs/measured/sharded_memory.json, which `python -m tests.pages` puts into docs/scale.md.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from rlhf.scoring import reward_model_scores
 from rlhf.tokens import load_tokenizer, new_tokenizer
 from rlhf.trainer import PPOTrainer
 from stages.common.processes import _environments
+from tests.pages.measured import record
 
 LAYERS = 12
 
@@ -76,7 +78,11 @@ def step(folder: Path, save: Path) -> None:
     trainer.save_state(save)
     trainer.save_models(save)
     numbers.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
-    for number, row in enumerate(gathered([numbers])):
+    rows = gathered([numbers])
+    if process_index() == 0:
+        megabytes = round((folder / "policy" / "model.safetensors").stat().st_size / 1e6)
+        record("sharded_memory", {f"{len(rows)}": {"megabytes": megabytes, "processes": rows}})
+    for number, row in enumerate(rows):
         if process_index() == 0:
             print(
                 f"process {number}: {row[0]:,} MB, with models {row[1]:,}, peak {row[2]:,}, with checkpoint {row[3]:,}"

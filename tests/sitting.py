@@ -5,7 +5,7 @@ make sitting BASE=runs/tiny
 For each rater of tests/raters.py, on a finished default run: `make rank RECIPE=mine` serves the page, and the rater ranks
 what it shows, in headless Chromium. Ctrl-C ends it; the command that it prints follows, `make ppo RECIPE=mine`. Then the
 rater compares answers of before and after PPO on the page of `make rank MODEL="sft ppo"`. Prints a table; exits with
-status 1 if a target is missed. Results: runs/sitting-<rater>, with pictures of the pages; the table in docs/taste.md.
+status 1 if a target is missed. Results: runs/sitting-<rater>, with pictures of the pages; the table of docs/taste.md.
 """
 
 import json
@@ -17,8 +17,6 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date
-from os import getloadavg
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +26,16 @@ from rlhf.reward import by_prompt, pad_ranks, pair_accuracy, score_sequences
 from rlhf.rollout import sample_completions
 from rlhf.rows import Row, Tally, read_rows
 from rlhf.tokens import comparison_dataset, load_tokenizer, prompt_dataset
-from stages.common.processes import cores
 from stages.common.run import settings_of
-from tests.benchmarks.bench import processor
 from tests.forks import ROOT
+from tests.pages.__main__ import publish_all
+from tests.pages.measured import record
 from tests.raters import RATERS, Score, ranks_of
 from tests.stages.web.browsing import FLAGS, chromium
 from tests.stages.web.rater import Rater, make_command, rank_server, variables
 
 RANKINGS, K, RESPONSE_LENGTH = 60, 4, 64
 ACCURACY, TIMES, MACHINE_SECONDS = 0.8, 2.0, 600.0  # targets of each sitting: at least; at least; less than
-PAGE, HEADING = ROOT / "docs" / "taste.md", "## The whole sitting, measured"
 
 
 @dataclass
@@ -69,15 +66,15 @@ class Sitting:
         }
         return [f"{self.name}: {text}" for text, reached in targets.items() if not reached]
 
-    def row(self) -> str:
-        """Its row of the table."""
+    def row(self) -> dict[str, str]:
+        """Its row of the table, by COLUMNS."""
         stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.stages.items())
         cells = [
             *(self.name, str(self.rankings), str(self.accuracy), str(self.accuracy_before)),
             *(str(self.liked_before), str(self.liked_after), self.win_rate),
             *(f"{self.machine:.0f} ({stages})", f"{self.browser:.0f}"),
         ]
-        return f"| {' | '.join(cells)} |"
+        return dict(zip(COLUMNS, cells, strict=True))
 
 
 COLUMNS = (
@@ -180,27 +177,7 @@ def share(items: Iterable[Row], likes: Score) -> Estimate:
     return ratio_estimate([sum(likes(item["completions"])) / len(item["completions"]) for item in items])
 
 
-# --- the report -------------------------------------------------------------------------------------------------------
-
-
-def report(sittings: Sequence[Sitting], base: Path) -> str:
-    """The table, with date, machine and command."""
-    lines = [
-        f"{date.today()}, {cores()} cores of an {processor()}: `make sitting BASE={base}`, with a load average of "
-        f"{getloadavg()[1]:.1f}, to which other programs contribute.",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|---" * len(COLUMNS) + "|",
-        *(sitting.row() for sitting in sittings),
-    ]
-    return "\n".join(lines)
-
-
-def write_report(text: str) -> None:
-    """Replaces the text below the heading in docs/taste.md, up to the first blank line behind the table."""
-    before, heading, after = PAGE.read_text().partition(f"{HEADING}\n\n")
-    rest = after.partition("\n\n")[2].partition("\n\n")[2]  # without the first line and the table
-    PAGE.write_text(f"{before}{heading}{text}\n\n{rest}")
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -219,9 +196,7 @@ def main() -> None:
             shutil.rmtree(run, ignore_errors=True)
             sittings.append(sit(browser, base, run, name))
         browser.close()
-    text = report(sittings, base)
-    write_report(text)
-    print(f"\n{text}")
+    publish_all([record("sitting", {sitting.name: sitting.row() for sitting in sittings})])
     missed = [text for sitting in sittings for text in sitting.missed()]
     sys.exit("\n".join(["missed:", *missed]) if missed else 0)
 

@@ -5,7 +5,8 @@
     make bench ARGS="--only ppo-tiny-1-fp32"    one or several of them; 'ppo-tiny*' is a pattern
 
 A ratio is theirs / ours for each pair of consecutive steps: of process CPU time on a CPU, of time by CUDA events on a
-GPU. The table has the median, the least and the greatest. All rows go to runs/bench/bench.json.
+GPU. The table has the median, the least and the greatest. All rows go to runs/bench/bench.json, and to
+runs/measured/bench.json, which `python -m tests.pages runs/measured/bench.json` puts into docs/.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks.workloads import COMPARISONS, SIZES, Comparison, Side, Workload
+from tests.pages.measured import record
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("generate", "score", "update")
@@ -306,6 +308,7 @@ def main() -> None:
             rows.append(table_row(comparison, steps[comparison.ours], steps[comparison.theirs], peak, gpu))
             print(markdown_line(rows[-1]), flush=True)
         arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
+        record("bench", {row["name"]: row for row in rows})
     machine = torch.cuda.get_device_name() if gpu else f"{processor()}, {threads} of {os.cpu_count()} cores"
     print(f"\n{legend(rows, machine)}\n{arguments.output}")
 

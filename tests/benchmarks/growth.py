@@ -1,11 +1,10 @@
 """How time and memory of a step grow with the batch, the response length, the model and K: docs/growth.png.
 
-    make growth         about five minutes
+    make growth         about five minutes; writes the table of docs/growth.md as well
 
 Each point is measured in a process of its own with one thread, on the benchmark's tiny model with one thing changed.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +15,8 @@ from matplotlib.figure import Figure
 from tests.benchmarks.bench import Process
 from tests.benchmarks.inputs import make_models
 from tests.benchmarks.workloads import SIZES, Side, Workload
+from tests.pages.__main__ import publish_all
+from tests.pages.measured import record
 
 GROWTH = {
     "responses in a PPO step": {n: Workload("ppo", f"batch-{n}") for n in (32, 64, 128, 256)},
@@ -23,7 +24,7 @@ GROWTH = {
     "width of the model": {n: Workload("ppo", f"width-{n}") for n in (64, 128, 256, 512)},
     "K, completions ranked together": {n: Workload("reward", "tiny", completions=n) for n in (2, 4, 8, 16)},
 }
-OUTPUT, PICTURE = Path("runs/bench/growth.json"), Path("docs/growth.png")
+PICTURE = Path("docs/growth.png")
 
 
 def measure(workload: Workload) -> dict[str, float]:
@@ -66,15 +67,14 @@ def draw(growth: dict[str, dict[int, dict]], path: Path) -> None:
 
 def main() -> None:
     growth: dict[str, dict[int, dict]] = {}
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     for name, workloads in GROWTH.items():
         growth[name] = {}
         for number, workload in workloads.items():
             point = growth[name][number] = measure(workload)
             print(f"{name} {number}: {point['seconds']:.2f} CPU s, {point['memory_mb']:.0f} MB", flush=True)
-    OUTPUT.write_text(json.dumps(growth, indent=1) + "\n")
     draw(growth, PICTURE)
     print(PICTURE)
+    publish_all([record("growth", growth)])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Each side trains on one thread and writes its policy every few steps; the clock,
 Afterwards every policy answers the held-out prompts at temperature 1. Each side gets a search over as many settings, one
 run each on one seed. The fastest setting of ours, of TRL 1.12's PPOTrainer and of its RLOOTrainer is then run on other
 seeds, and only these runs are compared: the fastest of many runs on one seed is partly luck. The picture is
-docs/quality.png.
+docs/quality.png; `python -m tests.pages runs/measured/quality.json` writes the table of docs/time-to-quality.md.
 """
 
 import argparse
@@ -20,6 +20,8 @@ import warnings
 from functools import partial
 from pathlib import Path
 from statistics import median
+
+from tests.pages.measured import record
 
 ROOT = Path(__file__).parents[2]
 GOLD, STEPS, EVERY = 6.0, 80, 8  # gold score to reach; PPO steps of a run; steps between saved policies
@@ -268,7 +270,7 @@ def main() -> None:
 
     def add(side: str, name: str, seed: int) -> None:
         curves.append(measure(arguments, side, name, seed))
-        (arguments.output / "quality.json").write_text(json.dumps(curves, indent=1) + "\n")
+        record("quality", {f"{side}, {name}, seed {seed}": curves[-1]})
 
     for side, settings in SEARCH.items():
         for name in settings:

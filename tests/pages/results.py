@@ -1,0 +1,137 @@
+"""The tables of README.md and docs/results.md, from the published runs."""
+
+import re
+from statistics import median
+from typing import Any
+
+from tests.pages.measured import Entries, read, where
+from tests.pages.runs import FILE, STAGES, of_recipe
+
+# --- the default recipe -----------------------------------------------------------------------------------------------
+
+# model, what, digits, the metrics of a cell
+DEFAULT: list[tuple[str, str, int, list[str]]] = [
+    ("pretrained", "perplexity of held-out text", 2, ["pretrain.perplexity"]),
+    ("", "facts / equations recalled", 2, ["pretrain.facts", "pretrain.equations"]),
+    ("", "gold, sampled / greedy", 2, ["pretrain.gold", "pretrain.gold_greedy"]),
+    ("SFT", "gold, sampled / greedy", 2, ["sft.gold", "sft.gold_greedy"]),
+    ("", "facts / equations recalled", 2, ["sft.facts", "sft.equations"]),
+    ("", "perplexity of held-out text", 2, ["sft.perplexity"]),
+    ("reward model", "accuracy against gold", 2, ["reward.accuracy"]),
+    ("", "the same, without answers to other prompts", 2, ["reward.accuracy_own"]),
+    ("best of n", "gold of the answer with the highest score", 2, ["best_of_n.gold"]),
+    ("", "KL to SFT, nats per response", 2, ["best_of_n.kl"]),
+    ("PPO", "gold, sampled / greedy", 2, ["ppo.gold", "ppo.gold_greedy"]),
+    ("", "win rate over SFT, sampled / greedy", 2, ["ppo.win_rate", "ppo.win_rate_greedy"]),
+    ("", "perfect answers, greedy", 2, ["ppo.perfect_greedy"]),
+    ("", "KL to SFT, nats per response", 2, ["ppo.kl"]),
+    ("", "responses that end with eos", 2, ["ppo.ended"]),
+    ("", "facts / equations recalled", 2, ["ppo.facts", "ppo.equations"]),
+    ("", "perplexity of held-out text", 2, ["ppo.perplexity"]),
+]
+
+
+def default() -> str:
+    """The results of the default recipe: a column for each seed, and the median if there are several."""
+    runs = [numbers for _, numbers in of_recipe("tiny")]
+    heads = [f"seed {run['seed']}" for run in runs] + (["median"] if len(runs) > 1 else [])
+    lines = [
+        f"{where(entries_of('tiny'))}; {runs[0]['prompts']} held-out prompts. {widest(runs)}",
+        "",
+        row(["", "", *heads]),
+        "|---" * (len(heads) + 2) + "|",
+    ]
+    for model, what, digits, names in DEFAULT:
+        cells = [" / ".join(f"{value(run, name):.{digits}f}" for name in names) for run in runs]
+        if len(runs) > 1:
+            middle = " / ".join(f"{median(value(run, name) for run in runs):.{digits}f}" for name in names)
+            cells.append(f"**{middle}**")
+        lines.append(row([model, what, *cells]))
+    return "\n".join(lines)
+
+
+def value(run: dict[str, Any], name: str) -> float:
+    """A metric of evaluate: `ppo.gold`."""
+    model, metric = name.split(".")
+    return run["evaluate"][model][metric]
+
+
+def widest(runs: list[dict[str, Any]]) -> str:
+    """The widest 95 % intervals of PPO's gold and win rate in words."""
+    half = {
+        name: max((value(r, f"ppo.{name}_high") - value(r, f"ppo.{name}_low")) / 2 for r in runs)
+        for name in ("gold", "win_rate")
+    }
+    return f"95 % intervals: at most ± {half['gold']:.2f} for gold, ± {half['win_rate']:.2f} for win rates."
+
+
+def summary() -> str:
+    """The table of README.md: medians over the seeds."""
+    runs = [numbers for _, numbers in of_recipe("tiny")]
+
+    def cell(*names: str, digits: int = 1) -> str:
+        return " / ".join(f"{median(value(run, name) for run in runs):.{digits}f}" for name in names)
+
+    def gold(model: str) -> str:
+        return cell(f"{model}.gold", f"{model}.gold_greedy")
+
+    title = f"median of {len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0]['seed']}"
+    wins = f"**{cell('ppo.win_rate', 'ppo.win_rate_greedy', digits=2)}**"
+    quality = "true quality of an answer, 0 to 10, sampled / greedy"
+    text = "perplexity of pretraining text (SFT raises it, the mix lowers it again)"
+    perplexity = [cell(f"{model}.perplexity", digits=2) for model in ("pretrain", "sft", "ppo")]
+    return "\n".join(
+        [
+            f"| {title}, held-out prompts | pretrained | SFT | PPO |",
+            "|---|---|---|---|",
+            row([quality, gold("pretrain"), gold("sft"), f"**{gold('ppo')}**"]),
+            row(["wins against SFT, sampled / greedy", "", "", wins]),
+            row(["KL to SFT, nats per response", "", "", cell("ppo.kl")]),
+            row([text, *perplexity[:2], f"**{perplexity[2]}**"]),
+        ]
+    )  # fmt: skip
+
+
+def seconds() -> str:
+    """The time of each stage of each run, and of all stages."""
+    lines = [row(["run", "date, machine", *STAGES, "all"]), "|---" * (len(STAGES) + 3) + "|"]
+    for name, run in read(FILE).items():
+        for kind, unit in (("seconds", "s"), ("cpu_seconds", "CPU s")):
+            times = run["numbers"][kind]
+            if len(times) == len(STAGES):
+                total = sum(times.values())
+                cells = [f"{times[stage]:.0f}" for stage in STAGES]
+                lines.append(
+                    row([f"{name}, {unit}", where({name: run}), *cells, f"{total // 60:.0f} min {total % 60:.0f} s"])
+                )
+    return "\n".join(lines)
+
+
+# --- other recipes ----------------------------------------------------------------------------------------------------
+
+
+def other(recipe: str) -> str:
+    """What evaluate has measured of a recipe: a row for each metric, a column for each model, with intervals."""
+    name, run = of_recipe(recipe)[0]
+    models = {model: metrics for model, metrics in run["evaluate"].items() if isinstance(metrics, dict)}
+    names = dict.fromkeys(n for metrics in models.values() for n in metrics if not n.endswith(("_low", "_high")))
+    lines = [f"{where({name: read(FILE)[name]})}.", "", row(["", *models]), "|---" * (len(models) + 1) + "|"]
+    for metric in names:
+        lines.append(row([metric, *(_estimate(metrics, metric) for metrics in models.values())]))
+    return "\n".join(lines)
+
+
+def _estimate(metrics: dict[str, float], name: str) -> str:
+    if name not in metrics:
+        return ""
+    text = f"{metrics[name]:.2f}"
+    return f"{text} [{metrics[f'{name}_low']:.2f}, {metrics[f'{name}_high']:.2f}]" if f"{name}_low" in metrics else text
+
+
+def row(cells: list[str]) -> str:
+    """A line of a Markdown table."""
+    return re.sub(r" +", " ", f"| {' | '.join(cells)} |")
+
+
+def entries_of(recipe: str) -> Entries:
+    return {name: read(FILE)[name] for name, _ in of_recipe(recipe)}
