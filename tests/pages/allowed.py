@@ -42,5 +42,5 @@ PROSE = {
     "resume.md": ("(100 nats per response)", "(0.001 nats per token)"),
     "taste.md": ("an accuracy is below 0.8", "with 0.5 half as much", "reaches down to chance, 0.5"),
 }
-# a page whose sentences another test computes: tests/stages/experiments/test_page.py
-OTHER_TEST = ("experiments.md",)
+# pages whose sentences another test computes: tests/stages/experiments/test_page.py
+OTHER_TEST = ("experiments.md", "reward-model-experiments.md", "paper-experiments.md")
