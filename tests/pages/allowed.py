@@ -40,6 +40,7 @@ PROSE = {
     "ranking.md": ("InstructGPT reports 73 %", "at most 64 kB"),
     "report.md": ("about 3 MB",),
     "resume.md": ("(100 nats per response)", "(0.001 nats per token)"),
+    "smollm2.md": ("(538 MB, the tied embedding once)", "If its interval includes 0.5"),
     "taste.md": ("an accuracy is below 0.8", "with 0.5 half as much", "reaches down to chance, 0.5"),
 }
 # pages whose sentences another test computes: tests/stages/experiments/test_page.py

@@ -21,6 +21,8 @@ BLOCKS = {
         r: (partial(results.other, r), f"make evaluate RECIPE={r}")
         for r in ("human", "stories260k", "sentiment", "sums")
     },
+    # its judge is named by an option
+    "smollm2": (partial(results.other, "smollm2", arguments=True), "make evaluate RECIPE=smollm2"),
     **programs.BLOCKS,
 }
 # Tables from before their program wrote a file. The next run of the command replaces them: remove the name then.

@@ -110,9 +110,12 @@ def seconds() -> str:
 # --- other recipes ----------------------------------------------------------------------------------------------------
 
 
-def other(recipe: str) -> str:
-    """What evaluate has measured of a recipe: a row for each metric, a column for each model, with intervals."""
-    name, run = of_recipe(recipe)[0]
+def other(recipe: str, arguments: bool = False) -> str:
+    """What evaluate has measured of a recipe: a row for each metric, a column for each model, with intervals.
+
+    A judge that another run trained has a column. `arguments`: also of a run with options on the command line.
+    """
+    name, run = of_recipe(recipe, arguments)[0]
     models = {model: metrics for model, metrics in run["evaluate"].items() if isinstance(metrics, dict)}
     names = dict.fromkeys(n for metrics in models.values() for n in metrics if not n.endswith(("_low", "_high")))
     lines = [f"{where({name: read(FILE)[name]})}.", "", row(["", *models]), "|---" * (len(models) + 1) + "|"]

@@ -22,6 +22,9 @@ def entry_of_run(run: Path) -> dict[str, Any]:
     steps = [line for line in log if line["step"]]
     metrics = _json(run / "evaluate" / "metrics.json")
     metrics.pop("seconds", None)
+    gold = options["evaluate"].get("gold")
+    if gold and (judge := Path(gold) / "stage.json").is_file():  # a classifier that another run trained
+        metrics["judge"] = _json(judge)["metrics"]
     machine = next((record["machine"] for record in records.values() if "machine" in record), None)
     times = {name: {s: records[s][name] for s in STAGES if name in records.get(s, {})} for name in TIMES}
     numbers = {
@@ -70,12 +73,14 @@ def _samples(path: Path) -> list[dict[str, str]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def of_recipe(recipe: str) -> list[tuple[str, dict[str, Any]]]:
-    """The published runs of a recipe without options of a command line: (name, numbers) by seed. Raises Missing."""
+def of_recipe(recipe: str, arguments: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """The published runs of a recipe, (name, numbers) by seed: without options of a command line, or also with them.
+
+    Raises Missing if there is none.
+    """
     runs = [(name, run["numbers"]) for name, run in read(FILE).items()]
-    found = sorted(
-        (run for run in runs if run[1]["recipe"] == recipe and not run[1]["arguments"]), key=lambda run: run[1]["seed"]
-    )
+    found = [run for run in runs if run[1]["recipe"] == recipe and (arguments or not run[1]["arguments"])]
+    found.sort(key=lambda run: run[1]["seed"])
     if not found:
         raise Missing(recipe)
     return found
