@@ -14,6 +14,7 @@ def use(activation: Callable[[Tensor], Tensor]) -> None:
 
     def load(*arguments: Any) -> Any:
         models = load_models(*arguments)
+        assert models.value_model is not None
         squash(models.value_model, activation)
         return models
 

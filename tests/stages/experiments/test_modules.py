@@ -1,5 +1,6 @@
 """Modules that run in place of a stage: their results are told apart, and mistakes are really made."""
 
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -102,17 +103,17 @@ def test_muon_follows_the_schedule_lowers_the_loss_and_goes_on_from_its_saved_st
         optimizer.step()
     assert loss_of(model) < first
     weights = [parameter.detach().clone() for parameter in model.parameters()]
-    copy = tiny_gpt2()
-    copy.load_state_dict(model.state_dict())
-    resumed = muon(copy, ARGUMENTS)
-    resumed.load_state_dict(optimizer.state_dict())
-    for of_model, parts in ((model, optimizer), (copy, resumed)):
+    other_model = tiny_gpt2()
+    other_model.load_state_dict(model.state_dict())
+    resumed = muon(other_model, ARGUMENTS)
+    resumed.load_state_dict(deepcopy(optimizer.state_dict()))  # as from a file: torch shares the tensors otherwise
+    for of_model, parts in ((model, optimizer), (other_model, resumed)):
         parts.zero_grad()
         loss_of(of_model).backward()
         torch.optim.lr_scheduler.LambdaLR(parts, lambda step: 0.5)
         assert {g["lr"] for part in parts.optimizers for g in part.param_groups} == {0.005}
         parts.step()
-    for before, one, other in zip(weights, model.parameters(), copy.parameters(), strict=True):
+    for before, one, other in zip(weights, model.parameters(), other_model.parameters(), strict=True):
         assert not torch.equal(before, one)
         assert torch.equal(one, other)
 
