@@ -4,6 +4,7 @@ The scores of the reward model have mean 0 on demonstrations and standard deviat
 shifted. The value model starts from the reward model with its normalised scores, as a new one would start at 0.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,10 @@ def variants() -> list[Variant]:
 
 
 def measure(runs: Runs) -> list[dict[str, Any]]:
-    """A row for each setting and evaluation, with gold, KL and the explained variance of the values.
+    """A row for each setting and evaluation, with gold, KL, and the explained variance and the error of the values.
 
-    The explained variance is a mean over the steps since the evaluation before. After the last step `difference` is the
-    gold minus that of normalised scores.
+    The last two are means over the steps since the evaluation before. `difference`, after the last step, is the gold
+    minus that of normalised scores.
     """
     rows, own = [], np.empty(0)
     for name, options in SETTINGS.items():
@@ -67,14 +68,26 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
             kl = float(np.mean([of_seed[number]["kl"] for of_seed in points]))
             entries: dict[str, Any] = {"gold": estimate(gold), "kl": kl}
             if step:
-                explained = [log[s]["explained_variance"] for log in logs for s in range(before + 1, step + 1)]
-                entries["explained_variance"] = float(np.mean(explained))
+                entries |= of_values([log[s] for log in logs for s in range(before + 1, step + 1)], options)
             rows.append(row_of(setting=name, step=step, **entries))
         if name == NORMALISED:
             own = gold
         else:
             rows[-1] |= row_of(difference=estimate(gold, own))
     return rows
+
+
+def of_values(steps: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, float]:
+    """The mean explained variance, which a constant error does not change, and `value_error`, which has it.
+
+    The error is the root of the mean square, in standard deviations of the reward model's scores. It is missing where
+    rewards are whitened, because the values then have another unit.
+    """
+    numbers = {"explained_variance": float(np.mean([step["explained_variance"] for step in steps]))}
+    if not options.get("whiten_rewards"):
+        square = 2 * float(np.mean([step["vf_loss"] for step in steps]))  # the loss is half of it, see rlhf.ppo
+        numbers["value_error"] = math.sqrt(square) / options.get("reward_model_weight", 1.0)
+    return numbers
 
 
 def _steps(points: list[dict[str, Any]]) -> list[tuple[int, int]]:
@@ -109,10 +122,15 @@ def seen(rows: list[dict[str, Any]]) -> str:
     def listed(chosen: list[dict[str, Any]]) -> str:
         return "; ".join(f"{row['setting']} ({interval(row, 'difference')})" for row in chosen) or "nothing"
 
-    explained = "; ".join(f"{row['setting']} {row['explained_variance']:.2f}" for row in last.values())
+    values = "; ".join(_values(row) for row in last.values())
     return (
         f"Gold, {recipe['gold']:.2f} with normalised scores, is lowered by: {listed(lowered)}; raised by: "
-        f"{listed(raised)}; not clearly changed by: {listed(same)}. The values explain this share of the variance of the "
-        f"returns over the last {SHORT['eval_steps']} steps: {explained}; the KL is {recipe['kl']:.1f} nats with "
-        f"normalised scores and {last[UNNORMALISED]['kl']:.1f} with {UNNORMALISED} and the same β."
+        f"{listed(raised)}; not clearly changed by: {listed(same)}. Over the last {SHORT['eval_steps']} steps the values "
+        f"explain this share of the variance of the returns, and are off by so many deviations of the score: {values}. "
+        f"The KL is {recipe['kl']:.1f} nats with normalised scores, {last[UNNORMALISED]['kl']:.1f} with {UNNORMALISED}."
     )
+
+
+def _values(row: dict[str, Any]) -> str:
+    error = f", {row['value_error']:.1f}" if "value_error" in row else ""
+    return f"{row['setting']} {row['explained_variance']:.2f}{error}"

@@ -47,7 +47,7 @@ class Optimiser:
 
 
 OPTIMISERS = {
-    "SGD": Optimiser((0.03, 0.1, 0.3, 1.0, 3.0), (("optim", "sgd"),)),
+    "SGD": Optimiser((0.1, 0.3, 1.0, 3.0, 10.0), (("optim", "sgd"),)),
     "momentum": Optimiser((0.01, 0.03, 0.1, 0.3, 1.0), (("optim", "sgd"), ("optim_args", "momentum=0.9"))),
     "RMSprop": Optimiser((1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (("optim", "rmsprop"),)),
     "Adam": Optimiser((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), module="experiments.pretraining.adam"),
@@ -182,11 +182,11 @@ def seen(rows: list[dict[str, Any]]) -> str:
     listed = ", ".join(f"{row['optimizer']} {interval(row, 'held_out')}" for row in best)
     apart = f"{_words(same)} not clearly behind {lowest['optimizer']}" if same else "all others are clearly behind"
     ends = [row["optimizer"] for row in best if row["best"] in _ends(rows, row["optimizer"])]
-    inside = f"; the best rate of {', '.join(ends)} is at the end of its range" if ends else ""
+    inside = f"; best rate at the end of its range: {', '.join(ends)}" if ends else ""
     seconds = ", ".join(f"{row['optimizer']} {row['seconds']:.0f}" for row in sorted(best, key=lambda r: r["seconds"]))
     orders = ". ".join(_order(row) for row in rows if row.get("order") not in (None, SHUFFLED))
     return (
-        f"After {lowest['tokens']:,.0f} tokens, each with the best of five learning rates, the held-out loss is {listed} "
+        f"After {lowest['tokens']:,.0f} tokens, each with the best of five learning rates, the held-out losses are {listed} "
         f"nats per token: {apart}{inside}. Seconds, two runs at once: {seconds}. {orders}."
     )
 

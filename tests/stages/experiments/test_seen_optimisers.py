@@ -43,7 +43,7 @@ def test_optimisers_orders_them_by_loss_and_by_seconds_and_names_those_that_are_
 def test_optimisers_says_that_all_others_are_behind_and_which_best_rate_is_at_the_end_of_its_range():
     rows = [*trained("Muon", 0.9), *trained("SGD", 3.0, 2.0, best=1.0), *ordered(in_file=0.0, by_text=-0.5)]
     text = optimisers.seen(rows)
-    assert ": all others are clearly behind; the best rate of SGD is at the end of its range." in text
+    assert ": all others are clearly behind; best rate at the end of its range: SGD." in text
     assert text.endswith("by -0.50 [-0.60, -0.40]: clearly better.")
 
 
@@ -57,7 +57,7 @@ def test_each_optimizer_has_five_learning_rates_and_the_orders_train_on_as_many_
 
 def ppo_rows(name, gold, difference=None, explained=0.5):
     """The rows of a setting before the first step and after the last."""
-    end = row_of(setting=name, step=8, gold=around(gold), kl=1.0, explained_variance=explained)
+    end = row_of(setting=name, step=8, gold=around(gold), kl=1.0, explained_variance=explained, value_error=0.7)
     end |= {} if difference is None else row_of(difference=around(difference))
     return [row_of(setting=name, step=0, gold=around(4.0), kl=0.0), end]
 
@@ -75,8 +75,17 @@ def test_normalisation_says_what_gold_and_the_values_become(difference, said, tm
     rows = [*ppo_rows(normalisation.NORMALISED, 6.0), *ppo_rows(name, 6.0 + difference, difference, -0.25)]
     text = normalisation.seen(written(rows, tmp_path))
     assert f"Gold, 6.00 with normalised scores, {said}." in text
-    assert "of the returns over the last 8 steps: normalised 0.50; × 10 + 20 -0.25;" in text
+    assert "deviations of the score: normalised 0.50, 0.7; × 10 + 20 -0.25, 0.7. The KL is 1.0 nats" in text
     assert drawn(normalisation, rows) == 2
+
+
+def test_the_error_of_values_is_in_deviations_of_the_score_and_missing_where_rewards_are_whitened():
+    steps = [{"explained_variance": 0.2, "vf_loss": 150.0}, {"explained_variance": 0.4, "vf_loss": 250.0}]
+    # a mean square of 400 is an error of 20, which is two deviations of scores times ten
+    numbers = normalisation.of_values(steps, normalisation.RAW)
+    assert numbers == pytest.approx({"explained_variance": 0.3, "value_error": 2.0})
+    assert normalisation.of_values(steps, {})["value_error"] == pytest.approx(20.0)
+    assert "value_error" not in normalisation.of_values(steps, {"whiten_rewards": True})
 
 
 def test_scores_with_a_larger_beta_have_the_objective_of_normalised_ones_times_ten():
