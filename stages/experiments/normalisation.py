@@ -125,8 +125,9 @@ def seen(rows: list[dict[str, Any]]) -> str:
     values = "; ".join(_values(row) for row in last.values())
     return (
         f"Gold, {recipe['gold']:.2f} with normalised scores, is lowered by: {listed(lowered)}; raised by: "
-        f"{listed(raised)}; not clearly changed by: {listed(same)}. Over the last {SHORT['eval_steps']} steps the values "
-        f"explain this share of the variance of the returns, and are off by so many deviations of the score: {values}. "
+        f"{listed(raised)}; not clearly changed by: {listed(same)}. Over the last {SHORT['eval_steps']} steps "
+        f"the values explain this share of the variance of the returns, and are off by so many deviations of the score: "
+        f"{values}. "
         f"The KL is {recipe['kl']:.1f} nats with normalised scores, {last[UNNORMALISED]['kl']:.1f} with {UNNORMALISED}."
     )
 

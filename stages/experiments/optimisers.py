@@ -149,7 +149,7 @@ class HeldOutText:
 
 
 def curve(runs: Runs, variants: list[Variant]) -> list[dict[str, float]]:
-    """Points of the loss in training, means over 20 steps and over seeds, with the tokens and the seconds until then."""
+    """Points of the loss in training, means over 20 steps and seeds, with the tokens and the seconds until then."""
     histories = [record_of(runs.result(v))["history"] for v in variants]
     names = {"tokens": "num_input_tokens_seen", "seconds": "train_runtime", "training": "loss"}
     return [
@@ -186,8 +186,8 @@ def seen(rows: list[dict[str, Any]]) -> str:
     seconds = ", ".join(f"{row['optimizer']} {row['seconds']:.0f}" for row in sorted(best, key=lambda r: r["seconds"]))
     orders = ". ".join(_order(row) for row in rows if row.get("order") not in (None, SHUFFLED))
     return (
-        f"After {lowest['tokens']:,.0f} tokens, each with the best of five learning rates, the held-out losses are {listed} "
-        f"nats per token: {apart}{inside}. Seconds, two runs at once: {seconds}. {orders}."
+        f"After {lowest['tokens']:,.0f} tokens, each with the best of five learning rates, the held-out losses are "
+        f"{listed} nats per token: {apart}{inside}. Seconds, two runs at once: {seconds}. {orders}."
     )
 
 
