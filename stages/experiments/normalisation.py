@@ -126,8 +126,8 @@ def seen(rows: list[dict[str, Any]]) -> str:
     return (
         f"Gold, {recipe['gold']:.2f} with normalised scores, is lowered by: {listed(lowered)}; raised by: "
         f"{listed(raised)}; not clearly changed by: {listed(same)}. Over the last {SHORT['eval_steps']} steps "
-        f"the values explain this share of the variance of the returns, and are off by so many deviations of the score: "
-        f"{values}. "
+        f"the values explain this share of the variance of the returns, and are off by so many deviations of the "
+        f"score: {values}. "
         f"The KL is {recipe['kl']:.1f} nats with normalised scores, {last[UNNORMALISED]['kl']:.1f} with {UNNORMALISED}."
     )
 
