@@ -5,6 +5,7 @@ not made again if it is up to date, and resumes if it was interrupted. Experimen
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Variant:
         words += [
             f"{option}-{value}" for option, value in self.options if option not in SHORT or value != SHORT[option]
         ]
-        own = "-".join(words).replace(BASE, "").replace("/", "-").replace(" ", "-")
+        own = re.sub(r"[^\w.-]+", "-", "-".join(words).replace(BASE, ""))
         name = f"{self.parent.name}--{own}" if self.parent else own
         return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 

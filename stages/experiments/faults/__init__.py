@@ -1,1 +1,1 @@
-"""PPO with a known mistake each, for the experiment `details`. Each module patches one thing and runs the stage."""
+"""PPO with a known mistake each, for `details` and `normalisation`. Each module patches one thing and runs the stage."""
