@@ -158,11 +158,9 @@ class Asker:
 
     def _reference(self, row: Row) -> list[int] | None:
         """The tokens of the right answer, without a stop token; None if the chat template refuses it."""
-        prompt, completion, tools, rendered = row["prompt"], row["completion"], row.get("tools"), is_rendered(row)
+        texts, tools, rendered = ([row["prompt"]], [row["completion"]]), [row.get("tools")], [is_rendered(row)]
         try:
-            (ids,) = completion_ids(
-                self.model.tokenizer, [prompt], [completion], [False], tools=[tools], rendered=[rendered]
-            )
+            (ids,) = completion_ids(self.model.tokenizer, *texts, [False], tools=tools, rendered=rendered)
         except RefusedChat:
             return None
         return ids or None

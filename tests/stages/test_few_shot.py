@@ -2,10 +2,12 @@
 
 import json
 import math
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from rlhf import InputError
 from rlhf.evaluate import mean_over_draws
@@ -23,7 +25,7 @@ LONG = [{"prompt": "the quick brown fox " * 20, "completion": " yes"}]
 
 @pytest.fixture
 def model(tokenizer):
-    return Answerer("tiny", "", tiny_gpt2().eval(), tokenizer)
+    return Answerer("tiny", "", cast(PreTrainedModel, tiny_gpt2().eval()), tokenizer)
 
 
 def options(*shots, **others):
@@ -32,7 +34,7 @@ def options(*shots, **others):
 
 def asked(model, monkeypatch, answer_to, task, chosen):
     """The metrics of a model that answers with these texts, and the prompts that it was asked."""
-    prompts = []
+    prompts: list[str] = []
 
     def answers(policy, tokenizer, ids, **_):
         prompts.extend(tokenizer.decode(one) for one in ids)

@@ -26,7 +26,7 @@ ACCEPTED = {
     "value_warmup_steps warmup_steps",
     "-1 0 0.5 1e18": "perfect",
     "": "batch_size completions context count eval_count eval_steps heads layers limit lora_r max_length max_steps micro_batch_size num_generations "
-    "num_mini_batches num_ppo_epochs ptx_batch_size response_length save_steps save_total_limit total_episodes "
+    "num_mini_batches num_ppo_epochs ptx_batch_size response_length save_steps save_total_limit shot_draws total_episodes "
     "vocab_size width world_demonstrations world_documents world_prompts",
 }
 ACCEPTED_BY = {name: values.split() for values, names in ACCEPTED.items() for name in names.split()}
