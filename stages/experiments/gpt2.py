@@ -172,8 +172,8 @@ def seen(rows: list[dict[str, Any]]) -> str:
     small, large = by_size[tasks[0]][0], by_size[tasks[0]][-1]
     early = by_tokens[tasks[0]][0]
     return (
-        f"From {small['parameters']:,.0f} to {large['parameters']:,.0f} parameters, after {large['tokens']:,.0f} tokens, "
-        f"{_outcome(by_size, 'by_size')}. From {early['tokens']:,.0f} to {large['tokens']:,.0f} tokens, at the largest "
+        f"From {small['parameters']:,.0f} to {large['parameters']:,.0f} parameters, after {large['tokens']:,.0f} "
+        f"tokens, {_outcome(by_size, 'by_size')}. From {early['tokens']:,.0f} to {large['tokens']:,.0f} tokens, at the largest "
         f"size, {_outcome(by_tokens, 'by_tokens')}."
     )
 
