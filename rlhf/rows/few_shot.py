@@ -38,7 +38,7 @@ class ExamplePool:
 
 
 def with_examples(row: Row, examples: Sequence[Row], separator: str) -> Row:
-    """The row with examples in its prompt: each prompt with its completion, as SFT sees it, before the row's own prompt.
+    """The row with examples in its prompt: each prompt with its completion, as SFT sees it, before the row's own.
 
     Texts are joined by the separator. In a chat each example is a turn before the row's messages. The system message is
     that of the row: those of examples are left out.

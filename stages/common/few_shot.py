@@ -33,7 +33,7 @@ Measures = dict[str, np.ndarray]  # (draws, prompts) each
 
 @dataclass
 class Task:
-    """Prompts to ask, and what their examples are drawn from. Where rows have a `completion`, it is the right answer."""
+    """Prompts to ask, and what their examples are drawn from. A row's `completion`, if it has one, is the right answer."""
 
     name: str
     rows: Sequence[Row]
@@ -106,8 +106,8 @@ Drawn = dict[tuple[int, int], list[tuple[int, list[Row]]]]  # (shots, draw) -> (
 def draw_examples(task: Task, rows: Sequence[int], options: EvaluateOptions) -> Drawn:
     """The examples of each row for each number of shots and draw; for 0 shots there is one draw.
 
-    They are drawn for each row anew. Those of fewer shots are the first of those of more. Raises InputError if there are
-    none.
+    They are drawn for each row anew. Those of fewer shots are the first of those of more. Raises InputError if there
+    are none.
     """
     pool, most = ExamplePool(task.examples), max(options.numbers_of_shots)
     drawn: Drawn = {}

@@ -26,7 +26,7 @@ CHANGE = "SIZES and STEPS in `stages/experiments/gpt2.py`."
 PAGE = "paper-experiments.md"
 
 SIZES = ((1, 32), (2, 64), (3, 128), (4, 192))  # layers and width; the third is that of the recipe
-STEPS, EVERY = 1200, 300  # optimizer steps of a run, and between the checkpoints that are measured
+STEPS, EVERY = 2000, 500  # optimizer steps of a run, and between the checkpoints that are measured
 PROMPTS = 240  # held-out requests, of all tasks
 RESPONSE = 64  # tokens of an answer
 # what makes an answer to a request right; the other criteria of the world are about its form
@@ -172,8 +172,8 @@ def seen(rows: list[dict[str, Any]]) -> str:
     small, large = by_size[tasks[0]][0], by_size[tasks[0]][-1]
     early = by_tokens[tasks[0]][0]
     return (
-        f"From {small['parameters']:,.0f} to {large['parameters']:,.0f} parameters, after {large['tokens']:,.0f} tokens, "
-        f"{_outcome(by_size, 'by_size')}. From {early['tokens']:,.0f} to {large['tokens']:,.0f} tokens, at the largest "
+        f"From {small['parameters']:,.0f} to {large['parameters']:,.0f} parameters, after {large['tokens']:,.0f} "
+        f"tokens, {_outcome(by_size, 'by_size')}. From {early['tokens']:,.0f} to {large['tokens']:,.0f} tokens, at the largest "
         f"size, {_outcome(by_tokens, 'by_tokens')}."
     )
 

@@ -50,7 +50,7 @@ def measure(runs: Runs) -> list[dict[str, Any]]:
 
 
 def measure_of(rows: list[dict[str, Any]], task: str) -> str:
-    """What is compared of a task: accuracy if some answer is right, else gold, else the log-probability of the right one."""
+    """What is compared of a task: accuracy if some answer is right, else gold, else the reference's log-probability."""
     own = [row for row in rows if row["task"] == task]
     return next(name for name in MEASURES if any(row.get(name, 0) > 0 for row in own) or name == MEASURES[-1])
 
@@ -114,6 +114,6 @@ def _most(rows: list[dict[str, Any]]) -> str:
         else "GPT-3's rise with the number of examples does not show at this size"
     )
     return (
-        f"{most:.0f} examples, of which {min(used):.1f} to {max(used):.1f} fit, are clearly better than one in {up} and "
-        f"clearly worse in {down} of {len(verdicts)} cases: {outcome}."
+        f"{most:.0f} examples, of which {min(used):.1f} to {max(used):.1f} fit, are clearly better than one in {up} "
+        f"and clearly worse in {down} of {len(verdicts)} cases: {outcome}."
     )
