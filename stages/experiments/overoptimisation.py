@@ -117,19 +117,23 @@ def disagreement(runs: Runs, texts: list[str]) -> float:
 
 
 def fit(method: str, size: float, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Gao's form, fitted to all points of a curve, and the KL of its peak; inf if the form has none.
+    """Gao's form, fitted to all points of a curve, and the KL of its peak; inf if it is beyond the points.
 
     `peak_kl_low` and `peak_kl_high` are the lowest and the highest peak of forms that are fitted to each seed alone.
     """
+    furthest = max(row["sqrt_kl"] for row in points) ** 2
+
+    def peak(alpha: float, beta: float) -> float:
+        kl = peak_of(method, alpha, beta)
+        return kl if kl <= furthest else math.inf
+
     start, alpha, beta = coefficients(method, points)
-    peak = peak_of(method, alpha, beta)
-    inside = peak <= max(row["sqrt_kl"] for row in points) ** 2
-    numbers = {"alpha": alpha, "beta": beta, "start": start, "peak_kl": peak}
+    numbers = {"alpha": alpha, "beta": beta, "start": start, "peak_kl": peak(alpha, beta)}
     if len(seeds := {row.get("seed") for row in points}) > 1:
         alone = [coefficients(method, [row for row in points if row["seed"] == seed]) for seed in seeds]
-        peaks = [peak_of(method, *form[1:]) for form in alone]
+        peaks = [peak(*form[1:]) for form in alone]
         numbers |= {"peak_kl_low": min(peaks), "peak_kl_high": max(peaks)}
-    return row_of(method=method, size=size, fitted=True, inside=inside, **numbers)
+    return row_of(method=method, size=size, fitted=True, **numbers)
 
 
 def coefficients(method: str, points: list[dict[str, Any]]) -> tuple[float, float, float]:
@@ -233,13 +237,13 @@ def seen(rows: list[dict[str, Any]]) -> str:
 
 def _peak(form: dict[str, Any]) -> str:
     """Where a form peaks, with the range over seeds, in words."""
-    where = f"at {form['peak_kl']:.1f} nats" if form["inside"] == "True" else "not within the range"
+    where = f"at {form['peak_kl']:.1f} nats" if form["peak_kl"] < math.inf else "beyond the range"
     low, high = form.get("peak_kl_low", 0.0), form.get("peak_kl_high")
     if high is None:
         return where
     if low == math.inf:
-        return f"{where} (no seed has a peak)"
-    return f"{where} (seeds: {low:.1f} to {'no peak' if high == math.inf else f'{high:.1f}'})"
+        return f"{where} (with each seed)"
+    return f"{where} (seeds: {low:.1f} to {'beyond' if high == math.inf else f'{high:.1f}'})"
 
 
 def _moves(forms: dict[float, dict[str, Any]]) -> str:

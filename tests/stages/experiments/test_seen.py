@@ -165,7 +165,7 @@ def test_overoptimisation_says_that_a_form_has_no_peak():
     ]
     rows = rising + [overoptimisation.fit("PPO", s, [r for r in rising if r["size"] == s]) for s in (0.25, 1, 4)]
     text = overoptimisation.seen(rows)
-    assert "not within the range with 0.25 ×" in text and "do not move the peak out steadily" in text
+    assert "beyond the range with 0.25 ×" in text and "do not move the peak out steadily" in text
     assert all(row["peak_kl"] == np.inf for row in rows if "alpha" in row)
     assert text.endswith("gold does not fall after its highest, so no signal can warn of it.")
 
