@@ -25,7 +25,7 @@ HELD_OUT_WORDS = 3  # the test of `topic` has every third word of each category
 
 def supervised(name: str, count: int, seed: int, test: bool = False) -> Iterator[Row]:
     """Yields distinct rows of the task `name`, held-out ones if `test`, else only others."""
-    rng, seen = random.Random(f"supervised {name} {seed} {test}"), set()
+    rng, seen = random.Random(f"supervised {name} {seed} {test}"), set[str]()
     while len(seen) < count:
         row = SUPERVISED[name](rng, test)
         if (key := repr(row)) not in seen:

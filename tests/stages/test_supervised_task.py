@@ -122,6 +122,8 @@ def test_make_keeps_one_result_for_each_task_and_makes_it_again_if_an_option_cha
     make_here("task", capsys, run, TASK="choice", ARGS=argv)
     assert "up to date" in make_here("task", capsys, run, TASK="topic", ARGS=argv)
     changed = make_here("task", capsys, run, TASK="topic", ARGS=f"{argv} --lm_coef 0")
-    assert "lm_coef 0.5, now 0.0" in changed and record(run, "task/topic")["history"][0].keys().isdisjoint({"language_loss"})
+    assert "lm_coef 0.5, now 0.0" in changed and record(run, "task/topic")["history"][0].keys().isdisjoint(
+        {"language_loss"}
+    )
     back = make_here("task", capsys, run, TASK="topic", ARGS=argv)
     assert "is topic again" in back and "language_loss" in record(run, "task/topic")["history"][0]
