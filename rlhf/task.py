@@ -68,7 +68,7 @@ class Special:
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Special:
     """Adds the three tokens to the tokenizer, in place; returns their ids."""
     tokenizer.add_tokens(list(TOKENS), special_tokens=True)
-    return Special(*tokenizer.convert_tokens_to_ids(list(TOKENS)))
+    return Special(*cast(list[int], tokenizer.convert_tokens_to_ids(list(TOKENS))))
 
 
 def texts_of(row: Row, form: Form) -> list[str]:
