@@ -22,12 +22,18 @@ class TaskOptions(TrainingOptions):
         0.5, "lambda, the weight of the language model's loss on the task's texts (GPT-1: 0.5); 0: none", at_least=0
     )
     layers: int | None = option(
-        None, "layers taken from the model, beside its embeddings; the others are new; none: all", at_least=0
+        None,
+        "layers taken from the model, beside its embeddings; the others are new; none: all",
+        at_least=0,
+        at_most=1000,
     )
     scratch: bool = option(False, "start from random weights: only the model's size and tokenizer are used")
     epochs: float = option(3.0, "epochs over the rows", above=0, at_most=1000)
     rows: int | None = option(
-        None, "maximum number of training rows; none: all of a file, and 1,000 of a task of the world", at_least=1
+        None,
+        "maximum number of training rows; none: all of a file, and 1,000 of a task of the world",
+        at_least=1,
+        at_most=10**9,
     )
     test: str | None = option(None, "file or hub data set of held-out rows; by default some rows are held out")
     test_share: float = option(0.1, "share of the file's texts that is held out without a test", above=0, below=1)

@@ -22,7 +22,7 @@ ROWS = {"topic": 500, "entailment": 1000, "similarity": 500, "choice": 300}  # t
 LAMBDAS = (0.5, 0.0)
 PRETRAINED, SCRATCH = "pretrained", "from scratch"
 LAYERS = (0, 1, 2)  # transferred, beside all; the recipe tiny has three
-LAYERED = ("topic", "similarity")  # the tasks of the sweep over layers
+LAYERED = ("topic", "entailment", "choice")  # the tasks of the sweep over layers
 
 
 def setting(task: str, lm_coef: float = 0.5, **options: Any) -> list[Variant]:

@@ -17,16 +17,16 @@ from tests.recipes import write_recipe
 VALUES = ("-1", "0", "0.5", "1e18", "NaN", "inf", "", "word")
 # the values of this list that each option accepts; "" stands for none
 ACCEPTED = {
-    "0 0.5 1e18": "kl_coef learning_rate min_entropy missing_eos_penalty noise ptx_coef reward_model_weight tie_margin value_learning_rate "
+    "0 0.5 1e18": "kl_coef learning_rate lm_coef min_entropy missing_eos_penalty noise ptx_coef reward_model_weight tie_margin value_learning_rate "
     "vf_coef weight_decay",
     "0.5 1e18": "adam_epsilon keep_max_kl kl_horizon kl_target lora_alpha max_grad_norm max_kl save_minutes",
     "0 0.5": "adam_beta1 adam_beta2 baseline_decay ema_decay gamma held_out lam shared test_share chat.temperature samples.temperature",
-    "0.5": "cliprange cliprange_high cliprange_value epochs initializer_range old_weight temperature",
+    "0.5": "cliprange cliprange_high cliprange_value epochs initializer_range old_weight temperature task.test_share",
     "0": "best_of lora_dropout lr_warmup_steps port preview run_seed seed show_samples swapped test_count test_rows validation_rows "
-    "value_warmup_steps warmup_steps",
+    "value_warmup_steps warmup_steps task.layers",
     "-1 0 0.5 1e18": "perfect",
     "": "batch_size completions context count eval_count eval_steps heads layers limit lora_r max_length max_steps micro_batch_size num_generations "
-    "num_mini_batches num_ppo_epochs ptx_batch_size response_length save_steps save_total_limit total_episodes "
+    "num_mini_batches num_ppo_epochs ptx_batch_size response_length rows save_steps save_total_limit task.test_rows total_episodes "
     "vocab_size width world_demonstrations world_documents world_prompts",
 }
 ACCEPTED_BY = {name: values.split() for values, names in ACCEPTED.items() for name in names.split()}

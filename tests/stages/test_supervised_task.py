@@ -104,6 +104,7 @@ def test_a_file_without_a_task_is_refused(toy_run, tmp_path, rows, message):
     assert message in stage("task", *argv, run=toy_run, status=2)
 
 
+@pytest.mark.slow
 def test_an_interrupted_task_resumes_to_the_same_bytes(toy_run, run, tmp_path):
     arguments = ("--task", "entailment", *SHORT, "--batch_size", "4")
     stage("task", *arguments, "--output", tmp_path / "whole", run=toy_run)

@@ -38,7 +38,7 @@ def table(gain, lm_gain, by_layer=(0.6, 0.7, 0.8)):
 
 def test_the_variants_of_a_task_differ_in_one_thing():
     made = gpt1.variants()
-    assert len({v.name for v in made}) == len(made) == len(SEEDS) * (4 * 4 + 3 * 2)
+    assert len({v.name for v in made}) == len(made) == len(SEEDS) * (4 * 4 + 3 * 3)
     for v in made:
         options = dict(v.options)
         assert v.place == f"task/{options['task']}" and options["rows"] == gpt1.ROWS[options["task"]]
@@ -72,7 +72,7 @@ def test_the_table_is_that_of_the_predictions(tmp_path, monkeypatch):
         (folder / "stage.json").write_text(json.dumps(record), encoding="utf-8")
     monkeypatch.setattr(gpt1, "layer_count", lambda runs: 3)
     rows = gpt1.measure(Runs(tmp_path))
-    assert len(rows) == 4 * 4 + 3 * 2
+    assert len(rows) == 4 * 4 + 3 * 3
     for made in rows:
         assert made["accuracy"] == (0.5 if made["start"] == gpt1.SCRATCH else 0.9)
         assert ("gain" in made) == (made["start"] == gpt1.PRETRAINED)
