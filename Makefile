@@ -3,8 +3,8 @@
 # The values reach the programs as typed, as environment variables that neither make nor a shell expands.
 VARIABLES := RECIPE RUN BASE SEED ARGS PROMPT REMAKE PROCESSES ACCELERATE PYTHON VENV
 $(foreach name,$(VARIABLES),$(eval override export $(name) := $$(value $(name))))
-# options of rank and chat; a shell may have variables of these names, so they count only on make's command line
-OF_COMMAND_LINE := MODEL COUNT K HOST PORT WEB NAME
+# options of rank, chat and task; a shell may have variables of these names, so they count only on make's command line
+OF_COMMAND_LINE := MODEL COUNT K HOST PORT WEB NAME TASK
 $(foreach name,$(OF_COMMAND_LINE),$(if $(filter command,$(origin $(name))),\
     $(eval override export $(name) := $$(value $(name))),$(eval unexport $(name))))
 ifndef PYTHON
@@ -20,7 +20,7 @@ PY := "$$VENV/bin/python"
 WITH_ARGS := $(PY) -m tests.with_args
 # what the run is used for
 TOOLS := rank chat report
-STAGES := data pretrain sft comparisons reward ppo samples evaluate
+STAGES := data pretrain sft comparisons reward ppo task samples evaluate
 
 .PHONY: help setup setup-trl112 $(STAGES) $(TOOLS) optimum test test-all bench gpu quality growth sitting experiment mutate kill lint clean clean-previous
 .NOTPARALLEL:
@@ -33,6 +33,7 @@ help:
 	@echo 'make sft          supervised fine-tuning on demonstrations'
 	@echo 'make comparisons  completions of the SFT model, ranked by a labeller'
 	@echo 'make reward       the reward model, trained on the rankings'
+	@echo 'make task         the pretrained model on a supervised task: TASK=topic, or a file of texts with labels'
 	@echo 'make samples      answers of all models, side by side: PROMPT="What is 2 + 3?"'
 	@echo 'make evaluate     metrics of all models, with 95 % intervals'
 	@echo
@@ -91,8 +92,8 @@ clean:
 
 # removes, in RUN or in all runs: replaced results, leftovers of interrupted runs with other options, and token ids
 clean-previous:
-	@if [ -n "$$RUN" ]; then rm -rf "$$RUN"/*.previous* "$$RUN"/.*.interrupted "$$RUN"/.tokens; \
-	else rm -rf runs/*/*.previous* runs/*/.*.interrupted runs/*/.tokens; fi
+	@if [ -n "$$RUN" ]; then rm -rf "$$RUN"/*.previous* "$$RUN"/task/*.previous* "$$RUN"/.*.interrupted "$$RUN"/task/.*.interrupted "$$RUN"/.tokens; \
+	else rm -rf runs/*/*.previous* runs/*/task/*.previous* runs/*/.*.interrupted runs/*/task/.*.interrupted runs/*/.tokens; fi
 
 # --- the project itself -----------------------------------------------------------------------------------------------
 

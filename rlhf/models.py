@@ -6,7 +6,7 @@ transformers has one for the family (see `rlhf.classifiers` for others). W is th
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar, cast
@@ -326,6 +326,18 @@ def load_scorer(source: str | Path, tokenizer: PreTrainedTokenizerBase | None = 
     """
     model = _load(AutoClassifier, source, num_labels=1).eval()
     return Scorer(_resized(model, tokenizer) if tokenizer else model)
+
+
+def save_as_classifier(model: PreTrainedModel, folder: str | Path, labels: Sequence[str], **settings: Any) -> None:
+    """Saves the trunk of a language model and its linear head `score` as one sequence classifier with these labels.
+
+    `settings` are written into its config.json.
+    """
+    save_model(model, folder)
+    classifier = _load(AutoClassifier, folder, num_labels=len(labels))
+    classifier.config.update({"id2label": dict(enumerate(labels)), **settings})
+    classifier.config.label2id = {label: i for i, label in enumerate(labels)}
+    save_model(classifier, folder)
 
 
 def load_classifier(source: str | Path) -> PreTrainedModel:

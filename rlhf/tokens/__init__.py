@@ -24,7 +24,7 @@ from rlhf.tokens.datasets import (
     tokenised_text,
 )
 from rlhf.tokens.files import TokenFiles
-from rlhf.tokens.ids import completion_ids, prompt_ids, text_ids
+from rlhf.tokens.ids import completion_ids, plain_text_ids, prompt_ids, text_ids
 from rlhf.tokens.labels import IGNORED
 from rlhf.tokens.tokenizers import (
     PLAIN_CHAT_TEMPLATE,
@@ -50,6 +50,7 @@ __all__ = [
     "new_tokenizer",
     "own_batches",
     "pad",
+    "plain_text_ids",
     "prepare_tokenizer",
     "prompt_dataset",
     "prompt_ids",

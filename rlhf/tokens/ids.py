@@ -81,6 +81,15 @@ def text_ids(
     return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in _with_beginning(tokenizer, plain, texts)]
 
 
+def plain_text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[list[list[int]], bool]:
+    """The ids of texts without special tokens around them, and whether control tokens in them are encoded as text.
+
+    Raises RefusedChat if the tokenizer can't encode those.
+    """
+    as_text = _as_text(tokenizer, texts, None)
+    return encode(tokenizer, as_text), list(texts) != as_text
+
+
 def _as_text(
     tokenizer: PreTrainedTokenizerBase, values: Sequence[Value], rendered: Sequence[bool] | None
 ) -> list[Value]:

@@ -18,6 +18,7 @@ MODELS = {
     "sft": ("Language model fine-tuned on demonstrations (SFT)", "text-generation"),
     "reward": ("Reward model, trained on ranked completions", "text-classification"),
     "ppo": ("Language model trained with PPO on a reward", "text-generation"),
+    "task": ("Language model fine-tuned on a supervised task, with a linear head", "text-classification"),
 }
 TIMINGS = ("episodes_per_second", "seconds")  # metrics that differ between two runs of the same stage
 LIMITS = """Trained by a small research pipeline. Nobody has evaluated this model for safety, bias or factual accuracy: its answers can
@@ -34,6 +35,15 @@ print(generate("A prompt", max_new_tokens=50, do_sample=True, top_k=0))""",
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
 print(model(**tokenizer("Prompt and completion", return_tensors="pt")).logits)""",
+    # in place of the text above for this stage, whose inputs have tokens around them
+    "task": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
+text = "<start>First text<delimiter>Second text<extract>"  # one text: without the delimiter
+print(model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits)
+# model.config.task_form is the form. similarity: add the logits of both orders of the two texts.
+# choice: one score for each "<start>context<delimiter>choice<extract>", softmax over the choices""",
 }
 
 
@@ -53,7 +63,7 @@ def card(folder: Path, record: dict[str, Any], run: Run) -> str:
         "Size": _bullets(_size(folder)),
         "Metrics": _table(_metrics(record)) or "None were measured by this stage.",
         "Limits": LIMITS,
-        "How to load it": _loading(folder, task),
+        "How to load it": _loading(folder, record["stage"] if record["stage"] in LOADING else task),
     }
     text = "\n\n".join(f"## {heading}\n\n{body}" for heading, body in sections.items())
     return f"{_front_matter(record['stage'], task, origin)}\n# {title}\n\n{text}\n"

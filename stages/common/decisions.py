@@ -14,7 +14,7 @@ from rlhf import InputError
 from stages.common.code import code_hash
 from stages.common.options import CHAIN
 from stages.common.parsing import Parsed, functions_of, parse_given
-from stages.common.programs import STAGES, TOOLS
+from stages.common.programs import STAGES, TOOLS, place_of
 from stages.common.request import Request
 from stages.common.requirements import only_benchmarks, stages_before_ppo
 from stages.common.run import INPUT, MISSING, record_of, stage_of
@@ -63,6 +63,8 @@ def stages_up_to(goal: str, options: Options) -> list[str]:
     """The goal, if it is a stage, and the stages before it that it needs, in order."""
     if goal in CHAIN[: CHAIN.index("ppo")]:
         return [*CHAIN[: CHAIN.index(goal)], goal]
+    if goal == "task":
+        return [*(() if options["task"].options.model else ("data", "pretrain")), goal]
     goals = ("ppo",) if goal in TOOLS else dict.fromkeys(("ppo", goal))
     return [*stages_before_ppo(options["ppo"].options), *goals]
 
@@ -88,9 +90,10 @@ def plan(request: Request, options: Options) -> list[Decision]:
 
 def decide(request: Request, stage: str, options: Options, pending: set[str]) -> Decision:
     """Whether the stage can use a finished result of the run or its bases. `pending`: earlier stages that will run."""
-    own = request.run.folder / stage
+    place = place_of(stage, options[stage].options)
+    own = request.run.folder / place
     outdated: list[Decision] = []
-    for folder in (own, own.with_name(f"{stage}.previous"), *(base / stage for base in request.run.folders[1:])):
+    for folder in (own, own.with_name(f"{own.name}.previous"), *(base / place for base in request.run.folders[1:])):
         if record := record_of(folder):
             decision = find_changes(request, stage, folder, record, options[stage], pending)
             if not decision.runs:

@@ -11,6 +11,7 @@ from rlhf import InputError
 from rlhf.config import PPOConfig, PrecisionOptions
 from rlhf.option import Range, did_you_mean, problem_of, shown
 from stages.common.options import PPOOptions, RewardOptions, StageOptions, TrainingOptions
+from stages.common.task_options import TaskOptions
 
 PLAIN_SCHEDULES = ("linear", "cosine", "constant")  # they exist, and take no arguments
 # arguments of transformers' trainers that read or write outside the run's folder
@@ -104,9 +105,11 @@ def check_schedule(options: TrainingOptions | PPOConfig) -> None:
 
 def check_trainer(further: dict[str, Any], options: TrainingOptions) -> None:
     """Raises InputError for an argument in `trainer` that TRL lacks or refuses, or that a stage sets itself."""
+    from transformers import TrainingArguments
     from trl import RewardConfig, SFTConfig
 
-    hints = get_type_hints(RewardConfig if isinstance(options, RewardOptions) else SFTConfig)
+    config_classes: dict[type, type] = {RewardOptions: RewardConfig, TaskOptions: TrainingArguments}
+    hints = get_type_hints(config_classes.get(type(options), SFTConfig))
     for name, value in further.items():
         if own := name if hasattr(options, name) else OPTION_OF.get(name):
             raise InputError(f"trainer: {name} is set by the option {own}")

@@ -15,6 +15,7 @@ from rlhf.models import device
 from rlhf.reward import RankingRewardTrainer
 from rlhf.run.memory import SPARE, Needs, free_memory, parameter_count, ppo_needs, resident_memory, some_lengths
 from rlhf.scoring import RewardFunctions, RewardModel
+from rlhf.task import TaskTrainer
 from rlhf.tokens import IGNORED
 from rlhf.trainer import PPOTrainer
 from stages.common import ending
@@ -103,7 +104,10 @@ def training_needs(trainer: Trainer) -> Needs:
         getattr(arguments, name, False) for name in ("activation_checkpointing", "gradient_checkpointing")
     )
     passes = replace(passes, checkpointed=checkpointed)
-    lengths, selected, shared = _longest_batch(cast(Dataset, trainer.train_dataset), size, ranks)
+    dataset = cast(Dataset, trainer.train_dataset)
+    lengths, selected, shared = _longest_batch(dataset, size, "sequences" in dataset.column_names)
+    if isinstance(trainer, TaskTrainer) and trainer.lm_coef:
+        selected = sum(lengths) - shared
 
     def activations(rows: int) -> float:
         part = min(1.0, rows / size)
@@ -120,7 +124,7 @@ def training_needs(trainer: Trainer) -> Needs:
     )
 
 
-def _longest_batch(dataset: Dataset, size: int, ranks: bool) -> tuple[list[int], int, int]:
+def _longest_batch(dataset: Dataset, size: int, several: bool) -> tuple[list[int], int, int]:
     """The lengths of the sequences of the batch with the most tokens, its learned tokens, and its repeated ones."""
     start = 0
     if "length" in dataset.column_names:
@@ -129,7 +133,7 @@ def _longest_batch(dataset: Dataset, size: int, ranks: bool) -> tuple[list[int],
         sums = np.add.reduceat(lengths, np.arange(0, len(lengths), size))
         start = int(sums.argmax()) * size
     batch: dict[str, Any] = dataset[start : start + size]
-    if ranks:
+    if several:  # sequences in a row, which share a prompt
         sequences = [ids for row in batch["sequences"] for ids in row]
         shared = sum(len(commonprefix(row)) * (len(row) - 1) for row in batch["sequences"])
         return [len(ids) for ids in sequences], 0, shared

@@ -17,14 +17,18 @@ from stages.common.interruption import lock
 from stages.common.options import CHAIN, PEOPLE
 from stages.common.parsing import check_values, parse_given
 from stages.common.processes import start
-from stages.common.programs import OPTIONS, TOOLS
+from stages.common.programs import OPTIONS, TOOLS, place_of
 from stages.common.request import Request, command
 from stages.common.requirements import check_run, check_sources
 from stages.common.run import RECORD
 
 SHOWN_REASONS = 4
-SINGLE = ("data", "samples", *TOOLS)  # they compute too little for several processes
-SHOWN = {"data": "preview.txt", "evaluate": "report.md"}  # files that make prints if the stage is up to date
+SINGLE = ("data", "task", "samples", *TOOLS)  # they compute too little for several processes
+SHOWN = {
+    "data": "preview.txt",
+    "task": "report.txt",
+    "evaluate": "report.md",
+}  # files that make prints if the stage is up to date
 
 
 def make(request: Request, show_result: bool = True) -> None:
@@ -122,7 +126,7 @@ def execute(request: Request, decision: Decision, options: Options) -> None:
 
     If the base has the goal's result, the run's own result is renamed, so that its options are not repeated.
     """
-    own = request.run.folder / decision.stage
+    own = request.run.folder / place_of(decision.stage, options[decision.stage].options)
     if decision.runs:
         decision = decide(request, decision.stage, options, set())
         request.run.chosen[decision.stage] = decision.folder

@@ -10,6 +10,7 @@ from stages.common.options import (
     SFTOptions,
     StageOptions,
 )
+from stages.common.task_options import TaskOptions
 
 OPTIONS: dict[str, type[StageOptions]] = {
     "data": DataOptions,
@@ -18,6 +19,7 @@ OPTIONS: dict[str, type[StageOptions]] = {
     "comparisons": ComparisonsOptions,
     "reward": RewardOptions,
     "ppo": PPOOptions,
+    "task": TaskOptions,
     "samples": SamplesOptions,
     "evaluate": EvaluateOptions,
     "rank": RankOptions,
@@ -26,3 +28,8 @@ OPTIONS: dict[str, type[StageOptions]] = {
 }
 TOOLS = ("rank", "chat", "report")
 STAGES = tuple(name for name in OPTIONS if name not in TOOLS)
+
+
+def place_of(stage: str, options: StageOptions) -> str:
+    """The folder of a stage's result in that of the run: its name; for `task` one for each task."""
+    return f"{stage}/{options.name}" if isinstance(options, TaskOptions) else stage

@@ -15,6 +15,7 @@ from stages.common.run import SETTINGS, Run, record_of, saved_settings, settings
 NAMES = ("RECIPE", "RUN", "BASE", "SEED", "ARGS", "REMAKE", "GOALS", "PROCESSES", "ACCELERATE")
 # variables of make that are options of one program
 OPTION_VARIABLES = {
+    "task": {"TASK": "task"},
     "samples": {"PROMPT": "prompt"},
     "rank": {"MODEL": "models", "COUNT": "count", "K": "completions", "HOST": "host", "PORT": "port"},
     "chat": {"MODEL": "models", "WEB": "web", "HOST": "host", "PORT": "port"},
@@ -135,7 +136,9 @@ def _arguments(goal: str, given: Mapping[str, str]) -> list[str]:
         raise InputError(f"ARGS is for one stage, and make was given {' and '.join(goals)}: make them one at a time")
     for variable, option in OPTION_VARIABLES.get(goal, {}).items():
         if value := given.get(variable):
-            arguments += [f"--{option}={word}" for word in ([value] if variable == "PROMPT" else value.split())]
+            arguments += [
+                f"--{option}={word}" for word in ([value] if variable in ("PROMPT", "TASK") else value.split())
+            ]
     return arguments
 
 

@@ -31,7 +31,7 @@ from stages.common.machine import peak_memory, this_machine
 from stages.common.options import PLACES, StageOptions
 from stages.common.parsing import Parsed, check_values, functions_of, parse_given
 from stages.common.processes import STATUS, connect, disconnect, process_rank, processes_launched
-from stages.common.programs import STAGES, TOOLS
+from stages.common.programs import STAGES, TOOLS, place_of
 from stages.common.run import BEGUN, CHECKPOINTS, INPUT, RECORD, Run, record_of
 
 # options that change what is printed, logged or saved during the run, but not the result
@@ -47,7 +47,7 @@ class Stage:
         self.name, self.parsed, self.options = name, parsed, parsed.options
         self.arguments = without_places(arguments or [])
         self.run = Run(self.options.run_folder, self.options.base, self.options.results)
-        self.result = Path(self.options.output) if self.options.output else self.run.folder / name
+        self.result = Path(self.options.output or self.run.folder / place_of(name, self.options))
         self.shared = self.result.with_name(f".{self.result.name}.partial")
         # only the main process writes the result; what a library makes the others write is thrown away
         self.partial = Path(mkdtemp(prefix=f"{name}-")) if process_rank() else self.shared

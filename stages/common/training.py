@@ -19,6 +19,7 @@ from datasets.table import InMemoryTable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, trainer_callback
+from transformers.training_args import TrainingArguments
 from trl import RewardConfig, SFTConfig
 
 from rlhf import InputError, first_line
@@ -40,7 +41,7 @@ from stages.common.whole_checkpoints import WholeCheckpoints
 # transformers' new and old name of the same argument; the new one is used if it exists
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 
-Config = TypeVar("Config", SFTConfig, RewardConfig)
+Config = TypeVar("Config", SFTConfig, RewardConfig, TrainingArguments)
 
 
 def trainer_arguments(config_class: type[Config], options: TrainingOptions, folder: Path) -> Config:
@@ -57,7 +58,6 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
             warmup_steps=options.warmup_steps,
             weight_decay=options.weight_decay,
             adam_beta2=options.adam_beta2,
-            max_length=None,  # rlhf.tokens has dropped rows that are too long
             bf16=precision == "bf16",
             fp16=precision == "fp16",
             seed=options.seed,
@@ -84,8 +84,10 @@ def trainer_arguments(config_class: type[Config], options: TrainingOptions, fold
 def _further_arguments(config_class: type[Config], options: TrainingOptions) -> dict[str, Any]:
     """The arguments in `trainer`, and defaults for what it may set."""
     further = options.trainer or {}
-    checkpointing = next(name for name in CHECKPOINTING if name in {field.name for field in fields(config_class)})
+    names = {field.name for field in fields(config_class)}
+    checkpointing = next(name for name in CHECKPOINTING if name in names)
     return {
+        **({"max_length": None} if "max_length" in names else {}),  # rlhf.tokens has dropped rows that are too long
         "use_cpu": device().type == "cpu",  # without it transformers refuses bf16 on a CPU
         **({} if set(CHECKPOINTING) & further.keys() else {checkpointing: False}),  # TRL's default is True
         # Accelerate does not notice that a fused optimizer skips a step, and the schedule would go on
@@ -189,7 +191,7 @@ class SavingRewardTrainer(Resumable, RankingRewardTrainer):
     """The resumable trainer of the reward model."""
 
 
-AnyTrainer = TypeVar("AnyTrainer", SavingSFTTrainer, SavingRewardTrainer)
+AnyTrainer = TypeVar("AnyTrainer", bound=Resumable)
 
 
 class TrainerProgress(TrainerCallback):
@@ -294,7 +296,7 @@ def new_trainer(
     options: TrainingOptions,
     *,
     model: PreTrainedModel,
-    arguments: SFTConfig | RewardConfig,
+    arguments: TrainingArguments,
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
 ) -> AnyTrainer:

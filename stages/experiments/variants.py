@@ -51,6 +51,11 @@ class Variant:
         return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 
     @property
+    def place(self) -> str:
+        """The folder of its result in that of its run: its stage, or one of several tasks."""
+        return f"{self.stage}/{dict(self.options)['task']}" if self.stage == "task" else self.stage
+
+    @property
     def arguments(self) -> str:
         """Its options as make's ARGS; a list becomes several words."""
         words: list[str] = []
@@ -89,7 +94,7 @@ class Runs:
 
     def result(self, variant: Variant) -> Path:
         """The result of a variant's stage: that of its parent's run if make found that the variant is the same."""
-        return Run(self.folder(variant)).find(variant.stage)
+        return Run(self.folder(variant)).find(variant.place)
 
     def make(self, variants: Sequence[Variant]) -> None:
         """Makes the variants and their parents, as many at once as there are cores; prints each that is finished.
