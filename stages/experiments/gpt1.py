@@ -16,6 +16,7 @@ QUESTION = "Does generative pretraining help on supervised tasks, and does the l
 PAPER = "Radford et al. (2018), Improving Language Understanding by Generative Pre-Training, section 5"
 LOOK = "the gap between pretrained and from scratch, and whether each transferred layer adds to the accuracy."
 CHANGE = "ROWS in `stages/experiments/gpt1.py`: with more training rows the gap closes."
+PAGE = "paper-experiments.md"
 
 TASKS = ("topic", "entailment", "similarity", "choice")
 ROWS = {"topic": 500, "entailment": 1000, "similarity": 500, "choice": 300}  # to train on

@@ -10,6 +10,7 @@ TABLES = {
     ("metrics.md", "What do the metrics of PPO mean?"): "healthy ranges, rules of thumb",
     ("resume.md", "Checkpoints"): "defaults of options",
     ("speed.md", "What is compared"): "sizes of the benchmark's inputs",
+    ("task.md", "Options"): "defaults of options",
     ("taste.md", "Options of comparisons"): "defaults of options",
 }
 # page: words of a sentence with a number, without code
@@ -42,6 +43,7 @@ PROSE = {
     "report.md": ("about 3 MB",),
     "resume.md": ("(100 nats per response)", "(0.001 nats per token)"),
     "smollm2.md": ("(538 MB, the tied embedding once)", "If its interval includes 0.5"),
+    "task.md": ("The paper's dropout of 0.1", "λ = 0.5 with 0"),
     "taste.md": ("an accuracy is below 0.8", "with 0.5 half as much", "reaches down to chance, 0.5"),
 }
 # pages whose sentences another test computes: tests/stages/experiments/test_page.py
