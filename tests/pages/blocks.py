@@ -7,13 +7,14 @@ from pathlib import Path
 from tests.pages import programs, results, sample_output
 from tests.pages.measured import ROOT, Missing
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"<!-- measured: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 PUBLISH = "python -m tests.pages"
 
 # what makes the text of a block, and the command that measures its numbers
 BLOCKS = {
     "summary": (results.summary, "make evaluate"),
+    "summary-zh": (partial(results.summary, "zh"), "make evaluate"),
     "output": (sample_output.output, "make evaluate"),
     "default": (results.default, "make evaluate"),
     "seconds": (results.seconds, "make evaluate"),

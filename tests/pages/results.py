@@ -65,9 +65,31 @@ def widest(runs: list[dict[str, Any]]) -> str:
     return f"95 % intervals: at most ± {half['gold']:.2f} for gold, ± {half['win_rate']:.2f} for win rates."
 
 
-def summary() -> str:
+SUMMARY = {
+    "en": {
+        "title": "{}, held-out prompts | pretrained | SFT | PPO",
+        "seeds": "median of {} seeds",
+        "seed": "seed {}",
+        "quality": "true quality of an answer, 0 to 10, sampled / greedy",
+        "wins": "wins against SFT, sampled / greedy",
+        "kl": "KL to SFT, nats per response",
+        "perplexity": "perplexity of pretraining text (SFT raises it, the mix lowers it again)",
+    },
+    "zh": {
+        "title": "{}，留出的提示 | 预训练 | SFT | PPO",
+        "seeds": "{} 个随机种子的中位数",
+        "seed": "种子 {}",
+        "quality": "回答的真实质量，0 到 10，采样 / 贪心",
+        "wins": "对 SFT 的胜率，采样 / 贪心",
+        "kl": "相对 SFT 的 KL，每个回答，单位 nat",
+        "perplexity": "预训练文本的困惑度（SFT 使它升高，混合项又把它降回来）",
+    },
+}
+
+
+def summary(language: str = "en") -> str:
     """The table of README.md: medians over the seeds."""
-    runs = [numbers for _, numbers in of_recipe("tiny")]
+    runs, words = [numbers for _, numbers in of_recipe("tiny")], SUMMARY[language]
 
     def cell(*names: str, digits: int = 1) -> str:
         return " / ".join(f"{median(value(run, name) for run in runs):.{digits}f}" for name in names)
@@ -75,19 +97,17 @@ def summary() -> str:
     def gold(model: str) -> str:
         return cell(f"{model}.gold", f"{model}.gold_greedy")
 
-    title = f"median of {len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0]['seed']}"
+    which = words["seeds"].format(len(runs)) if len(runs) > 1 else words["seed"].format(runs[0]["seed"])
     wins = f"**{cell('ppo.win_rate', 'ppo.win_rate_greedy', digits=2)}**"
-    quality = "true quality of an answer, 0 to 10, sampled / greedy"
-    text = "perplexity of pretraining text (SFT raises it, the mix lowers it again)"
     perplexity = [cell(f"{model}.perplexity", digits=2) for model in ("pretrain", "sft", "ppo")]
     return "\n".join(
         [
-            f"| {title}, held-out prompts | pretrained | SFT | PPO |",
+            row([words["title"].format(which)]),
             "|---|---|---|---|",
-            row([quality, gold("pretrain"), gold("sft"), f"**{gold('ppo')}**"]),
-            row(["wins against SFT, sampled / greedy", "", "", wins]),
-            row(["KL to SFT, nats per response", "", "", cell("ppo.kl")]),
-            row([text, *perplexity[:2], f"**{perplexity[2]}**"]),
+            row([words["quality"], gold("pretrain"), gold("sft"), f"**{gold('ppo')}**"]),
+            row([words["wins"], "", "", wins]),
+            row([words["kl"], "", "", cell("ppo.kl")]),
+            row([words["perplexity"], *perplexity[:2], f"**{perplexity[2]}**"]),
         ]
     )  # fmt: skip
 

@@ -21,9 +21,15 @@ def test_a_marked_block_is_what_its_file_says(page):
     assert rewritten(text) == text, UPDATE
 
 
-def test_every_block_is_on_one_page():
-    names = [name for page in PAGES for name in names_in(page.read_text(encoding="utf-8"))]
-    assert sorted(names) == sorted(BLOCKS)
+def test_every_block_is_on_one_page_and_on_no_more_than_one_of_a_language():
+    originals = [page for page in PAGES if not page.name.endswith(".zh.md")]
+    translated = [page for page in PAGES if page not in originals]
+    in_english, in_chinese = (
+        [name for page in pages for name in names_in(page.read_text(encoding="utf-8"))]
+        for pages in (originals, translated)
+    )
+    assert len(set(in_english)) == len(in_english) and len(set(in_chinese)) == len(in_chinese)
+    assert {*in_english, *in_chinese} == set(BLOCKS)
 
 
 def test_a_comment_that_begins_a_block_has_its_end():
