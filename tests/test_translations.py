@@ -31,9 +31,8 @@ def numbers(text: str) -> Counter:
 
 def targets(text: str) -> Counter:
     """How often each link and each command in backticks occurs, without the links between the languages."""
-    links = re.findall(r"\]\(([^)\s]+)\)", text)
-    found = [*links, *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]
-    return Counter(re.sub(r"\.zh\.md$", ".md", name) for name in found if not name.startswith("README"))
+    text = re.sub(r"^.*English.*中文.*$|\[中文\]\([^)]*\)", "", text, flags=re.MULTILINE)
+    return Counter([*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -39,6 +39,7 @@ PROSE = {
     "mutation.md": ("fewer than 95 % are killed",),
     "optimisations.md": ("less than 3 % of time or memory",),
     "papers.md": ("the paper's 27.8",),
+    "papers.zh.md": ("论文的 27.8",),
     "ranking.md": ("InstructGPT reports 73 %", "at most 64 kB"),
     "report.md": ("about 3 MB",),
     "resume.md": ("(100 nats per response)", "(0.001 nats per token)"),
