@@ -31,7 +31,7 @@ LOOK = (
 CHANGE = "HIGHEST and LENGTHS in `data/sums.py`, or DOCUMENTS in `stages/experiments/cot.py`."
 PAGE = "paper-experiments.md"
 
-DOCUMENTS = 36_000  # to pretrain on, one epoch
+DOCUMENTS = 48_000  # to pretrain on, one epoch
 DEMONSTRATIONS = 4000
 PROMPTS = 4000
 QUESTIONS = 80  # held-out sums of each length
@@ -45,13 +45,14 @@ PRETRAINED, SFT, PPO = "pretrained, examples", "SFT", "PPO after SFT"
 FORMS = {DIRECT: (DIRECT,), WITH_STEPS: (WITH_STEPS,), BOTH: (DIRECT, WITH_STEPS)}  # of demonstrations
 TRAINED = (WITH_STEPS, BOTH)  # the forms of the SFT from which PPO starts
 REWARD = "data.rewards:right_number"
-PPO_OPTIONS = {
+PPO_OPTIONS: dict[str, Any] = {
     "reward_function": REWARD,
     "gold": REWARD,
     "total_episodes": 4096,
     "response_length": LONGEST,
     "advantage_estimator": "rloo",
     "num_generations": 4,
+    "learning_rate": 3e-4,
     "kl_coef": 0.05,
     "ptx_coef": 0,  # the pretraining text has both forms, which would hide what PPO does to them
     "eval_steps": "none",
@@ -123,8 +124,9 @@ def answers(runs: Runs, made: list[Variant], prompts: list[str], temperature: fl
     for seed, v in enumerate(made):
         tokenizer = load_tokenizer(str(runs.result(v)))
         policy, ids = load_policy(str(runs.result(v)), tokenizer).eval(), prompt_ids(tokenizer, prompts)
-        sampling = {"response_length": LONGEST, "temperature": temperature, "seed": seed}
-        sampled = sample_completions(policy, tokenizer, ids, **sampling)
+        sampled = sample_completions(
+            policy, tokenizer, ids, response_length=LONGEST, temperature=temperature, seed=seed
+        )
         texts.append([answer.text.partition(sums.SEPARATOR)[0] for answer in sampled])
     return texts
 
