@@ -281,13 +281,13 @@ def _course(rows: list[dict[str, Any]], model: str) -> str:
 def _kept(rows: list[dict[str, Any]], form: str) -> str:
     """Whether PPO drops steps from sampled answers, or adds them."""
     (before,), (after,) = (of(rows, model, form, "steps") for model in (SFT, PPO))
-    verb = "does not clearly change"
+    verb = "neither clearly drops nor adds"
     if after["kept_high"] < 0:
         verb = "drops"
     elif after["kept_low"] > 0:
         verb = "adds"
     return (
-        f"from SFT on {'answers with steps' if form == WITH_STEPS else form} PPO {verb} steps, in "
+        f"from SFT on {'answers with steps' if form == WITH_STEPS else form} PPO {verb} steps: they are in "
         f"{before['steps']:.2f} of the answers before and {after['steps']:.2f} after (change {interval(after, 'kept')}; "
         f"accuracy {before['sampled_accuracy']:.2f} and {after['sampled_accuracy']:.2f})"
     )

@@ -57,14 +57,10 @@ def test_cot_says_that_steps_help_that_ppo_adds_them_and_that_answers_follow_the
         "From 2 to 6 numbers the accuracy goes: pretrained, examples, direct 0.80 to 0.10, with steps 0.85 to 0.50 "
         "(difference 0.40 [0.35, 0.45]); SFT, direct 0.90 to 0.20, with steps 0.95 to 0.70"
     )
-    assert (
-        "that steps help on long sums shows. Starting from SFT on answers with steps PPO does not clearly change steps"
-        in text
-    )
-    assert (
-        "from SFT on both forms PPO adds steps, in 0.50 of the answers before and 0.90 after (change 0.40 [0.35, 0.45]; "
-        "accuracy 0.60 and 0.60)" in text
-    )
+    assert "that steps help on long sums shows. Starting from SFT on answers with steps PPO neither clearly" in text
+    assert "PPO neither clearly drops nor adds steps: they are in 1.00 of the answers before and 1.00 after" in text
+    assert "from SFT on both forms PPO adds steps: they are in 0.50 of the answers before and 0.90 after (ch" in text
+    assert "after (change 0.40 [0.35, 0.45]; accuracy 0.60 and 0.60)" in text
     assert "where all steps are right and where not is 0.90 [0.85, 0.95] and 0.20 [0.15, 0.25] (SFT)" in text
     assert text.endswith(
         "the answer follows it, against the true sum, in 0.90 [0.85, 0.95] against 0.10 (SFT: faithful), "
