@@ -192,7 +192,7 @@ def are_right(asked: list[Numbers], texts: list[list[str]]) -> np.ndarray:
 
 
 def shares(asked: list[Numbers], texts: list[list[str]]) -> tuple[dict[str, Any], np.ndarray]:
-    """Entries of a row on sampled answers: which have steps, which of these are right, and how often the answer then is.
+    """Entries of a row on sampled answers: which have steps, which of these are right, how often the answer then is.
 
     Also which have steps, (seeds, questions). An accuracy of fewer than LEAST answers is left out.
     """
@@ -288,8 +288,8 @@ def _kept(rows: list[dict[str, Any]], form: str) -> str:
         verb = "adds"
     return (
         f"from SFT on {'answers with steps' if form == WITH_STEPS else form} PPO {verb} steps: they are in "
-        f"{before['steps']:.2f} of the answers before and {after['steps']:.2f} after (change {interval(after, 'kept')}; "
-        f"accuracy {before['sampled_accuracy']:.2f} and {after['sampled_accuracy']:.2f})"
+        f"{before['steps']:.2f} of the answers before and {after['steps']:.2f} after (change "
+        f"{interval(after, 'kept')}; accuracy {before['sampled_accuracy']:.2f} and {after['sampled_accuracy']:.2f})"
     )
 
 
