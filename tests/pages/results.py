@@ -119,11 +119,9 @@ def seconds() -> str:
         for kind, unit in (("seconds", "s"), ("cpu_seconds", "CPU s")):
             times = run["numbers"][kind]
             if len(times) == len(STAGES):
-                total = sum(times.values())
+                minutes, rest = divmod(round(sum(times.values())), 60)
                 cells = [f"{times[stage]:.0f}" for stage in STAGES]
-                lines.append(
-                    row([f"{name}, {unit}", where({name: run}), *cells, f"{total // 60:.0f} min {total % 60:.0f} s"])
-                )
+                lines.append(row([f"{name}, {unit}", where({name: run}), *cells, f"{minutes} min {rest} s"]))
     return "\n".join(lines)
 
 
