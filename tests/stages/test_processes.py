@@ -319,9 +319,8 @@ def test_make_returns_the_status_of_the_process_that_fails_first_and_stops_the_o
 # --- launchers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "launcher", ["torch.distributed.run", pytest.param("accelerate.commands.launch", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torch.distributed.run", "accelerate.commands.launch"])
 def test_launchers_start_a_stage_by_hand(base, tmp_path, launcher):
     count = {
         "torch.distributed.run": ("--standalone", "--nproc-per-node=2"),

@@ -94,6 +94,7 @@ def interrupted(base, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_sharded_ppo_resumes_to_the_same_bits_and_has_the_metrics_of_one_process(
     one, interrupted, base, tmp_path, sharded
 ):

@@ -59,6 +59,8 @@ def slow_page(talkers, tmp_path):
 
 
 def ask(tab, message):
+    # while the page waits for the end of an answer, it has a button to stop and sends nothing
+    tab.wait_for_selector("#send")
     tab.fill("#text", message)
     press(tab, "Enter")
 
