@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import SimpleNamespace
@@ -14,9 +15,11 @@ import uvicorn
 from data.rankings import read_decisions
 from rlhf.models import load_policy
 from rlhf.tokens import load_tokenizer
+from stages.common import conversation
 from stages.common.answer_options import ChatOptions
 from stages.common.answers import Answerer
 from stages.common.conversation import Conversation, Reply, Turn
+from stages.common.streaming import stream_text
 from stages.web.chat import create_app
 from stages.web.security import Guard
 from stages.web.talks import Talk, Talks
@@ -42,8 +45,15 @@ def page(talkers, tmp_path_factory):
 
 
 @pytest.fixture
-def slow_page(talkers, tmp_path):
-    """A page, served in this process, whose answers take minutes."""
+def slow_page(talkers, tmp_path, monkeypatch):
+    """A page, served in this process, whose answers take minutes, also on a fast machine."""
+
+    def slowly(*arguments):
+        for piece in stream_text(*arguments):
+            time.sleep(0.02)
+            yield piece
+
+    monkeypatch.setattr(conversation, "stream_text", slowly)
     options, token = ChatOptions(response_length=15_000, temperature=0.0), "t" * 32
     talks = Talks(lambda: Talk(options, [answerer(talkers[0])], Conversation()))
     with socket.create_server(("127.0.0.1", 0)) as bound, ThreadPoolExecutor(1) as sampler:
