@@ -18,12 +18,9 @@ BLOCKS = {
     "output": (sample_output.output, "make evaluate"),
     "default": (results.default, "make evaluate"),
     "seconds": (results.seconds, "make evaluate"),
-    **{
-        r: (partial(results.other, r), f"make evaluate RECIPE={r}")
-        for r in ("human", "stories260k", "sentiment", "sums")
-    },
-    # its judge is named by an option
-    "smollm2": (partial(results.other, "smollm2", arguments=True), "make evaluate RECIPE=smollm2"),
+    **{r: (partial(results.other, r), f"make evaluate RECIPE={r}") for r in ("stories260k", "sentiment", "sums")},
+    # options name the folder of their rows, and the judge
+    **{r: (partial(results.other, r, arguments=True), f"make evaluate RECIPE={r}") for r in ("human", "smollm2")},
     **programs.BLOCKS,
 }
 # Tables from before their program wrote a file. The next run of the command replaces them: remove the name then.

@@ -113,29 +113,33 @@ def summary(language: str = "en") -> str:
 
 
 def seconds() -> str:
-    """The time of each stage of each run, and of all stages."""
+    """The time of each stage of each run, with its CPU time if it is known, and of all stages."""
     lines = [row(["run", "date, machine", *STAGES, "all"]), "|---" * (len(STAGES) + 3) + "|"]
     for name, run in read(FILE).items():
-        for kind, unit in (("seconds", "s"), ("cpu_seconds", "CPU s")):
-            times = run["numbers"][kind]
-            if len(times) == len(STAGES):
-                minutes, rest = divmod(round(sum(times.values())), 60)
-                cells = [f"{times[stage]:.0f}" for stage in STAGES]
-                lines.append(row([f"{name}, {unit}", where({name: run}), *cells, f"{minutes} min {rest} s"]))
+        times, cpu = run["numbers"]["seconds"], run["numbers"]["cpu_seconds"]
+        if len(times) == len(STAGES):
+            cells = [f"{times[stage]:.0f}" + (f"/{cpu[stage]:.0f}" if stage in cpu else "") for stage in STAGES]
+            minutes, rest = divmod(round(sum(times.values())), 60)
+            lines.append(row([name, where({name: run}), *cells, f"{minutes} min {rest} s"]))
     return "\n".join(lines)
 
 
 # --- other recipes ----------------------------------------------------------------------------------------------------
 
 
+OTHER = (
+    "gold gold_greedy score score_greedy length ended perplexity kl win_rate win_rate_greedy accuracy accuracy_own"
+).split()
+
+
 def other(recipe: str, arguments: bool = False) -> str:
-    """What evaluate has measured of a recipe: a row for each metric, a column for each model, with intervals.
+    """What evaluate has measured of a recipe: a row for each metric of OTHER, a column for each model, with intervals.
 
     A judge that another run trained has a column. `arguments`: also of a run with options on the command line.
     """
     name, run = of_recipe(recipe, arguments)[0]
     models = {model: metrics for model, metrics in run["evaluate"].items() if isinstance(metrics, dict)}
-    names = dict.fromkeys(n for metrics in models.values() for n in metrics if not n.endswith(("_low", "_high")))
+    names = [name for name in OTHER if any(name in metrics for metrics in models.values())]
     lines = [f"{where({name: read(FILE)[name]})}.", "", row(["", *models]), "|---" * (len(models) + 1) + "|"]
     for metric in names:
         lines.append(row([metric, *(_estimate(metrics, metric) for metrics in models.values())]))

@@ -30,7 +30,7 @@ def entry_of_run(run: Path) -> dict[str, Any]:
     numbers = {
         "recipe": options["ppo"]["recipe"],
         "seed": options["ppo"]["seed"],
-        "arguments": sorted({word for record in records.values() for word in record["arguments"]}),
+        "arguments": sorted({w for record in records.values() for w in record["arguments"] if w.startswith("--")}),
         "evaluate": metrics,
         "prompts": options["evaluate"]["count"],
         **times,

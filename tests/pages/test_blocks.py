@@ -200,10 +200,10 @@ def test_publishing_a_run_takes_its_numbers_from_the_files_of_its_stages(publish
     for stage in ("data", "pretrain", "sft", "ppo", "evaluate"):
         done = {"options": options, "arguments": [], "seconds": 5.0, "finished": "2026-11-28T10:00:00+00:00"}
         write(run / stage / "stage.json", done)
-    metrics = {"right": 0.9, "right_low": 0.85, "right_high": 0.95}
-    write(run / "evaluate" / "metrics.json", {"sft": {"right": 0.25}, "ppo": metrics, "seconds": {}})
+    metrics = {"gold": 0.9, "gold_low": 0.85, "gold_high": 0.95}
+    write(run / "evaluate" / "metrics.json", {"sft": {"gold": 0.25}, "ppo": metrics, "seconds": {}})
     (run / "ppo" / "log.jsonl").write_text('{"step": 0}\n{"step": 1, "kl": 0.0}\n{"step": 2, "kl": 1.5}\n')
     numbers = json.loads(publish(run).read_text())["sums"]["numbers"]
     assert (numbers["seed"], numbers["prompts"], numbers["log"][-1]["kl"]) == (3, 50, 1.5)
     assert numbers["seconds"] == dict.fromkeys(("data", "pretrain", "sft", "ppo"), 5.0)
-    assert "| | sft | ppo |\n|---|---|---|\n| right | 0.25 | 0.90 [0.85, 0.95] |" in results.other("sums")
+    assert "| | sft | ppo |\n|---|---|---|\n| gold | 0.25 | 0.90 [0.85, 0.95] |" in results.other("sums")
