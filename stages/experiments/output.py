@@ -122,7 +122,8 @@ def section(name: str, module: ModuleType, rows: Sequence[dict[str, Any]], facts
 
     It tells the minutes if they were recorded.
     """
-    minutes = f", {facts['minutes']:.0f} minutes" if "minutes" in facts else ""
+    count = round(facts.get("minutes", 0))
+    minutes = f", {count} minute{'s' * (count != 1)}" if "minutes" in facts else ""
     texts = (
         f"{module.QUESTION} ({module.PAPER})",
         f"`make experiment NAME={name}`{minutes}. Look at: {module.LOOK}",
