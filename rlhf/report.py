@@ -23,6 +23,7 @@ PANELS = {
 }
 
 
+OTHERS = ("reward", "people", "seconds", "benchmarks", "shots")  # entries of the metrics that are not models
 SHOTS_COLUMNS = ("accuracy", "logprob", "gold")
 BENCHMARK_COLUMNS = ("pair_accuracy", "best_of_n", "ties_score", "score")  # the mean is that of the last one
 
@@ -56,7 +57,7 @@ def draw_training(history: Sequence[dict[str, float]], path: Path) -> None:
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """A Markdown table of the metrics, with a row per metric and a column per model."""
-    models = [name for name in metrics if name not in ("reward", "people", "seconds", "benchmarks", "shots")]
+    models = [name for name in metrics if name not in OTHERS]
     names = dict.fromkeys(name for model in models for name in metrics[model] if not name.endswith(("_low", "_high")))
     rows = [["", *map(markdown, models)]]
     rows += [[markdown(name), *(_cell(metrics[model], name) for model in models)] for name in names]

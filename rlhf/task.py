@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -35,16 +35,9 @@ from rlhf import InputError
 from rlhf.engine import hidden_states, next_token_logprobs, packed_index, selected_states, to_device
 from rlhf.models import load_policy, save_as_classifier
 from rlhf.rows import AS_TEXT, Row, Tally
+from rlhf.rows.supervised import COLUMNS, Form
 from rlhf.tokens import TOO_LONG, RefusedChat, own_batches, pad, plain_text_ids
 
-Form = Literal["classification", "entailment", "similarity", "choice"]
-# the columns of each form that hold text, in the order of the layout; `choices` is a list
-COLUMNS: dict[Form, tuple[str, ...]] = {
-    "classification": ("text",),
-    "entailment": ("premise", "hypothesis"),
-    "similarity": ("text1", "text2"),
-    "choice": ("context", "choices"),
-}
 TOKENS = ("<start>", "<delimiter>", "<extract>")
 HEAD_STD = 0.02  # of the initial W_y, as in the paper's code
 

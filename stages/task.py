@@ -21,10 +21,9 @@ from rlhf.evaluate import Estimate, ratio_estimate
 from rlhf.models import context_length
 from rlhf.option import did_you_mean
 from rlhf.rows import Row, Tally, write_rows
+from rlhf.rows.supervised import COLUMNS, Form
 from rlhf.run.files import write_text
 from rlhf.task import (
-    COLUMNS,
-    Form,
     TaskTrainer,
     add_special_tokens,
     new_task_model,

@@ -16,15 +16,10 @@ from typing import Any
 from data.shapes.values import from_json, is_absent, kind_of
 from rlhf import InputError
 from rlhf.rows import Row, Tally
+from rlhf.rows.supervised import COLUMNS, Form
 
-FORMS = {
-    "classification": ("text",),
-    "entailment": ("premise", "hypothesis"),
-    "similarity": ("text1", "text2"),
-    "choice": ("context", "choices"),
-}
 # the texts of each form, as a table names them; of two sets that a row has, the larger one counts
-NAMES = [
+NAMES: list[tuple[Form, tuple[str, ...]]] = [
     ("classification", ("text",)),
     ("classification", ("sentence",)),
     ("entailment", ("premise", "hypothesis")),
@@ -45,13 +40,13 @@ LETTERS = "ABCDEFGHIJ"
 class Table:
     """The form of a table's rows, and its columns of texts and of the label."""
 
-    form: str
+    form: Form
     texts: tuple[str, ...]
     label: str
 
 
 def supervised_rows(rows: Iterable[tuple[str, Any]], form: str | None, tally: Tally) -> tuple[str, list[Row], set[str]]:
-    """The form, the rows with the columns of `FORMS` and `label`, and the names of columns that are not used.
+    """The form, the rows with the columns of `COLUMNS` and `label`, and the names of columns that are not used.
 
     A label is a text; of choices, the index of the right one. Rows without a gold label or with an empty text are
     dropped and counted in `tally`. `form` is needed if the columns leave it open. Raises InputError, with the place,
@@ -89,7 +84,7 @@ def _table(raw: Row, form: str | None, where: str) -> Table:
             "give --form entailment or --form similarity"
         )
     if len(names) != 1:
-        known = "; ".join(f"{name}: {', '.join((*texts, 'label'))}" for name, texts in FORMS.items())
+        known = "; ".join(f"{name}: {', '.join((*texts, 'label'))}" for name, texts in COLUMNS.items())
         problem = "of several forms" if names else f"of no form{f' {form}' if form else ''}"
         raise InputError(f"{where}: the columns {', '.join(raw)} are {problem}; rename them ({known})")
     ((found, texts),) = names
@@ -114,7 +109,7 @@ def _row(raw: Row, table: Table, where: str) -> tuple[Row, str]:
         return {}, "with an empty text"
     if table.form != "choice":
         label = _label(raw[table.label], table, where)
-        return {**dict(zip(FORMS[table.form], values, strict=True)), "label": label}, "" if label else NO_GOLD
+        return {**dict(zip(COLUMNS[table.form], values, strict=True)), "label": label}, "" if label else NO_GOLD
     if len(set(values[-1])) < len(values[-1]):
         return {}, "with equal choices"
     index = _index(raw[table.label], len(values[-1]), table, where)

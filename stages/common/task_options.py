@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rlhf.option import option
+from rlhf.rows.supervised import Form
 from stages.common.options import TrainingOptions
 
 
@@ -14,9 +14,7 @@ class TaskOptions(TrainingOptions):
         None,
         "a task of the world (topic, entailment, similarity, choice), or a file or hub data set of rows with labels",
     )
-    form: Literal["classification", "entailment", "similarity", "choice"] | None = option(
-        None, "form of the rows of a file; by default its columns decide"
-    )
+    form: Form | None = option(None, "form of the rows of a file; by default its columns decide")
     model: str | None = option(None, "language model to start from; by default the result of `make pretrain`")
     lm_coef: float = option(
         0.5, "lambda, the weight of the language model's loss on the task's texts (GPT-1: 0.5); 0: none", at_least=0

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import InputError
+from rlhf.report import OTHERS
 from rlhf.rows import Row, read_jsonl
 from rlhf.run.files import read_json
 from stages.common.options import CHAIN
 from stages.common.run import Run, record_of, settings_of
 from stages.common.stage import difference
 
-OTHERS = ("reward", "people", "seconds", "benchmarks", "shots")  # entries of metrics.json that are not models
 SEED = re.compile(r"-seed\d+$")
 Kinds = tuple[type, ...]
 NUMBER: Kinds = (int, float)

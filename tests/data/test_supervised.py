@@ -12,7 +12,8 @@ from data.world.supervised import SUPERVISED, supervised
 from data.world.words import MEMBERS, WORDS
 from rlhf import InputError
 from rlhf.rows import Tally
-from rlhf.task import COLUMNS, texts_of
+from rlhf.rows.supervised import COLUMNS
+from rlhf.task import texts_of
 
 COUNT = 400
 NAMES = sorted(SUPERVISED)

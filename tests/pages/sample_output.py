@@ -3,21 +3,12 @@
 import re
 from textwrap import fill
 
+from stages.common.ppo_log import COLUMNS as PRINTED
 from tests.pages.runs import STAGES, of_recipe
 
 INDENT, WIDTH = " " * 13, 110
 SHOWN = ("Tess has 9 roses", "trick Clara")  # parts of the prompts whose answers are shown
-# headings and digits, as stages/common/ppo_log.py prints them; speed is left out
-COLUMNS = {
-    "step": ("step", 0),
-    "score": ("score", 2),
-    "gold": ("gold", 2),
-    "kl": ("KL", 2),
-    "entropy": ("entropy", 2),
-    "ptx_loss": ("ptx loss", 3),
-    "length": ("length", 1),
-    "ended": ("ended", 3),
-}
+COLUMNS = {name: column for name, column in PRINTED.items() if name != "episodes_per_second"}  # speed is left out
 
 
 def output() -> str:

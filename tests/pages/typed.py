@@ -10,7 +10,8 @@ from tests.pages.blocks import BLOCK
 NO_NUMBER = re.compile(
     r"`[^`]*`|\]\([^)]*\)|arXiv\s+\d{4}\.\d{4,5}|\(\d{4}\.\d{5}\)|Apache-2\.0"
     r"|\b(?:TRL|trl|torch|transformers|Python|xllamacpp|llama-cpp-python)(?:'s\s\w+)?\s(?:of\s)?\d[\d.]*\d"
-    r"|\b\d{4}-\d{2}-\d{2}\b|95\s%(?:\spercentile\sbootstrap)?\s(?:intervals?|置信区间)|\bappendix\s\w\.\d|\b(?:sections?|figures?)\s\d(?:\.\d)?|[第图]\s\d(?:\.\d)?(?:\s节)?"
+    r"|\b\d{4}-\d{2}-\d{2}\b|95\s%(?:\spercentile\sbootstrap)?\s(?:intervals?|置信区间)"
+    r"|\bappendix\s\w\.\d|\b(?:sections?|figures?)\s\d(?:\.\d)?|[第图]\s\d(?:\.\d)?(?:\s节)?"
 )
 UNIT = r"(?:%|s|ms|seconds?|min|minutes?|hours?|MB|GB|kB|MiB|times|GFLOP/s|nats)(?![\w])"
 # a decimal, or a whole number with a unit that is measured
